@@ -1,0 +1,129 @@
+# Skin lesions from dermoscopic images: notebooks in, reports out.
+#
+#   make reproduce                         the demonstration on synthetic images
+#   make data FROM=<folder>                bring a local copy of HAM10000 (data/README.md)
+#   make reproduce CONFIG=ham10000_lite    the same on real images
+#
+# CONFIG    a name in configs/, or the path of a YAML file of your own   (default: demo)
+# PYTHON    an environment that is already active, as in `make PYTHON=python reproduce`;
+#           without it, make builds .venv from requirements.lock by itself
+# TIMEOUT   seconds that one notebook may take                           (default: 6 hours)
+
+CONFIG  ?= demo
+TIMEOUT ?= 21600
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help env reproduce test test-unit test-notebooks data notebooks publish lab lint format lock clean
+
+# ------------------------------------------------------------------------------------ environment
+# PYTHON counts on the command line only: a variable of that name in the shell may mean anything.
+
+ifeq ($(origin PYTHON),command line)
+  PY  := $(PYTHON)
+  ENV :=
+else
+  PY  := $(CURDIR)/.venv/bin/python
+  ENV := .venv/.ready
+endif
+
+export PYTHONPATH := $(CURDIR)
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+# ------------------------------------------------------------------------------------------ files
+
+CONFIG_FILE := $(if $(filter %.yaml,$(CONFIG)),$(CONFIG),configs/$(CONFIG).yaml)
+RUN         := $(basename $(notdir $(CONFIG_FILE)))
+OUTPUT      := $(or $(SKIN_OUTPUT),.)
+RUNS        := $(OUTPUT)/runs/$(RUN)/notebooks
+REPORTS     := $(OUTPUT)/reports/$(RUN)
+
+NAMES       := $(basename $(notdir $(sort $(wildcard notebooks/[0-9]*.ipynb))))
+EXECUTED    := $(NAMES:%=$(RUNS)/%.ipynb)
+HTML        := $(NAMES:%=$(REPORTS)/%.html)
+
+# what every notebook may import; lib/reports.py renders them and is not one of those
+LIB         := $(filter-out lib/reports.py,$(wildcard lib/*.py))
+TEMPLATES   := lib/reports.py $(wildcard lib/templates/*.j2 lib/templates/report/* lib/templates/report/static/*)
+
+# ---------------------------------------------------------------------------------------- targets
+
+help: ## Show this list
+	@awk '/^#/ {print substr($$0, 3); next} {exit}' Makefile
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
+
+env: $(ENV) ## Build .venv from requirements.lock (2 minutes, 2.5 GB)
+
+.venv/.ready: requirements.lock tools/make_env.sh
+	@sh tools/make_env.sh .venv
+
+# A notebook runs when it, the configuration or lib changed, or the notebook before it ran. It is
+# written under a temporary name and renamed at its end; a failure leaves NN_*.failed.ipynb to read.
+reproduce: $(HTML) $(REPORTS)/index.html ## Execute every notebook, render every report (demo: 5 minutes, 0.5 GB)
+	@echo "$(REPORTS)/index.html"
+
+$(RUNS)/%.ipynb: notebooks/%.ipynb $(CONFIG_FILE) $(LIB) | $(ENV)
+	@mkdir -p $(@D)
+	@$(PY) -m lib.reports execute $< --config $(CONFIG_FILE) --output $@ --timeout $(TIMEOUT)
+
+before :=
+$(foreach name,$(NAMES),$(eval $(RUNS)/$(name).ipynb: $(before))$(eval before := $(RUNS)/$(name).ipynb))
+
+$(REPORTS)/%.html: $(RUNS)/%.ipynb $(TEMPLATES) | $(ENV)
+	@mkdir -p $(@D)
+	@$(PY) -m lib.reports render $< --config $(CONFIG_FILE) --output $@
+
+$(REPORTS)/index.html: $(HTML) $(TEMPLATES)
+	@$(PY) -m lib.reports index --config $(CONFIG_FILE) --output $@ \
+	  --metrics $(OUTPUT)/runs/$(RUN)/metrics.json $(HTML)
+
+$(CONFIG_FILE):
+	@echo "error: $@: no such configuration; there are: $(wildcard configs/*.yaml)" >&2; exit 1
+
+data: $(ENV) ## Check a local copy of HAM10000 and link it: make data FROM=<folder> (1 minute)
+	@$(PY) -m lib.datasets $(if $(FROM),"$(FROM)")
+
+notebooks: ## Refresh the committed notebooks with the outputs of the demo (5 minutes)
+	@$(MAKE) --no-print-directory reproduce CONFIG=demo
+	@$(MAKE) --no-print-directory refresh CONFIG=demo
+
+.PHONY: refresh
+refresh:
+	@for name in $(NAMES); do \
+	  $(PY) -m lib.reports refresh notebooks/$$name.ipynb $(RUNS)/$$name.ipynb || exit 1; done
+	@for file in $(EXECUTED) $(HTML) $(REPORTS)/index.html; do touch $$file; done  # still up to date
+
+publish: $(REPORTS)/index.html ## Take a run's metrics.json for the README's table: make publish CONFIG=<run>
+	@$(PY) -m lib.reports publish --metrics $(OUTPUT)/runs/$(RUN)/metrics.json
+
+test: lint test-unit test-notebooks ## Everything CI checks (20 minutes on two cores)
+
+test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (8 minutes)
+	$(PY) -m pytest tests
+
+# the readers' own runs are left alone: what the notebooks write goes to a folder of its own
+test-notebooks: $(ENV) ## Re-execute the committed notebooks and compare their outputs (6 minutes)
+	rm -rf runs/.nbval
+	SKIN_OUTPUT=$(CURDIR)/runs/.nbval $(PY) -m pytest --nbval --nbval-current-env \
+	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200 notebooks
+
+lint: $(ENV) ## Check style and formatting, notebooks included
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+
+format: $(ENV) ## Mend style and formatting
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+lab: $(ENV) ## Open the notebooks in JupyterLab
+	$(PY) -m jupyter lab notebooks
+
+lock: ## Resolve pyproject.toml into requirements.lock (needs uv)
+	uv pip compile --universal --generate-hashes --python-version 3.11 --extra test \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	  --quiet --output-file requirements.lock pyproject.toml
+
+clean: ## Remove what the run CONFIG made; data, .venv and other runs stay
+	rm -rf $(OUTPUT)/runs/$(RUN) $(REPORTS)

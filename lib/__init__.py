@@ -1,0 +1,1 @@
+"""Helpers the notebooks share: one module a noun, no side effect on import."""

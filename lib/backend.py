@@ -1,0 +1,38 @@
+"""Keras, imported without the start-up chatter that TensorFlow writes to standard error."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: What TensorFlow 2.21 says at every start, whatever TF_CPP_MIN_LOG_LEVEL is.
+CHATTER = (
+    "WARNING: All log messages before absl::InitializeLog()",
+    "oneDNN custom operations are on",
+    "This TensorFlow binary is optimized to use available CPU instructions",
+    "To enable the following instructions:",
+)
+
+
+@contextmanager
+def without_chatter() -> Iterator[None]:
+    """Hold back what is written to standard error, C++ included, and pass on all but chatter."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            lines = held.read().decode(errors="replace").splitlines(keepends=True)
+            sys.stderr.writelines(line for line in lines if not any(c in line for c in CHATTER))
+
+
+with without_chatter():
+    import keras
+
+__all__ = ["keras", "without_chatter"]

@@ -1,0 +1,248 @@
+"""The choices of a run: one YAML file, validated strictly."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from annotated_types import Len
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from lib import paths
+
+#: The seven diagnoses of HAM10000 (Tschandl et al., Sci. Data 5:180161, 2018).
+CLASS_NAMES = {
+    "akiec": "actinic keratosis / Bowen's disease",
+    "bcc": "basal cell carcinoma",
+    "bkl": "benign keratosis",
+    "df": "dermatofibroma",
+    "mel": "melanoma",
+    "nv": "melanocytic nevus",
+    "vasc": "vascular lesion",
+}
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+ClassWeights = Literal["balanced", "none"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Synthetic(_Section):
+    """How the synthetic images are drawn."""
+
+    lesions: Annotated[int, Field(ge=30)]
+    seed: int
+
+
+class Data(_Section):
+    """Which images: a folder in HAM10000's layout."""
+
+    folder: str
+    #: present: the folder is generated; absent: the images are real
+    synthetic: Synthetic | None = None
+    #: at most so many images of each class, whole lesions drawn at random; absent: all
+    images_per_class: Annotated[int, Field(ge=10)] | None = None
+
+
+class Split(_Section):
+    """Shares of the lesions, not of the images."""
+
+    validation: Fraction
+    test: Fraction
+    seed: int
+
+    @model_validator(mode="after")
+    def _leaves_training_lesions(self):
+        if self.validation + self.test >= 0.9:
+            raise ValueError(
+                "validation + test must be below 0.9, so that lesions are left to train on"
+            )
+        return self
+
+
+class Preprocessing(_Section):
+    """Steps applied to every image once, in this order (lib/preprocessing.py)."""
+
+    #: pixels; eight poolings by two need at least 2**8 = 256
+    image_size: Annotated[int, Field(ge=256, le=1024)]
+    remove_hair: bool
+    remove_bubbles: bool
+    #: side of the median filter in pixels; 0 leaves it out
+    median_kernel: Literal[0, 3, 5]
+    color_constancy: bool
+    equalize_contrast: bool
+
+
+class Augmentation(_Section):
+    """Random changes of training images only; the paper names the kinds, not the amounts."""
+
+    #: an image is turned by up to so many degrees either way
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)]
+    #: an image is enlarged or shrunk by up to this share
+    zoom: Annotated[float, Field(ge=0, lt=0.5)]
+    flip: Literal["none", "horizontal", "vertical", "horizontal_and_vertical"]
+
+
+class BaselineCNN(_Section):
+    """The paper's network: 8 convolutions, 8 poolings, 2 dense layers."""
+
+    filters: Annotated[list[Positive], Len(8, 8)]
+    dense_units: Annotated[list[Positive], Len(2, 2)]
+    batch_size: Positive
+    epochs: Positive
+    learning_rate: Rate
+    class_weights: ClassWeights
+
+
+class Stage(_Section):
+    """One stage of transfer learning."""
+
+    epochs: Positive
+    learning_rate: Rate
+
+
+class FineTune(Stage):
+    """The second stage: this block of VGG16 and all after it are trained."""
+
+    from_block: Annotated[int, Field(ge=2, le=5)]
+
+
+class VGG16Transfer(_Section):
+    """VGG16 with a new head, trained frozen and then fine-tuned."""
+
+    #: pixels; VGG16 was trained at 224, and takes any size from 32
+    input_size: Annotated[int, Field(ge=32, le=1024)]
+    dense_units: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    #: views of each training image whose frozen features are kept: the plain one and augmented ones
+    views: Positive
+    batch_size: Positive
+    class_weights: ClassWeights
+    frozen: Stage
+    fine_tune: FineTune
+
+
+class Evaluation(_Section):
+    """How certain the figures are, and what is shown."""
+
+    bootstrap_draws: Annotated[int, Field(ge=100)]
+    confidence: Fraction
+    #: right and wrong test images shown for each class
+    examples_per_class: Annotated[int, Field(ge=1, le=6)]
+
+
+class Heatmaps(_Section):
+    """Where the gradient is read."""
+
+    #: convolution of the baseline CNN; the fifth still has a 16 x 16 map
+    baseline_layer: str
+    vgg16_layer: str
+    examples_per_class: Annotated[int, Field(ge=1, le=6)]
+
+
+class Config(_Section):
+    """A run."""
+
+    #: the file's name without its suffix; names runs/<name> and reports/<name>
+    name: str
+    title: Annotated[str, Field(min_length=1)]
+    classes: Annotated[list[str], Field(min_length=2)]
+    seed: Annotated[int, Field(ge=0)]
+    data: Data
+    split: Split
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+    baseline_cnn: BaselineCNN
+    vgg16_transfer: VGG16Transfer
+    evaluation: Evaluation
+    heatmaps: Heatmaps
+
+    @field_validator("classes")
+    @classmethod
+    def _are_known(cls, classes):
+        unknown = [name for name in classes if name not in CLASS_NAMES]
+        if unknown or len(set(classes)) < len(classes):
+            raise ValueError(f"must be different names out of {', '.join(CLASS_NAMES)}")
+        return classes
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and validate a run's YAML file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Relative to the repository, or absolute.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file; the message lists those there are.
+    ValueError
+        Not YAML, a key that is unknown, missing or given twice, a wrong type or an impossible
+        value; the message names the file, the key, the value and what is allowed.
+    """
+    file = paths.resolve(path)
+    if not file.is_file():
+        known = ", ".join(
+            sorted(f"configs/{p.name}" for p in (paths.ROOT / "configs").glob("*.yaml"))
+        )
+        raise FileNotFoundError(f"{path}: no such configuration; there are: {known}")
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected keys and values, found {type(values).__name__}")
+    if "name" in values:
+        raise ValueError(f"{path}: unknown key 'name': the file's own name names the run")
+    try:
+        return Config.model_validate(values | {"name": file.stem})
+    except ValidationError as error:
+        faults = "\n".join(f"  {_describe(fault)}" for fault in error.errors())
+        raise ValueError(f"{path}: not a valid configuration\n{faults}") from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A YAML loader that refuses a key given twice, where PyYAML keeps the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = {str(key) for key in keys if keys.count(key) > 1}
+        if twice:
+            raise yaml.YAMLError(f"key given twice: {', '.join(sorted(twice))}")
+        return super().construct_mapping(node, deep)
+
+
+def _describe(fault: dict) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        allowed = _fields(fault["loc"][:-1])
+        close = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed)})"
+    if fault["type"] == "missing":
+        return f"missing key {key!r}"
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{key} = {fault['input']!r}: {message}"
+
+
+def _fields(location: tuple) -> list[str]:
+    """Return the keys allowed at a location, walking the sections."""
+    section = Config
+    for part in location:
+        annotation = section.model_fields[part].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        section = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return [name for name in section.model_fields if name != "name" or location]

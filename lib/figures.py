@@ -1,0 +1,318 @@
+"""Figures: one style, one colour for each class, and one way to show and save."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from lib import paths, tables
+from lib.config import CLASS_NAMES, Config
+
+#: Paul Tol's muted scheme: safe for colour-blind readers, told apart by lightness in grey.
+CLASS_COLORS = {
+    "akiec": "#999933",
+    "bcc": "#CC6677",
+    "bkl": "#117733",
+    "df": "#882255",
+    "mel": "#332288",
+    "nv": "#44AA99",
+    "vasc": "#AA4499",
+}
+CLASS_LINES = dict(zip(CLASS_COLORS, ["-", "--", "-.", ":", "-", "-.", ":"], strict=True))
+TRAINING, VALIDATION = "#332288", "#CC6677"
+
+
+def use_style() -> None:
+    """Set the style of every figure of the session."""
+    sns.set_theme(context="notebook", style="ticks", font_scale=0.9)
+    plt.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "image.cmap": "viridis",
+            "image.interpolation": "nearest",
+        }
+    )
+
+
+def show(
+    figure: Figure,
+    config: Config,
+    number: str,
+    name: str,
+    caption: str,
+    alt: str,
+    table: pd.DataFrame | None = None,
+) -> None:
+    """Save a figure (and the table behind it) under reports/<run>/figures and display it.
+
+    Parameters
+    ----------
+    number : str
+        As in "Figure 3.1"; starts the file's name and the caption.
+    caption : str
+        Markdown, shown below the figure.
+    alt : str
+        What a reader who does not see the figure needs to know.
+    """
+    folder = paths.report_folder(config.name) / "figures"
+    folder.mkdir(exist_ok=True)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    (folder / f"{number}_{name}.png").write_bytes(buffer.getvalue())
+    if table is not None:
+        tables.write_table(table, folder / f"{number}_{name}.csv")
+    picture = {"image/png": buffer.getvalue(), "text/plain": f"Figure {number}: {alt}"}
+    display(picture, raw=True, metadata={"image/png": {"alt": alt}})
+    text = f"**Figure {number}.** {caption}"
+    display({"text/markdown": text, "text/plain": text}, raw=True)
+
+
+def image_grid(
+    images: list[np.ndarray], columns: int, titles: list[str] | None = None, size: float = 1.5
+) -> Figure:
+    """Lay images out in a grid, row by row; `size` is the width of one in inches."""
+    rows = -(-len(images) // columns)
+    height = size * images[0].shape[0] / images[0].shape[1] + (0.3 if titles else 0.05)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(size * columns, height * rows), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, image in enumerate(images):
+        axes.flat[i].imshow(image)
+        if titles:
+            axes.flat[i].set_title(titles[i], fontsize=8)
+    return figure
+
+
+def class_grid(images: dict[str, list[np.ndarray]], size: float = 1.4) -> Figure:
+    """Lay images out with one row a class, named at its left."""
+    columns = max(len(row) for row in images.values())
+    first = next(iter(images.values()))[0]
+    height = size * first.shape[0] / first.shape[1]
+    figure, axes = plt.subplots(
+        len(images), columns, figsize=(size * columns + 0.3, height * len(images)), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        sns.despine(ax=axis, left=True, bottom=True)
+    for row, (name, pictures) in zip(axes, images.items(), strict=True):
+        row[0].set_ylabel(name, color=CLASS_COLORS.get(name, "black"), fontweight="bold")
+        for axis, picture in zip(row, pictures, strict=False):
+            axis.imshow(picture)
+    return figure
+
+
+def class_bars(counts: pd.DataFrame, label: str) -> Figure:
+    """Draw grouped bars: one group a class (index), one bar a column, each with its number."""
+    figure, axis = plt.subplots(figsize=(7, 3))
+    shades = np.linspace(1, 0.35, counts.shape[1])
+    width = 0.8 / counts.shape[1]
+    for i, column in enumerate(counts):
+        places = np.arange(len(counts)) + (i - (counts.shape[1] - 1) / 2) * width
+        colors = [(*plt.matplotlib.colors.to_rgb(CLASS_COLORS[c]), shades[i]) for c in counts.index]
+        bars = axis.bar(places, counts[column], width, color=colors, edgecolor="black", lw=0.6)
+        axis.bar_label(bars, [f"{n:,}\n{column}" for n in counts[column]], fontsize=7)
+    axis.set_xticks(range(len(counts)), [f"{c}\n{CLASS_NAMES[c]}" for c in counts.index])
+    axis.set_ylabel(label)
+    axis.margins(y=0.2)
+    return figure
+
+
+def histograms(images: dict[str, np.ndarray]) -> Figure:
+    """Draw the histogram of each channel, one panel an image."""
+    figure, axes = plt.subplots(1, len(images), figsize=(2.1 * len(images), 2.2), sharey=True)
+    for axis, (name, image) in zip(np.atleast_1d(axes), images.items(), strict=True):
+        for channel, color in enumerate(("#CC3311", "#228833", "#0077BB")):
+            counts, edges = np.histogram(image[..., channel], bins=64, range=(0, 256))
+            axis.stairs(counts / image[..., channel].size, edges, color=color, label="RGB"[channel])
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("intensity (0–255)")
+    np.atleast_1d(axes)[0].set_ylabel("share of pixels")
+    np.atleast_1d(axes)[-1].legend(frameon=False, fontsize=7)
+    return figure
+
+
+def curves(history: pd.DataFrame, scores: list[str]) -> Figure:
+    """Draw scores over the epochs, training and validation; a dotted line parts the stages."""
+    columns = min(3, len(scores))
+    rows = -(-len(scores) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.6 * rows), squeeze=False)
+    last_of_stage = history.groupby("stage", sort=False)["epoch"].max().iloc[:-1]
+    for axis, score in zip(axes.flat, scores, strict=True):
+        axis.plot(history["epoch"], history[score], "o-", ms=3, color=TRAINING, label="training")
+        axis.plot(
+            history["epoch"],
+            history[f"val_{score}"],
+            "s--",
+            ms=3,
+            color=VALIDATION,
+            label="validation",
+        )
+        for epoch in last_of_stage:
+            axis.axvline(epoch + 0.5, color="gray", ls=":")
+        axis.set(xlabel="epoch", ylabel=score.replace("_", " ").replace("f1", "F1"))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    for axis in axes.flat:
+        if axis.get_ylabel() not in ("loss", ""):
+            axis.set_ylim(0, 1.02)
+    axes.flat[0].legend(frameon=False)
+    return figure
+
+
+def confusion_matrices(confusions: dict[str, np.ndarray], classes: list[str]) -> Figure:
+    """Draw confusion matrices: counts and rates of the class, above one another for each model.
+
+    With a single model they stand side by side.
+    """
+    columns = len(confusions)
+    shape, size = ((2, columns), (3 * columns + 0.4, 5.8)) if columns > 1 else ((1, 2), (6.4, 3))
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
+    axes = axes.reshape(2, columns)
+    options = {"xticklabels": classes, "yticklabels": classes, "cmap": "Blues", "square": True}
+    for column, (title, counts) in enumerate(confusions.items()):
+        counts = np.asarray(counts)
+        rates = counts / counts.sum(axis=1, keepdims=True)
+        cells = ((axes[0, column], "d", counts), (axes[1, column], ".2f", rates))
+        for axis, form, values in cells:
+            sns.heatmap(
+                rates, annot=values, fmt=form, vmin=0, vmax=1, cbar=False, ax=axis, **options
+            )
+            axis.set(xlabel="predicted", ylabel="actual")
+        axes[0, column].set_title(f"{title}\ncounts", fontsize=9)
+        axes[1, column].set_title("share of the actual class", fontsize=9)
+    return figure
+
+
+def roc(tables_of_models: dict[str, pd.DataFrame], labels: dict[str, dict[str, str]]) -> Figure:
+    """Draw ROC curves of each class against the others, one panel a model.
+
+    Parameters
+    ----------
+    tables_of_models : dict of str to DataFrame
+        From `metrics.roc_curves`.
+    labels : dict of str to dict
+        For each model, the legend's text of each class.
+    """
+    columns = len(tables_of_models)
+    figure, axes = plt.subplots(
+        1, columns, figsize=(3.3 * columns, 3.5), sharey=True, squeeze=False
+    )
+    for axis, (title, table) in zip(axes.flat, tables_of_models.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="gray", lw=0.8)
+        for name, curve in table.groupby("class", sort=False):
+            axis.plot(
+                curve["false_positive_rate"],
+                curve["sensitivity"],
+                color=CLASS_COLORS[name],
+                ls=CLASS_LINES[name],
+                label=labels[title][name],
+            )
+        axis.set(xlabel="1 − specificity", title=title, aspect="equal")
+        axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.flat[0].set_ylabel("sensitivity")
+    return figure
+
+
+def probability_heatmap(table: pd.DataFrame, classes: list[str]) -> Figure:
+    """Draw predicted probabilities, one row an image, grouped by actual class (paper, Fig. 6).
+
+    Within a class the images are ordered by the probability of that class.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One model's predictions of one split.
+    """
+    parts = [
+        table[table["label"] == name].sort_values(f"prob_{name}", ascending=False)
+        for name in classes
+    ]
+    ordered = pd.concat(parts)
+    figure, axis = plt.subplots(figsize=(4.6, 6))
+    sns.heatmap(
+        ordered[[f"prob_{name}" for name in classes]].to_numpy(),
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
+        ax=axis,
+        xticklabels=classes,
+        yticklabels=False,
+        cbar_kws={"label": "predicted probability"},
+    )
+    edges = np.cumsum([0] + [len(part) for part in parts])
+    axis.hlines(edges[1:-1], *axis.get_xlim(), color="white", lw=2)
+    middles = (edges[:-1] + edges[1:]) / 2
+    axis.set_yticks(middles, [f"{c}\n({len(p)})" for c, p in zip(classes, parts, strict=True)])
+    axis.tick_params(axis="y", rotation=0, length=0)
+    axis.set(xlabel="class", ylabel="actual class (number of test images)")
+    return figure
+
+
+def overlay(image: np.ndarray, heatmap: np.ndarray, strength: float = 0.5) -> np.ndarray:
+    """Lay a heatmap in [0, 1] over an image; ndarray of float in [0, 1], shape (h, w, 3), RGB."""
+    colors = plt.get_cmap("inferno")(heatmap)[..., :3]
+    return (1 - strength) * image / 255 + strength * colors
+
+
+def class_boxes(table: pd.DataFrame, axis_labels: dict[str, str]) -> Figure:
+    """Draw box plots of columns by class (`dx`), whiskers at the 5th and 95th percentile."""
+    figure, axes = plt.subplots(1, len(axis_labels), figsize=(3.6 * len(axis_labels), 2.8))
+    order = [name for name in CLASS_COLORS if name in set(table["dx"])]
+    for axis, (column, label) in zip(axes, axis_labels.items(), strict=True):
+        sns.boxplot(
+            table,
+            x="dx",
+            y=column,
+            hue="dx",
+            order=order,
+            palette=CLASS_COLORS,
+            whis=(5, 95),
+            showfliers=False,
+            ax=axis,
+        )
+        axis.set(xlabel="class", ylabel=label)
+    return figure
+
+
+def predicted_grid(
+    images: np.ndarray, rows: pd.DataFrame, classes: list[str], examples: int
+) -> Figure:
+    """Lay out right answers (left half) and wrong ones (right half), one row a class.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, height, width, 3)
+    rows : DataFrame
+        For each image `label`, `predicted`, `right` and `confidence`.
+    """
+    columns = 2 * examples
+    size = (1.15 * columns, 1.4 * len(classes))
+    figure, axes = plt.subplots(len(classes), columns, figsize=size, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    pictures = pd.Series(list(images), index=rows.index)
+    for (label, right), group in rows.groupby(["label", "right"]):
+        first = 0 if right else examples
+        for place, (key, row) in enumerate(group.iterrows(), start=first):
+            axis = axes[classes.index(label), place]
+            axis.imshow(pictures[key])
+            title = f"{row['label']} → {row['predicted']}, {row['confidence']:.2f}"
+            axis.set_title(title, fontsize=7.5, color="#117733" if right else "#AA2222")
+    return figure
+
+
+def mass_boxes(inside: pd.DataFrame) -> Figure:
+    """Draw box plots of shares in [0, 1], one a column, whiskers at the 5th and 95th percentile."""
+    figure, axis = plt.subplots(figsize=(6, 2.6))
+    sns.boxplot(inside, orient="h", whis=(5, 95), showfliers=False, color="#88CCEE", ax=axis)
+    axis.set(xlim=(0, 1), xlabel="share of the heatmap's mass inside the lesion mask")
+    return figure

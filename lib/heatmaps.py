@@ -1,0 +1,72 @@
+"""Where a model looks: Grad-CAM, and how much of it falls on the lesion. Needs TensorFlow."""
+
+import cv2
+import numpy as np
+
+from lib.backend import keras
+
+
+def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray, layer: str) -> np.ndarray:
+    """Compute Grad-CAM heatmaps (Selvaraju et al., ICCV 2017).
+
+    The maps of a convolution are weighted by the mean gradient of the logarithm of the class's
+    probability and added up; negative sums are cut off.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, height, width, 3)
+    classes : ndarray of int, shape (n,)
+        The class to explain in each image.
+    layer : str
+        A convolution of the model.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, height, width)
+        Each scaled to [0, 1]; all zero where nothing speaks for the class.
+
+    Raises
+    ------
+    ValueError
+        The model has no such layer, or it is no convolution.
+    """
+    import tensorflow as tf
+
+    if layer not in [each.name for each in model.layers]:
+        names = [each.name for each in model.layers if isinstance(each, keras.layers.Conv2D)]
+        raise ValueError(f"{model.name} has no layer {layer!r}; convolutions: {', '.join(names)}")
+    output = model.get_layer(layer).output
+    if len(output.shape) != 4:
+        raise ValueError(f"layer {layer!r} puts out shape {output.shape}; expected maps")
+    both = keras.Model(model.input, [output, model.output])
+    with tf.GradientTape() as tape:
+        maps, probabilities = both(images, training=False)
+        of_class = tf.gather(probabilities, classes, axis=1, batch_dims=1)
+        score = tf.math.log(tf.maximum(of_class, 1e-12))
+    weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
+    raw = tf.nn.relu(tf.reduce_sum(maps * weights, axis=-1)).numpy()
+    return np.stack([_scale(each, images.shape[1:3]) for each in raw])
+
+
+def mass_inside(heatmaps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Return the share of each heatmap's mass that lies inside the lesion mask.
+
+    Parameters
+    ----------
+    heatmaps : ndarray of float, shape (n, height, width)
+    masks : ndarray of bool, shape (n, height, width)
+
+    Returns
+    -------
+    ndarray of float, shape (n,)
+        NaN for a heatmap that is zero everywhere. A heatmap that ignores the image scores the
+        mask's share of the area.
+    """
+    total = heatmaps.sum(axis=(1, 2), dtype=np.float64)
+    inside = (heatmaps * masks).sum(axis=(1, 2), dtype=np.float64)
+    return np.divide(inside, total, out=np.full(len(total), np.nan), where=total > 0)
+
+
+def _scale(heatmap: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    enlarged = cv2.resize(heatmap, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return enlarged / max(float(enlarged.max()), 1e-12)

