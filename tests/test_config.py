@@ -1,0 +1,87 @@
+"""Configuration: what is not meant is refused, with the key, the value and what is allowed."""
+
+import pytest
+
+from lib import config, paths
+
+DEMO = paths.ROOT / "configs" / "demo.yaml"
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load configs/demo.yaml with one line replaced."""
+
+    def load_changed(old, new):
+        text = DEMO.read_text(encoding="utf-8")
+        assert old in text
+        file = tmp_path / "changed.yaml"
+        file.write_text(text.replace(old, new), encoding="utf-8")
+        return config.load_config(file)
+
+    return load_changed
+
+
+@pytest.mark.parametrize(
+    "file", sorted((paths.ROOT / "configs").glob("*.yaml")), ids=lambda f: f.stem
+)
+def test_every_committed_configuration_is_valid_and_named_by_its_file(file):
+    assert config.load_config(file).name == file.stem
+
+
+def test_the_paper_s_settings_are_256_pixels_batches_of_32_and_50_epochs():
+    run = config.load_config("configs/ham10000.yaml")
+    assert run.classes == ["bcc", "mel", "nv"]
+    assert run.preprocessing.image_size == 256
+    assert (run.baseline_cnn.batch_size, run.baseline_cnn.epochs) == (32, 50)
+    assert run.data.synthetic is None
+
+
+def test_a_misspelt_key_is_named_with_the_one_that_was_meant(load):
+    with pytest.raises(
+        ValueError, match=r"unknown key 'baseline_cnn\.epoch'; did you mean 'epochs'\?"
+    ):
+        load("  epochs: 16", "  epoch: 16")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  epochs: 16", "  epochs: sixteen", r"baseline_cnn\.epochs = 'sixteen': .*integer"),
+        ("  epochs: 16", "  epochs: 0", r"baseline_cnn\.epochs = 0: .*greater than or equal to 1"),
+        ("  epochs: 16", '  epochs: "16"', r"baseline_cnn\.epochs = '16': .*integer"),
+        (
+            "[bcc, mel, nv]",
+            "[bcc, mole]",
+            r"classes = .*mole.*: must be different names out of akiec",
+        ),
+        ("[bcc, mel, nv]", "[bcc, bcc]", r"classes = .*must be different names"),
+        ("[bcc, mel, nv]", "[bcc]", r"classes = \['bcc'\]: .*at least 2"),
+        ("median_kernel: 3", "median_kernel: 4", r"median_kernel = 4: should be 0, 3 or 5"),
+        ("image_size: 256", "image_size: 128", r"image_size = 128: .*256"),
+        ("128, 128]", "128]", r"baseline_cnn\.filters = .*at least 8"),
+        ("test: 0.15", "test: 0.8", r"split = .*below 0\.9"),
+        ("title: Demo", "name: x\ntitle: Demo", r"unknown key 'name': the file's own name"),
+        ("seed: 2023\n\ndata", "data", r"missing key 'seed'"),
+        ("zoom: 0.1", "zoom: 0.1\n  zoom: 0.2", r"key given twice: zoom"),
+        ("zoom: 0.1", "zoom: [0.1", r"not a YAML file"),
+    ],
+)
+def test_an_impossible_value_is_named(load, old, new, message):
+    with pytest.raises(ValueError, match=message):
+        load(old, new)
+
+
+def test_all_faults_are_told_at_once(load):
+    with pytest.raises(ValueError, match=r"(?s)unknown key 'surprise'.*unknown key 'other'"):
+        load("title: Demo", "surprise: 1\nother: 2\ntitle: Demo")
+
+
+def test_a_missing_file_lists_those_there_are():
+    with pytest.raises(FileNotFoundError, match=r"configs/nowhere\.yaml: .*configs/demo\.yaml"):
+        config.load_config("configs/nowhere.yaml")
+
+
+def test_a_file_without_keys_is_refused(tmp_path):
+    (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="expected keys and values, found list"):
+        config.load_config(tmp_path / "list.yaml")

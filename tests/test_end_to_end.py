@@ -1,0 +1,275 @@
+"""The whole chain on a tiny configuration: make, papermill, reports, and how it breaks.
+
+The run is made once; the tests look at it, run it again, break it and mend it.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+
+from lib import paths
+
+NAMES = [file.stem for file in sorted((paths.ROOT / "notebooks").glob("*.ipynb"))]
+
+
+@pytest.fixture(scope="session")
+def output(tmp_path_factory):
+    return tmp_path_factory.mktemp("output")
+
+
+@pytest.fixture(scope="session")
+def reproduced(make, tiny_config, output):
+    """A finished tiny run: its folder of runs and its folder of reports."""
+    done = make("reproduce", f"CONFIG={tiny_config}", output=output)
+    assert done.returncode == 0, done.stderr
+    return output / "runs" / "tiny", output / "reports" / "tiny"
+
+
+def planned(make, tiny_config, output):
+    """Return the notebooks that make would execute now."""
+    done = make("--dry-run", "reproduce", f"CONFIG={tiny_config}", output=output)
+    return re.findall(r"reports execute notebooks/(\w+)\.ipynb", done.stdout)
+
+
+# ------------------------------------------------------------------------------------ a whole run
+
+
+def test_every_report_and_the_index_are_written(reproduced):
+    _, reports = reproduced
+    pages = [*(f"{name}.html" for name in NAMES), "index.html"]
+    for page in pages:
+        soup = BeautifulSoup((reports / page).read_text(encoding="utf-8"), "html.parser")
+        assert soup.html["lang"] == "en"
+        assert "Synthetic images" in soup.get_text()
+        assert all(image.get("alt") for image in soup.find_all("img"))
+
+
+def test_every_link_between_the_reports_is_alive(reproduced):
+    _, reports = reproduced
+    for page in reports.glob("*.html"):
+        soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+        for link in soup.find_all("a", href=True):
+            target, _, anchor = link["href"].partition("#")
+            if re.match(r"https?:", target):
+                continue
+            assert not target or (reports / target).exists(), f"{page.name}: {target}"
+            if anchor and not target:
+                assert soup.find(id=anchor), f"{page.name}: #{anchor}"
+
+
+def test_the_contracts_are_written(reproduced):
+    run, _ = reproduced
+    index = pd.read_csv(run / "index.csv")
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert sum(metrics["images"].values()) == len(index)
+    for model in ("baseline_cnn", "vgg16_transfer"):
+        for name in ("model.keras", "history.csv", "predictions.csv", "manifest.json"):
+            assert (run / model / name).is_file()
+    assert (run / "localisation.json").is_file()
+    assert set(metrics["models"]) == {
+        "majority",
+        "baseline_cnn",
+        "vgg16_frozen",
+        "vgg16_fine_tuned",
+    }
+
+
+def test_nothing_is_left_half_written(reproduced):
+    for folder in reproduced:
+        leftovers = [p for p in folder.rglob("*") if "partial" in p.name or "failed" in p.name]
+        assert leftovers == []
+
+
+def test_a_second_execution_prints_the_same(reproduced, output, tmp_path):
+    """Run twice: strict nbval on the executed copies, no cell left out."""
+    run, _ = reproduced
+    for name in NAMES:
+        notebook = nbformat.read(run / "notebooks" / f"{name}.ipynb", as_version=4)
+        for cell in notebook.cells:
+            tags = cell.metadata.get("tags", [])
+            cell.metadata["tags"] = [tag for tag in tags if not tag.startswith("nbval")]
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    again = tmp_path / "output"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        "--nbval-current-env",
+        "-p",
+        "no:cacheprovider",
+    ]
+    sanitize = ["--nbval-sanitize-with", str(paths.ROOT / "tests" / "nbval_sanitize.cfg")]
+    environment = os.environ | {"SKIN_OUTPUT": str(again), "PYTHONPATH": str(paths.ROOT)}
+    done = subprocess.run(
+        [*command, *sanitize, "--rootdir", str(tmp_path), "-c", os.devnull, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert re.search(r"\d{2,} passed", done.stdout)
+    digests = [
+        json.loads((folder / model / "manifest.json").read_text(encoding="utf-8"))["weights_sha256"]
+        for model in ("baseline_cnn", "vgg16_transfer")
+        for folder in (run, again / "runs" / "tiny")
+    ]
+    assert digests[0] == digests[1]
+    assert digests[2] == digests[3]
+
+
+# ------------------------------------------------------------------------------------------ make
+
+
+def test_a_second_make_does_nothing_in_under_two_seconds(make, tiny_config, output, reproduced):
+    started = time.monotonic()
+    done = make("reproduce", f"CONFIG={tiny_config}", output=output)
+    assert time.monotonic() - started < 2
+    assert done.returncode == 0
+    assert done.stdout.split() == [str(output / "reports" / "tiny" / "index.html")]
+
+
+def test_touching_a_notebook_runs_it_and_what_follows(make, tiny_config, output, reproduced):
+    assert planned(make, tiny_config, output) == []
+    what_if = ["--what-if", "notebooks/05_evaluation.ipynb"]
+    done = make("--dry-run", *what_if, "reproduce", f"CONFIG={tiny_config}", output=output)
+    again = re.findall(r"reports execute notebooks/(\w+)\.ipynb", done.stdout)
+    assert again == ["05_evaluation", "06_heatmaps"]
+
+
+def test_touching_the_report_s_template_renders_without_executing(
+    make, tiny_config, output, reproduced
+):
+    what_if = ["--what-if", "lib/reports.py"]
+    done = make("--dry-run", *what_if, "reproduce", f"CONFIG={tiny_config}", output=output)
+    assert "reports execute" not in done.stdout
+    assert done.stdout.count("reports render") == len(NAMES)
+
+
+def test_help_is_the_default_and_names_every_target(make, output):
+    done = make(output=output)
+    for target in ("env", "reproduce", "test", "data", "notebooks", "lab", "lint", "clean"):
+        assert re.search(rf"^  make {target}\s+\w", done.stdout, flags=re.MULTILINE)
+
+
+def test_an_unknown_configuration_is_one_clear_line(make, output):
+    done = make("reproduce", "CONFIG=nowhere", output=output)
+    assert done.returncode != 0
+    assert "error: configs/nowhere.yaml: no such configuration; there are: " in done.stderr
+    assert not list(output.glob("runs/nowhere*"))
+
+
+def test_an_unsupported_python_is_one_clear_line(tmp_path):
+    """A PATH on which python3 is too old and no other one is found."""
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.1 && exit\nexit 1\n')
+    old.chmod(0o755)
+    for tool in ("sh", "echo"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    done = subprocess.run(
+        ["sh", "tools/make_env.sh", str(tmp_path / "venv")],
+        cwd=paths.ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: Python 3.11, 3.12 or 3.13 is needed; found Python 3.9.1\n"
+    assert not (tmp_path / "venv").exists()
+
+
+# -------------------------------------------------------------------------------------- bad input
+
+
+def fails(make, config, output, name):
+    """Run make, expect it to fail in notebook `name`, and return what it said."""
+    done = make("reproduce", f"CONFIG={config}", output=output)
+    assert done.returncode != 0
+    executed = output / "runs" / config.stem / "notebooks"
+    assert not (executed / f"{name}.ipynb").exists()
+    assert (executed / f"{name}.failed.ipynb").exists()
+    assert not (output / "reports" / config.stem / "index.html").exists()
+    assert not (output / "runs" / config.stem / "index.csv").exists()
+    return done.stderr
+
+
+@pytest.fixture
+def changed(tiny_config, tmp_path):
+    """Write the tiny configuration with one text replaced."""
+
+    def write(old, new):
+        text = tiny_config.read_text(encoding="utf-8")
+        assert old in text
+        file = tmp_path / "changed.yaml"
+        file.write_text(text.replace(old, new), encoding="utf-8")
+        return file
+
+    return write
+
+
+def test_a_missing_data_folder_is_one_clear_error(make, changed, data_folder, tmp_path):
+    text = f'folder: "{data_folder.as_posix()}"\n  synthetic: {{lesions: 40, seed: 3}}'
+    config = changed(text, "folder: data/nowhere")
+    said = fails(make, config, tmp_path / "output", "01_data_survey")
+    assert "data/nowhere: no HAM10000_metadata.csv there; bring a local copy" in said
+    assert "Traceback" not in said
+
+
+def test_an_image_that_is_not_an_image_is_one_clear_error(make, changed, data_folder, tmp_path):
+    copy = tmp_path / "broken"
+    shutil.copytree(data_folder, copy)
+    (copy / "images" / "SYN_0000005.jpg").write_bytes(b"not an image")
+    config = changed(data_folder.as_posix(), copy.as_posix())
+    said = fails(make, config, tmp_path / "output", "01_data_survey")
+    assert "SYN_0000005.jpg: not an image that OpenCV can decode" in said
+
+
+def test_a_misspelt_key_is_one_clear_error(make, changed, tmp_path):
+    config = changed(
+        "learning_rate: 0.001\n  class_weights", "learningrate: 0.001\n  class_weights"
+    )
+    said = fails(make, config, tmp_path / "output", "01_data_survey")
+    assert "unknown key 'baseline_cnn.learningrate'; did you mean 'learning_rate'?" in said
+
+
+def test_a_run_killed_in_notebook_03_and_started_again_ends_well(make, tiny_config, tmp_path):
+    """SIGKILL to everything in the middle of training; then the same command once more."""
+    output = tmp_path / "output"
+    config = tmp_path / "killed.yaml"
+    text = tiny_config.read_text(encoding="utf-8")
+    config.write_text(text.replace("epochs: 2\n  learning_rate", "epochs: 8\n  learning_rate"))
+    command = ["make", f"PYTHON={sys.executable}", "reproduce", f"CONFIG={config}"]
+    process = subprocess.Popen(
+        command,
+        cwd=paths.ROOT,
+        env=os.environ | {"SKIN_OUTPUT": str(output)},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    run = output / "runs" / "killed"
+    checkpoint = run / "baseline_cnn" / "best.weights.h5"
+    deadline = time.monotonic() + 240
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        assert process.poll() is None, "make ended before notebook 03 trained"
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (run / "notebooks" / "02_preprocessing.ipynb").exists()
+    assert not (run / "notebooks" / "03_baseline_cnn.ipynb").exists()
+    assert planned(make, config, output)[0] == "03_baseline_cnn"
+
+    done = make(str(run / "notebooks" / "03_baseline_cnn.ipynb"), f"CONFIG={config}", output=output)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(run / "baseline_cnn" / "history.csv")) == 8
+    assert not list(run.rglob("*.failed.ipynb"))

@@ -1,0 +1,92 @@
+"""The environment: pyproject.toml, requirements.lock and environment.yml say the same."""
+
+import re
+import tomllib
+
+import pytest
+import yaml
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from lib import paths
+
+PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ENVIRONMENT = yaml.safe_load((paths.ROOT / "environment.yml").read_text(encoding="utf-8"))
+LOCK = (paths.ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+#: What decides a marker on the platforms that are promised.
+PLATFORMS = {
+    f"{system}-{machine}-{python}": {
+        "sys_platform": system,
+        "platform_machine": machine,
+        "python_full_version": f"{python}.1",
+        "python_version": python,
+        "platform_system": {"linux": "Linux", "darwin": "Darwin", "win32": "Windows"}[system],
+        "os_name": "nt" if system == "win32" else "posix",
+        "platform_python_implementation": "CPython",
+        "implementation_name": "cpython",
+        "extra": "test",
+    }
+    for python in ("3.11", "3.12", "3.13")
+    for system, machine in (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
+}
+
+
+def locked(platform):
+    """Return the lock's versions for a platform: name to version."""
+    found = {}
+    for line in re.findall(r"^[a-zA-Z0-9].*?(?= \\$)", LOCK, flags=re.MULTILINE):
+        name_version, _, marker = line.partition(" ; ")
+        if not marker or Marker(marker).evaluate(platform):
+            name, version = name_version.split("==")
+            found[canonicalize_name(name)] = version
+    return found
+
+
+def direct(platform):
+    texts = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    requirements = [Requirement(text) for text in texts]
+    return [r for r in requirements if r.marker is None or r.marker.evaluate(platform)]
+
+
+@pytest.mark.parametrize("platform", PLATFORMS.values(), ids=PLATFORMS)
+def test_the_lock_has_every_direct_dependency_in_a_version_that_is_asked_for(platform):
+    versions = locked(platform)
+    for requirement in direct(platform):
+        name = canonicalize_name(requirement.name)
+        assert name in versions, f"{name} is not in requirements.lock: make lock"
+        assert versions[name] in requirement.specifier, f"{name} {versions[name]}: make lock"
+
+
+def test_every_line_of_the_lock_has_hashes():
+    for entry in re.split(r"\n(?=[a-zA-Z0-9])", LOCK)[1:]:
+        assert "--hash=sha256:" in entry, entry.splitlines()[0]
+
+
+def test_conda_s_python_and_pip_part_are_ours():
+    python, pip, pip_part = ENVIRONMENT["dependencies"]
+    assert SpecifierSet(python.removeprefix("python ")) == SpecifierSet(PROJECT["requires-python"])
+    assert pip == "pip"
+    assert pip_part == {"pip": ["-r requirements.lock"]}
+    assert ENVIRONMENT["name"] == PROJECT["name"]
+
+
+def test_every_dependency_says_why_it_is_there():
+    text = (paths.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = re.search(r"^dependencies = \[\n(.*?)^\]", text, flags=re.MULTILINE | re.DOTALL)[1]
+    for line in block.splitlines():
+        assert re.search(r",\s+# \w", line), line
+
+
+def test_linux_x86_gets_tensorflow_without_cuda_and_others_get_tensorflow():
+    assert "tensorflow-cpu" in locked(PLATFORMS["linux-x86_64-3.11"])
+    assert "tensorflow" not in locked(PLATFORMS["linux-x86_64-3.11"])
+    assert "tensorflow" in locked(PLATFORMS["darwin-arm64-3.11"])
+
+
+def test_only_the_headless_opencv_is_installed():
+    """Both at once overwrite each other's files; the plain one needs libGL."""
+    assert "opencv-python-headless" in locked(PLATFORMS["linux-x86_64-3.11"])
+    assert not re.search(r"^opencv-python==", LOCK, flags=re.MULTILINE)

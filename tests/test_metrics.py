@@ -1,0 +1,210 @@
+"""Metrics: worked by hand or against scikit-learn, with intervals over lesions."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from lib import metrics, paths, readme, tables
+
+CLASSES = ["bcc", "mel", "nv"]
+
+
+def predictions(n=90, seed=0, model="baseline_cnn", split="test"):
+    """Return predictions that are right more often than not; three images a lesion."""
+    random = np.random.default_rng(seed)
+    target = np.sort(random.integers(3, size=n))
+    probabilities = random.dirichlet(np.ones(3), size=n) + 0.6 * np.eye(3)[target]
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    rows = pd.DataFrame(
+        {
+            "image_id": [f"{split}{i}" for i in range(n)],
+            "lesion_id": [f"{split}{t}-{i // 3}" for i, t in enumerate(target)],
+            "split": split,
+            "label": np.array(CLASSES)[target],
+        }
+    )
+    return metrics.prediction_table(model, rows, probabilities, CLASSES)
+
+
+@pytest.fixture
+def test_rows():
+    return predictions()
+
+
+# ---------------------------------------------------------------------------------------- scores
+
+
+def test_headline_scores_agree_with_scikit_learn(run, test_rows):
+    scores = metrics.evaluate(test_rows, run)
+    right = (test_rows["label"] == test_rows["predicted"]).mean()
+    assert scores["accuracy"]["value"] == pytest.approx(right)
+    expected = balanced_accuracy_score(test_rows["label"], test_rows["predicted"])
+    assert scores["balanced_accuracy"]["value"] == pytest.approx(expected)
+    probabilities = test_rows[[f"prob_{name}" for name in CLASSES]]
+    expected = roc_auc_score(
+        test_rows["label"], probabilities, multi_class="ovr", average="macro", labels=CLASSES
+    )
+    assert scores["macro_auc"]["value"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_intervals_hold_the_value(run, test_rows):
+    scores = metrics.evaluate(test_rows, run)
+    for name in metrics.SCORES:
+        assert 0 <= scores[name]["low"] < scores[name]["value"] < scores[name]["high"] <= 1
+
+
+def test_per_class_scores_are_those_worked_by_hand():
+    #                    predicted:  bcc mel nv
+    confusion = np.array([[4, 1, 0], [2, 5, 3], [0, 4, 81]])
+    scores = metrics.per_class(confusion, 1)
+    assert scores == {
+        "images": 10,
+        "sensitivity": pytest.approx(5 / 10),
+        "specificity": pytest.approx(85 / 90),
+        "precision": pytest.approx(5 / 10),
+        "f1": pytest.approx(2 * 5 / 20),
+    }
+
+
+def test_a_class_that_is_never_predicted_has_no_precision():
+    assert metrics.per_class(np.array([[3, 0], [2, 0]]), 1)["precision"] is None
+
+
+def test_auc_counts_ties_one_half_and_takes_weights():
+    score = np.array([0.9, 0.5, 0.5, 0.1])
+    positive = np.array([True, True, False, False])
+    weights = np.array([[1, 1, 1, 1], [0, 2, 1, 1]])
+    # by hand: pairs 1, 1, 1/2, 1 of 4; then only the second positive: 1/2 and 1
+    np.testing.assert_allclose(metrics.auc(score, positive, weights), [3.5 / 4, 1.5 / 2])
+
+
+def test_answering_with_the_most_frequent_class_is_chance_in_balanced_accuracy(run):
+    rows = predictions()
+    always = np.tile([0.0, 0.0, 1.0], (len(rows), 1))
+    table = metrics.prediction_table("majority", rows, always, CLASSES)
+    scores = metrics.evaluate(table, run)
+    assert scores["balanced_accuracy"] == pytest.approx(
+        {"value": 1 / 3, "low": 1 / 3, "high": 1 / 3}
+    )
+    assert scores["macro_auc"]["value"] == pytest.approx(0.5)
+
+
+# ------------------------------------------------------------------------------------- bootstrap
+
+
+def test_images_of_one_lesion_are_drawn_together(test_rows):
+    weights = metrics.lesion_weights(test_rows, draws=50, seed=1)
+    assert (weights[0] == 1).all()
+    for _, rows in test_rows.reset_index().groupby("lesion_id"):
+        assert (weights[:, rows.index] == weights[:, rows.index[:1]]).all()
+
+
+def test_the_number_of_lesions_of_each_class_is_held_fixed(test_rows):
+    weights = metrics.lesion_weights(test_rows, draws=50, seed=1)
+    first = test_rows.reset_index().drop_duplicates("lesion_id")
+    for _, rows in first.groupby("label"):
+        assert (weights[:, rows.index].sum(axis=1) == len(rows)).all()
+
+
+def test_several_images_a_lesion_widen_the_interval(run):
+    """Nine copies of each image are no more evidence, unless each is called a lesion."""
+    rows = predictions(60, seed=2)
+    copies = pd.concat([rows.assign(image_id=rows["image_id"] + f"-{i}") for i in range(9)])
+    together = copies.assign(lesion_id=copies["image_id"].str.split("-").str[0])
+    apart = copies.assign(lesion_id=copies["image_id"])
+
+    def width(table):
+        score = metrics.evaluate(table.reset_index(drop=True), run)["accuracy"]
+        return score["high"] - score["low"]
+
+    assert width(together) > 2 * width(apart)
+
+
+def test_the_bootstrap_repeats_for_a_seed(test_rows):
+    np.testing.assert_array_equal(
+        metrics.lesion_weights(test_rows, 5, seed=1), metrics.lesion_weights(test_rows, 5, seed=1)
+    )
+
+
+# ------------------------------------------------------------------------------- files, contracts
+
+
+@pytest.fixture
+def written(run):
+    """The files notebooks 03 and 04 write, for a small index; return the index."""
+    parts = {
+        split: predictions(45, i, split=split) for i, split in enumerate(("validation", "test"))
+    }
+    table = pd.concat(parts.values())
+    for folder, models in (
+        ("baseline_cnn", ["baseline_cnn"]),
+        ("vgg16_transfer", ["vgg16_frozen", "vgg16_fine_tuned"]),
+    ):
+        place = paths.run_folder(run.name) / folder
+        place.mkdir()
+        rows = pd.concat([table.assign(model=model) for model in models])
+        tables.write_table(rows, place / "predictions.csv")
+        (place / "manifest.json").write_text('{"seconds": 1}')
+    train = predictions(60, 5, split="train")
+    train.loc[train.index > 20, "label"] = "nv"
+    index = pd.concat([train, table], ignore_index=True)
+    return index[["image_id", "lesion_id", "label", "split"]].assign(
+        path=index["image_id"] + ".jpg"
+    )
+
+
+def test_metrics_hold_every_model_and_the_trivial_baseline(run, written):
+    table = metrics.read_predictions(run, written)
+    results = metrics.build_metrics(table, written, run)
+    assert list(results["models"]) == list(metrics.MODELS)
+    assert results["images"] == {"train": 60, "validation": 45, "test": 45}
+    assert results["models"]["majority"]["balanced_accuracy"]["value"] == pytest.approx(1 / 3)
+    assert json.loads(json.dumps(results)) == results
+    assert sum(map(sum, results["models"]["vgg16_frozen"]["confusion"])) == 45
+
+
+def test_only_test_images_are_scored(run, written):
+    table = metrics.read_predictions(run, written)
+    table.loc[table["split"] == "validation", "predicted"] = "bcc"
+    before = metrics.build_metrics(metrics.read_predictions(run, written), written, run)
+    assert metrics.build_metrics(table, written, run)["models"] == before["models"]
+
+
+def test_predictions_from_another_split_are_refused(run, written):
+    moved = written.assign(split=written["split"].replace({"test": "validation"}))
+    with pytest.raises(ValueError, match="made from another split"):
+        metrics.read_predictions(run, moved)
+
+
+def test_probabilities_that_do_not_add_up_are_refused(run, written):
+    file = paths.run_folder(run.name) / "baseline_cnn" / "predictions.csv"
+    table = pd.read_csv(file)
+    table.loc[0, "prob_nv"] = 0.0 if table.loc[0, "prob_nv"] > 0.5 else 1.0
+    tables.write_table(table, file)
+    with pytest.raises(ValueError, match="probabilities add up to 1"):
+        metrics.read_predictions(run, written)
+
+
+# ---------------------------------------------------------------------------------------- README
+
+
+def test_the_readme_s_results_are_those_of_the_published_metrics():
+    assert readme.current_tables() == readme.results_tables(readme.PUBLISHED)
+
+
+def test_publishing_writes_the_table(run, written, tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    readme.README.write_text(f"# A\n\n{readme.BEGIN}\nold\n{readme.END}\n\nrest\n")
+    results = metrics.build_metrics(metrics.read_predictions(run, written), written, run)
+    readme.publish(metrics.write_json(results, tmp_path / "metrics.json"))
+    text = readme.README.read_text()
+    assert "old" not in text
+    assert text.startswith("# A\n")
+    assert text.endswith("rest\n")
+    value = results["models"]["vgg16_fine_tuned"]["accuracy"]["value"]
+    assert f"| VGG16, fine-tuned | {value:.3f} (" in text
+    assert readme.current_tables() == readme.results_tables(readme.PUBLISHED)

@@ -1,0 +1,199 @@
+"""Preprocessing: small pure steps, one array a run, and hair removal that is scored."""
+
+import cv2
+import numpy as np
+import pytest
+
+from lib import datasets, paths, preprocessing
+
+
+def skin(size=256, seed=0):
+    """A smooth pink image with a round brown lesion."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] - size / 2
+    lesion = 1 / (1 + np.exp((np.hypot(x, y) - size / 5) / 6))[..., None]
+    image = (1 - lesion) * (220, 160, 150) + lesion * (130, 80, 60)
+    return np.clip(image + random.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+
+
+def with_hairs(image, color=(60, 45, 40)):
+    """The image with three hairs, two pixels wide, and their mask."""
+    hairy, mask = image.copy(), np.zeros(image.shape[:2], np.uint8)
+    for start, end in (((10, 20), (240, 90)), ((30, 230), (220, 120)), ((140, 5), (90, 250))):
+        cv2.line(hairy, start, end, color, 2, cv2.LINE_AA)
+        cv2.line(mask, start, end, 255, 2)
+    return hairy, mask > 0
+
+
+# ---------------------------------------------------------------------------------- crop, resize
+
+
+def test_the_central_square_is_kept():
+    image = np.zeros((4, 8, 3), np.uint8)
+    image[:, 2:6] = 7
+    assert (preprocessing.crop_square(image) == 7).all()
+    assert preprocessing.crop_square(image.transpose(1, 0, 2)).shape == (4, 4, 3)
+
+
+def test_shrinking_averages_over_areas():
+    board = np.indices((8, 8)).sum(axis=0) % 2 * 200
+    image = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)
+    assert (preprocessing.resize(image, 4) == 100).all()
+
+
+def test_a_mask_stays_a_mask_of_the_same_place():
+    mask = np.zeros((60, 80), bool)
+    mask[20:40, 30:50] = True
+    small = preprocessing.preprocess_mask(mask, 30)
+    assert small.dtype == bool
+    assert small[10:20, 10:20].all()
+    assert small.sum() == 100
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (300, 20, 3), (450, 600, 3)])
+def test_any_size_becomes_the_size_of_the_run(run, shape):
+    image = np.full(shape, 90, np.uint8)
+    assert preprocessing.preprocess_image(image, run.preprocessing).shape == (256, 256, 3)
+
+
+# ------------------------------------------------------------------------------------------ hair
+
+
+@pytest.mark.parametrize("color", [(60, 45, 40), (250, 245, 235)], ids=["dark", "light"])
+def test_hairs_are_found_and_filled(color):
+    clean = skin()
+    hairy, truth = with_hairs(clean, color)
+    found = preprocessing.hair_mask(hairy)
+    assert (found & truth).sum() / truth.sum() > 0.8
+    assert (found & ~cv2.dilate(truth.astype(np.uint8), np.ones((5, 5))).astype(bool)).mean() < 0.01
+    after = preprocessing.remove_hair(hairy)
+    error_before = np.abs(hairy[truth].astype(int) - clean[truth]).mean()
+    assert np.abs(after[truth].astype(int) - clean[truth]).mean() < error_before / 4
+
+
+def test_an_image_without_hair_is_left_as_it_is():
+    assert not preprocessing.hair_mask(skin()).any()
+    np.testing.assert_array_equal(preprocessing.remove_hair(skin()), skin())
+
+
+def test_the_border_of_a_lesion_is_no_hair():
+    image = np.full((256, 256, 3), 220, np.uint8)
+    cv2.circle(image, (128, 128), 60, (90, 60, 40), -1, cv2.LINE_AA)
+    assert preprocessing.hair_mask(image).mean() < 0.002
+
+
+def test_hair_removal_beats_a_median_filter_on_synthetic_hair(data_folder):
+    truths = sorted((data_folder / "truth").glob("*_hair.png"))
+    errors = {"nothing": [], "median": [], "removed": []}
+    for file in truths:
+        name = file.stem.removesuffix("_hair")
+        images = [f"images/{name}.jpg", f"truth/{name}_clean.jpg"]
+        before, clean = (
+            preprocessing.resize(
+                preprocessing.crop_square(datasets.read_image(data_folder / image)), 256
+            )
+            for image in images
+        )
+        hair = preprocessing.preprocess_mask(datasets.read_mask(file), 256)
+        if hair.mean() < 0.01:
+            continue
+        after = {
+            "nothing": before,
+            "median": cv2.medianBlur(before, 5),
+            "removed": preprocessing.remove_hair(before),
+        }
+        for key, image in after.items():
+            errors[key].append(np.mean((image[hair].astype(float) - clean[hair]) ** 2))
+    assert len(errors["nothing"]) > 5
+    nothing, median, removed = (np.median(errors[key]) for key in ("nothing", "median", "removed"))
+    assert removed < median < nothing
+
+
+# -------------------------------------------------------------------------------- other steps
+
+
+def test_glare_is_found_and_pale_skin_is_not():
+    image = np.full((256, 256, 3), 215, np.uint8)
+    cv2.circle(image, (100, 100), 4, (255, 255, 255), -1)
+    found = preprocessing.bubble_mask(image)
+    assert found[100, 100]
+    assert found.sum() < 150
+    assert not preprocessing.bubble_mask(np.full((256, 256, 3), 240, np.uint8)).any()
+
+
+def test_shades_of_gray_takes_a_cast_off():
+    gray = np.random.default_rng(1).integers(60, 180, (64, 64, 1)).repeat(3, axis=2)
+    cast = np.clip(gray * (1.2, 1.0, 0.8), 0, 255).astype(np.uint8)
+    mean = preprocessing.shades_of_gray(cast).mean(axis=(0, 1))
+    assert np.ptp(cast.mean(axis=(0, 1))) > 30
+    assert np.ptp(mean) < 2
+
+
+def test_contrast_changes_lightness_and_keeps_hue():
+    image = skin()
+    after = preprocessing.equalize_contrast(image)
+    assert after.std() > image.std()
+    hue = [
+        cv2.cvtColor(each, cv2.COLOR_RGB2LAB)[..., 1:].mean(axis=(0, 1)) for each in (image, after)
+    ]
+    np.testing.assert_allclose(*hue, atol=3)
+
+
+def test_steps_that_are_off_are_not_done(run):
+    off = run.preprocessing.model_copy(
+        update={
+            "remove_hair": False,
+            "remove_bubbles": False,
+            "median_kernel": 0,
+            "color_constancy": False,
+            "equalize_contrast": False,
+        }
+    )
+    assert list(preprocessing.steps(off)) == ["crop and resize"]
+    assert len(preprocessing.steps(run.preprocessing)) == 6
+    image = skin()
+    np.testing.assert_array_equal(preprocessing.preprocess_image(image, off), image)
+
+
+# ------------------------------------------------------------------------------------ images.npy
+
+
+@pytest.fixture
+def index(run, data_folder):
+    metadata = datasets.read_metadata(data_folder)
+    files = datasets.find_images(data_folder, metadata["image_id"])
+    return datasets.build_index(metadata, files, run).head(6)
+
+
+def test_row_i_of_the_array_is_row_i_of_the_index(run, index, data_folder):
+    preprocessing.write_images(index, data_folder, run)
+    images = preprocessing.open_images(index, run)
+    assert images.shape == (6, 256, 256, 3)
+    for i, path in enumerate(index["path"]):
+        expected = preprocessing.preprocess_image(
+            datasets.read_image(data_folder / path), run.preprocessing
+        )
+        np.testing.assert_array_equal(images[i], expected)
+
+
+def test_an_array_made_with_other_settings_is_refused(run, index, data_folder):
+    preprocessing.write_images(index, data_folder, run)
+    settings = run.preprocessing.model_copy(update={"remove_hair": False})
+    with pytest.raises(ValueError, match="made with other preprocessing"):
+        preprocessing.open_images(index, run.model_copy(update={"preprocessing": settings}))
+    with pytest.raises(ValueError, match="made with other image_ids_sha256|made with other shape"):
+        preprocessing.open_images(index.iloc[::-1], run)
+
+
+def test_a_broken_image_leaves_no_array_behind(run, index, data_folder, tmp_path):
+    broken = index.assign(path=[*index["path"].iloc[:-1], "README.md"])
+    with pytest.raises(ValueError, match=r"README\.md: not an image"):
+        preprocessing.write_images(broken, data_folder, run)
+    assert list(paths.run_folder(run.name).iterdir()) == []
+
+
+def test_real_images_without_hair_are_hardly_touched(ham10000):
+    """Images with little strand response stay as they are: a guard against false alarms."""
+    files = sorted((ham10000 / "images").glob("*.jpg"))[:200]
+    shares = [preprocessing.hair_mask(datasets.read_image(file)).mean() for file in files]
+    assert np.median(shares) < 0.02
