@@ -1,6 +1,7 @@
 """Figures: one style, one colour for each class, and one way to show and save."""
 
 import io
+import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -113,7 +114,7 @@ def class_grid(images: dict[str, list[np.ndarray]], size: float = 1.4) -> Figure
 
 def class_bars(counts: pd.DataFrame, label: str) -> Figure:
     """Draw grouped bars: one group a class (index), one bar a column, each with its number."""
-    figure, axis = plt.subplots(figsize=(7, 3))
+    figure, axis = plt.subplots(figsize=(max(7, 1.5 * len(counts)), 3))
     shades = np.linspace(1, 0.35, counts.shape[1])
     width = 0.8 / counts.shape[1]
     for i, column in enumerate(counts):
@@ -121,7 +122,8 @@ def class_bars(counts: pd.DataFrame, label: str) -> Figure:
         colors = [(*plt.matplotlib.colors.to_rgb(CLASS_COLORS[c]), shades[i]) for c in counts.index]
         bars = axis.bar(places, counts[column], width, color=colors, edgecolor="black", lw=0.6)
         axis.bar_label(bars, [f"{n:,}\n{column}" for n in counts[column]], fontsize=7)
-    axis.set_xticks(range(len(counts)), [f"{c}\n{CLASS_NAMES[c]}" for c in counts.index])
+    names = [f"{name}\n{textwrap.fill(CLASS_NAMES[name], 20)}" for name in counts.index]
+    axis.set_xticks(range(len(counts)), names)
     axis.set_ylabel(label)
     axis.margins(y=0.2)
     return figure

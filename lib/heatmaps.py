@@ -3,10 +3,13 @@
 import cv2
 import numpy as np
 
+from lib import models
 from lib.backend import keras
 
 
-def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray, layer: str) -> np.ndarray:
+def grad_cam(
+    model: keras.Model, images: np.ndarray, layer: str, classes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Compute Grad-CAM heatmaps (Selvaraju et al., ICCV 2017).
 
     The maps of a convolution are weighted by the mean gradient of the logarithm of the class's
@@ -15,37 +18,38 @@ def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray, layer:
     Parameters
     ----------
     images : ndarray of uint8, shape (n, height, width, 3)
-    classes : ndarray of int, shape (n,)
-        The class to explain in each image.
     layer : str
-        A convolution of the model.
+        A convolution of the model, which must be a plain chain of layers.
+    classes : ndarray of int, shape (n,), optional
+        The class to explain in each image; by default the most probable one.
 
     Returns
     -------
-    ndarray of float32, shape (n, height, width)
+    heatmaps : ndarray of float32, shape (n, height, width)
         Each scaled to [0, 1]; all zero where nothing speaks for the class.
+    classes : ndarray of int, shape (n,)
+        The class that was explained.
 
     Raises
     ------
     ValueError
-        The model has no such layer, or it is no convolution.
+        The model has no such layer, or it puts out no maps.
     """
     import tensorflow as tf
 
-    if layer not in [each.name for each in model.layers]:
-        names = [each.name for each in model.layers if isinstance(each, keras.layers.Conv2D)]
-        raise ValueError(f"{model.name} has no layer {layer!r}; convolutions: {', '.join(names)}")
-    output = model.get_layer(layer).output
-    if len(output.shape) != 4:
-        raise ValueError(f"layer {layer!r} puts out shape {output.shape}; expected maps")
-    both = keras.Model(model.input, [output, model.output])
+    trunk, top = models.split_model(model, layer)
+    if len(trunk.output_shape) != 4:
+        raise ValueError(f"layer {layer!r} puts out shape {trunk.output_shape}; expected maps")
+    maps = tf.convert_to_tensor(trunk(images, training=False))
     with tf.GradientTape() as tape:
-        maps, probabilities = both(images, training=False)
+        tape.watch(maps)
+        probabilities = top(maps, training=False)
+        classes = np.argmax(probabilities, axis=1) if classes is None else classes
         of_class = tf.gather(probabilities, classes, axis=1, batch_dims=1)
         score = tf.math.log(tf.maximum(of_class, 1e-12))
     weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
     raw = tf.nn.relu(tf.reduce_sum(maps * weights, axis=-1)).numpy()
-    return np.stack([_scale(each, images.shape[1:3]) for each in raw])
+    return np.stack([_scale(each, images.shape[1:3]) for each in raw]), classes
 
 
 def mass_inside(heatmaps: np.ndarray, masks: np.ndarray) -> np.ndarray:

@@ -28,25 +28,33 @@ def spot():
 
 
 def test_grad_cam_points_at_what_decides(bright_spot_model, spot):
-    heatmap = heatmaps.grad_cam(bright_spot_model, spot, np.array([1]), "spot")[0]
+    heatmap = heatmaps.grad_cam(bright_spot_model, spot, "spot", np.array([1]))[0][0]
     assert heatmap.shape == (16, 16)
     assert heatmap.max() == pytest.approx(1)
     assert heatmap[2:6, 9:13].min() > 0.9
     assert heatmap.sum() == pytest.approx(16, rel=0.01)
 
 
+def test_the_predicted_class_is_explained_unless_another_is_asked_for(bright_spot_model, spot):
+    both = np.concatenate([spot, 255 - spot])
+    maps, classes = heatmaps.grad_cam(bright_spot_model, both, "spot")
+    assert classes.tolist() == [1, 1]
+    asked, _ = heatmaps.grad_cam(bright_spot_model, both, "spot", np.array([1, 1]))
+    np.testing.assert_array_equal(maps, asked)
+
+
 def test_grad_cam_is_zero_where_nothing_speaks_for_the_class(bright_spot_model, spot):
-    assert not heatmaps.grad_cam(bright_spot_model, spot, np.array([0]), "spot").any()
+    assert not heatmaps.grad_cam(bright_spot_model, spot, "spot", np.array([0]))[0].any()
 
 
-def test_an_unknown_layer_is_named_with_the_convolutions_there_are(bright_spot_model, spot):
-    with pytest.raises(ValueError, match="no layer 'conv9'; convolutions: spot"):
-        heatmaps.grad_cam(bright_spot_model, spot, np.array([1]), "conv9")
+def test_an_unknown_layer_is_named_with_the_layers_there_are(bright_spot_model, spot):
+    with pytest.raises(ValueError, match="no layer 'conv9'; it has: .*spot"):
+        heatmaps.grad_cam(bright_spot_model, spot, "conv9")
 
 
 def test_a_layer_without_maps_is_refused(bright_spot_model, spot):
     with pytest.raises(ValueError, match="layer 'out' puts out shape"):
-        heatmaps.grad_cam(bright_spot_model, spot, np.array([1]), "out")
+        heatmaps.grad_cam(bright_spot_model, spot, "out")
 
 
 def test_mass_inside_is_the_share_worked_by_hand():
