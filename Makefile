@@ -15,16 +15,16 @@ TIMEOUT ?= 21600
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env reproduce test test-unit test-notebooks data notebooks publish lab lint format lock clean
+.PHONY: check-python help env reproduce test test-unit test-notebooks data notebooks publish lab lint format lock clean
 
 # ------------------------------------------------------------------------------------ environment
 # PYTHON counts on the command line only: a variable of that name in the shell may mean anything.
 
 ifeq ($(origin PYTHON),command line)
   PY  := $(PYTHON)
-  ENV :=
+  ENV := check-python
 else
-  PY  := $(CURDIR)/.venv/bin/python
+  PY  := .venv/bin/python
   ENV := .venv/.ready
 endif
 
@@ -36,6 +36,17 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 CONFIG_FILE := $(if $(filter %.yaml,$(CONFIG)),$(CONFIG),configs/$(CONFIG).yaml)
 RUN         := $(basename $(notdir $(CONFIG_FILE)))
 OUTPUT      := $(or $(SKIN_OUTPUT),.)
+
+# the configuration's file names the run, so two files must not share a name
+ifneq ($(wildcard configs/$(RUN).yaml),)
+ifneq ($(abspath $(CONFIG_FILE)),$(abspath configs/$(RUN).yaml))
+  $(error $(CONFIG_FILE): configs/$(RUN).yaml has that name too, and it names the run; rename one)
+endif
+endif
+
+# metadata that changed, or another copy that was linked, makes a run stale
+FOLDER      := $(shell sed -n 's/^  folder: *"\{0,1\}\([^" ]*\).*/\1/p' $(CONFIG_FILE) 2>/dev/null)
+DATA        := $(wildcard $(FOLDER)/HAM10000_metadata.csv $(if $(filter data/ham10000,$(FOLDER)),data/.linked))
 RUNS        := $(OUTPUT)/runs/$(RUN)/notebooks
 REPORTS     := $(OUTPUT)/reports/$(RUN)
 
@@ -56,6 +67,10 @@ help: ## Show this list
 
 env: $(ENV) ## Build .venv from requirements.lock (2 minutes, 2.5 GB)
 
+check-python:
+	@$(PY) -c 'import sys, importlib.util as u; sys.exit(not ((3, 11) <= sys.version_info[:2] < (3, 14) and u.find_spec("papermill")))' 2>/dev/null || \
+	  { echo "error: $(PY): expected Python 3.11 to 3.13 with requirements.lock installed; found $$($(PY) --version 2>&1)" >&2; exit 1; }
+
 .venv/.ready: requirements.lock tools/make_env.sh
 	@sh tools/make_env.sh .venv
 
@@ -64,8 +79,10 @@ env: $(ENV) ## Build .venv from requirements.lock (2 minutes, 2.5 GB)
 reproduce: $(HTML) $(REPORTS)/index.html ## Execute every notebook, render every report (demo: 5 minutes, 0.5 GB)
 	@echo "$(REPORTS)/index.html"
 
+$(RUNS)/01_data_survey.ipynb: $(DATA)
 $(RUNS)/%.ipynb: notebooks/%.ipynb $(CONFIG_FILE) $(LIB) | $(ENV)
 	@mkdir -p $(@D)
+	@rm -f $(REPORTS)/$*.html $(REPORTS)/index.html $(REPORTS)/metrics.json  # no longer true
 	@$(PY) -m lib.reports execute $< --config $(CONFIG_FILE) --output $@ --timeout $(TIMEOUT)
 
 before :=
@@ -84,6 +101,7 @@ $(CONFIG_FILE):
 
 data: $(ENV) ## Check a local copy of HAM10000 and link it: make data FROM=<folder> (1 minute)
 	@$(PY) -m lib.datasets $(if $(FROM),"$(FROM)")
+	@touch data/.linked
 
 notebooks: ## Refresh the committed notebooks with the outputs of the demo (5 minutes)
 	@$(MAKE) --no-print-directory reproduce CONFIG=demo
@@ -95,7 +113,9 @@ refresh:
 	  $(PY) -m lib.reports refresh notebooks/$$name.ipynb $(RUNS)/$$name.ipynb || exit 1; done
 	@for file in $(EXECUTED) $(HTML) $(REPORTS)/index.html; do touch $$file; done  # still up to date
 
-publish: $(REPORTS)/index.html ## Take a run's metrics.json for the README's table: make publish CONFIG=<run>
+publish: | $(ENV) ## Put a finished run's numbers into the README: make publish CONFIG=<run>
+	@$(MAKE) --question --no-print-directory $(REPORTS)/index.html || \
+	  { echo "error: run $(RUN) is not up to date; make reproduce CONFIG=$(CONFIG) first" >&2; exit 1; }
 	@$(PY) -m lib.readme $(OUTPUT)/runs/$(RUN)/metrics.json
 
 test: lint test-unit test-notebooks ## Everything CI checks (20 minutes on two cores)
@@ -106,7 +126,7 @@ test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (8
 # the readers' own runs are left alone: what the notebooks write goes to a folder of its own
 test-notebooks: $(ENV) ## Re-execute the committed notebooks and compare their outputs (6 minutes)
 	rm -rf runs/.nbval
-	SKIN_OUTPUT=$(CURDIR)/runs/.nbval $(PY) -m pytest --nbval --nbval-current-env \
+	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest --nbval --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200 notebooks
 
 lint: $(ENV) ## Check style and formatting, notebooks included
@@ -125,5 +145,6 @@ lock: ## Resolve pyproject.toml into requirements.lock (needs uv)
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	  --quiet --output-file requirements.lock pyproject.toml
 
-clean: ## Remove what the run CONFIG made; data, .venv and other runs stay
-	rm -rf $(OUTPUT)/runs/$(RUN) $(REPORTS)
+clean: | $(CONFIG_FILE) ## Remove what the run CONFIG made; data, .venv and other runs stay
+	@test -n "$(RUN)" || { echo "error: CONFIG is empty" >&2; exit 1; }
+	rm -rf "$(OUTPUT)/runs/$(RUN)" "$(REPORTS)"

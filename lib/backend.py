@@ -32,7 +32,11 @@ def without_chatter() -> Iterator[None]:
             sys.stderr.writelines(line for line in lines if not any(c in line for c in CHATTER))
 
 
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # not what a user's keras.json says
 with without_chatter():
     import keras
+
+keras.config.set_image_data_format("channels_last")
+keras.config.set_floatx("float32")
 
 __all__ = ["keras", "without_chatter"]

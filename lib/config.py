@@ -28,8 +28,16 @@ CLASS_NAMES = {
     "vasc": "vascular lesion",
 }
 
+#: VGG16's convolutions in order, as Keras names them.
+VGG16_LAYERS = tuple(
+    f"block{block}_conv{i}"
+    for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1)
+    for i in range(1, convolutions + 1)
+)
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32 - 3)]  # seed + 2 is used as well
 Rate = Annotated[float, Field(gt=0, le=1)]
 ClassWeights = Literal["balanced", "none"]
 
@@ -42,13 +50,15 @@ class Synthetic(_Section):
     """How the synthetic images are drawn."""
 
     lesions: Annotated[int, Field(ge=30)]
-    seed: int
+    seed: Seed
 
 
 class Data(_Section):
     """Which images: a folder in HAM10000's layout."""
 
     folder: str
+    #: whose images they are; follows the caption of every figure that shows some
+    attribution: Annotated[str, Field(min_length=1)]
     #: present: the folder is generated; absent: the images are real
     synthetic: Synthetic | None = None
     #: at most so many images of each class, whole lesions drawn at random; absent: all
@@ -60,7 +70,7 @@ class Split(_Section):
 
     validation: Fraction
     test: Fraction
-    seed: int
+    seed: Seed
 
     @model_validator(mode="after")
     def _leaves_training_lesions(self):
@@ -146,8 +156,8 @@ class Heatmaps(_Section):
     """Where the gradient is read."""
 
     #: convolution of the baseline CNN; the fifth still has a 16 x 16 map
-    baseline_layer: str
-    vgg16_layer: str
+    baseline_layer: Literal[tuple(f"conv{i}" for i in range(1, 9))]
+    vgg16_layer: Literal[VGG16_LAYERS]
     examples_per_class: Annotated[int, Field(ge=1, le=6)]
 
 
@@ -158,7 +168,7 @@ class Config(_Section):
     name: str
     title: Annotated[str, Field(min_length=1)]
     classes: Annotated[list[str], Field(min_length=2)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     data: Data
     split: Split
     preprocessing: Preprocessing

@@ -24,6 +24,7 @@ from lib.config import CLASS_NAMES, Config, Split, Synthetic
 
 METADATA = "HAM10000_metadata.csv"
 MASK_SUFFIX = "_segmentation"
+SYNTHETIC_NOTE = "synthetic.json"
 SPLITS = ("train", "validation", "test")
 
 #: One row an image of HAM10000; `dx_type` (how the diagnosis was made) is never a feature.
@@ -33,7 +34,7 @@ METADATA_SCHEMA = pa.DataFrameSchema(
         "image_id": pa.Column(str, unique=True),
         "dx": pa.Column(str, pa.Check.isin(CLASS_NAMES)),
         "dx_type": pa.Column(str, nullable=True),
-        "age": pa.Column(float, pa.Check.in_range(0, 120), nullable=True),  # years
+        "age": pa.Column(float, pa.Check.in_range(0, 120), nullable=True, coerce=True),  # years
         "sex": pa.Column(str, nullable=True),
         "localization": pa.Column(str, nullable=True),
     }
@@ -63,7 +64,7 @@ def open_folder(config: Config) -> Path:
     FileNotFoundError
         Real images that are not there; the message says how to bring them.
     ValueError
-        Synthetic images that were drawn with other settings.
+        Synthetic images that were drawn with other settings, or would be taken for real ones.
     """
     folder = paths.resolve(config.data.folder)
     if config.data.synthetic is not None:
@@ -72,6 +73,11 @@ def open_folder(config: Config) -> Path:
         raise FileNotFoundError(
             f"{config.data.folder}: no {METADATA} there; bring a local copy of HAM10000 with "
             "`make data FROM=<folder>` (data/README.md says where to get it)"
+        )
+    if config.data.synthetic is None and (folder / SYNTHETIC_NOTE).is_file():
+        raise ValueError(
+            f"{config.data.folder}: synthetic images ({SYNTHETIC_NOTE} is there); expected the key "
+            "data.synthetic, or a folder of real images"
         )
     return folder
 
@@ -91,8 +97,7 @@ def read_metadata(folder: Path) -> pd.DataFrame:
         two diagnoses; the message names the file and the first rows at fault.
     """
     file = folder / METADATA
-    text = {name: str for name, column in METADATA_SCHEMA.columns.items() if name != "age"}
-    metadata = tables.read_table(file, METADATA_SCHEMA, dtype=text)
+    metadata = tables.read_table(file, METADATA_SCHEMA)
     labels = metadata.groupby("lesion_id")["dx"].nunique()
     if (labels > 1).any():
         raise ValueError(
@@ -171,9 +176,35 @@ def read_image(file: Path) -> np.ndarray:
     return _decode(file, cv2.IMREAD_COLOR_RGB)
 
 
-def read_mask(file: Path) -> np.ndarray:
-    """Decode a mask; ndarray of bool, shape (height, width), true inside."""
-    return _decode(file, cv2.IMREAD_GRAYSCALE) > 127
+def read_mask(file: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode a mask of 0 and 255.
+
+    Parameters
+    ----------
+    size : tuple of int, optional
+        Height and width that it must have.
+
+    Returns
+    -------
+    ndarray of bool, shape (height, width), true inside
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No such file, not an image, of another size, or stored as 0 and 1.
+    """
+    mask = _decode(file, cv2.IMREAD_GRAYSCALE)
+    if 0 < mask.max() <= 127:
+        raise ValueError(
+            f"{paths.relative(file)}: the largest value is {mask.max()}; expected 0 outside "
+            "and 255 inside"
+        )
+    if size is not None and mask.shape != size:
+        raise ValueError(
+            f"{paths.relative(file)}: {mask.shape[1]} x {mask.shape[0]} pixels; expected the "
+            f"image's {size[1]} x {size[0]}"
+        )
+    return mask > 127
 
 
 def map_files(function: Callable, files: Iterable) -> list:
@@ -273,17 +304,29 @@ def split_lesions(labels: pd.Series, settings: Split) -> pd.Series:
     return pd.concat([pd.Series(name, index=part.index) for name, part in parts.items()])
 
 
+def write_index(index: pd.DataFrame, config: Config) -> Path:
+    """Write the run's `index.csv`, and say in `index.json` what it was made from."""
+    note = paths.run_folder(config.name) / "index.json"
+    note.unlink(missing_ok=True)
+    file = tables.write_table(index, note.with_suffix(".csv"))
+    paths.write_text(note, json.dumps(_origin(config), indent=1) + "\n")
+    return file
+
+
 def read_index(config: Config) -> pd.DataFrame:
     """Read the run's `index.csv` and check what every notebook relies on.
 
     Raises
     ------
+    FileNotFoundError
+        Notebook 01 has not written it.
     ValueError
-        Not as `INDEX_SCHEMA` has it, a lesion on two sides of the split, or a class that is
-        missing from a split.
+        Made with other settings, not as `INDEX_SCHEMA` has it, a lesion on two sides of the
+        split, or a class that is missing from a split.
     """
     file = paths.run_folder(config.name) / "index.csv"
-    index = tables.read_table(file, INDEX_SCHEMA, dtype=str)
+    paths.check_note(file, _origin(config), "notebook 01")
+    index = tables.read_table(file, INDEX_SCHEMA)
     sides = index.groupby("lesion_id")["split"].nunique()
     if (sides > 1).any():
         raise ValueError(
@@ -309,7 +352,8 @@ def split_digest(index: pd.DataFrame) -> str:
 def link(source: Path, target: Path) -> pd.DataFrame:
     """Check a local copy of HAM10000 and link it as `target`.
 
-    Every image that the metadata lists is decoded once; nothing is linked unless all is well.
+    Every image that the metadata lists is decoded once, and its mask if it has one; nothing is
+    linked unless all is well.
 
     Returns
     -------
@@ -319,14 +363,22 @@ def link(source: Path, target: Path) -> pd.DataFrame:
     source = source.expanduser().resolve()
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; expected one with {METADATA}")
+    if (source / SYNTHETIC_NOTE).is_file():
+        raise ValueError(f"{source}: synthetic images ({SYNTHETIC_NOTE} is there), not HAM10000")
     if target.exists() and not target.is_symlink():
         raise FileExistsError(
             f"{paths.relative(target)} is a folder of its own, not a link; move it away"
         )
     metadata = read_metadata(source)
     files = find_images(source, metadata["image_id"])
-    map_files(read_image, [source / path for path in files])
     masks = find_masks(source, metadata["image_id"])
+
+    def check(image_id: str) -> None:  # decoded and let go
+        size = read_image(source / files[image_id]).shape[:2]
+        if image_id in masks.index:
+            read_mask(source / masks[image_id], size)
+
+    map_files(check, metadata["image_id"])
     partial = paths.temporary(target)
     partial.unlink(missing_ok=True)
     partial.symlink_to(source, target_is_directory=True)
@@ -367,15 +419,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _draw_if_missing(folder: Path, settings: Synthetic) -> None:
-    note, expected = folder / "synthetic.json", settings.model_dump()
+    note, expected = folder / SYNTHETIC_NOTE, settings.model_dump() | {"version": synthetic.VERSION}
     if not folder.exists():
-        synthetic.generate(folder, **expected)
-    found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else "no synthetic.json"
+        synthetic.generate(folder, **settings.model_dump())
+    found = (
+        json.loads(note.read_text(encoding="utf-8")) if note.is_file() else f"no {SYNTHETIC_NOTE}"
+    )
     if found != expected:
         raise ValueError(
             f"{paths.relative(folder)} was drawn with other settings: found {found}, expected "
             f"{expected}; delete the folder or name another one under data.folder"
         )
+
+
+def _origin(config: Config) -> dict:
+    return {
+        "classes": config.classes,
+        "data": config.data.model_dump(exclude={"attribution"}),
+        "split": config.split.model_dump(),
+        "seed": config.seed,
+    }
 
 
 def _walk(folder: Path) -> list[Path]:

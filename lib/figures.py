@@ -50,6 +50,7 @@ def show(
     caption: str,
     alt: str,
     table: pd.DataFrame | None = None,
+    credit: bool = False,
 ) -> None:
     """Save a figure (and the table behind it) under reports/<run>/figures and display it.
 
@@ -61,6 +62,8 @@ def show(
         Markdown, shown below the figure.
     alt : str
         What a reader who does not see the figure needs to know.
+    credit : bool
+        The figure shows images of the data set, so the caption says whose they are.
     """
     folder = paths.report_folder(config.name) / "figures"
     folder.mkdir(exist_ok=True)
@@ -72,7 +75,7 @@ def show(
         tables.write_table(table, folder / f"{number}_{name}.csv")
     picture = {"image/png": buffer.getvalue(), "text/plain": f"Figure {number}: {alt}"}
     display(picture, raw=True, metadata={"image/png": {"alt": alt}})
-    text = f"**Figure {number}.** {caption}"
+    text = f"**Figure {number}.** {caption}" + (f" {config.data.attribution}" if credit else "")
     display({"text/markdown": text, "text/plain": text}, raw=True)
 
 
@@ -255,14 +258,41 @@ def probability_heatmap(table: pd.DataFrame, classes: list[str]) -> Figure:
     middles = (edges[:-1] + edges[1:]) / 2
     axis.set_yticks(middles, [f"{c}\n({len(p)})" for c, p in zip(classes, parts, strict=True)])
     axis.tick_params(axis="y", rotation=0, length=0)
-    axis.set(xlabel="class", ylabel="actual class (number of test images)")
+    axis.set(xlabel="predicted class", ylabel="actual class (number of test images)")
     return figure
 
 
-def overlay(image: np.ndarray, heatmap: np.ndarray, strength: float = 0.5) -> np.ndarray:
-    """Lay a heatmap in [0, 1] over an image; ndarray of float in [0, 1], shape (h, w, 3), RGB."""
-    colors = plt.get_cmap("inferno")(heatmap)[..., :3]
-    return (1 - strength) * image / 255 + strength * colors
+def overlay(image: np.ndarray, heatmap: np.ndarray, strength: float = 0.75) -> np.ndarray:
+    """Lay a heatmap in [0, 1] over an image, the more opaque the higher it is.
+
+    Returns
+    -------
+    ndarray of float in [0, 1], shape (height, width, 3), RGB
+    """
+    opacity = strength * heatmap[..., None]
+    return (1 - opacity) * image / 255 + opacity * plt.get_cmap("inferno")(heatmap)[..., :3]
+
+
+def triples(groups: dict[str, list[tuple[str, np.ndarray]]], columns: int) -> Figure:
+    """Lay out titled images in threes, one row a class, up to `columns` threes, with a key."""
+    figure, axes = plt.subplots(
+        len(groups),
+        4 * columns,
+        figsize=(3.6 * columns, 1.45 * len(groups)),
+        gridspec_kw={"width_ratios": [1, 1, 1, 0.12] * columns},
+        squeeze=False,
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for row, pictures in zip(axes, groups.values(), strict=True):
+        places = [axis for i, axis in enumerate(row) if i % 4 < 3]
+        for axis, (title, image) in zip(places, pictures, strict=False):
+            axis.imshow(image)
+            axis.set_title(title, fontsize=8)
+    scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), "inferno")
+    label = "Grad-CAM, share of each map's maximum"
+    figure.colorbar(scale, ax=axes, location="bottom", shrink=0.4, aspect=40, label=label)
+    return figure
 
 
 def class_boxes(table: pd.DataFrame, axis_labels: dict[str, str]) -> Figure:
@@ -312,9 +342,10 @@ def predicted_grid(
     return figure
 
 
-def mass_boxes(inside: pd.DataFrame) -> Figure:
-    """Draw box plots of shares in [0, 1], one a column, whiskers at the 5th and 95th percentile."""
-    figure, axis = plt.subplots(figsize=(6, 2.6))
-    sns.boxplot(inside, orient="h", whis=(5, 95), showfliers=False, color="#88CCEE", ax=axis)
-    axis.set(xlim=(0, 1), xlabel="share of the heatmap's mass inside the lesion mask")
+def excess_boxes(excess: pd.DataFrame) -> Figure:
+    """Draw box plots of differences, one a column, with a line at zero."""
+    figure, axis = plt.subplots(figsize=(6.5, 2.4))
+    sns.boxplot(excess, orient="h", whis=(5, 95), showfliers=False, color="#88CCEE", ax=axis)
+    axis.axvline(0, color="black", lw=0.8, ls="--")
+    axis.set(xlabel="share of mass inside the lesion, less a uniform map's")
     return figure

@@ -8,7 +8,11 @@ from lib.backend import keras
 
 
 def grad_cam(
-    model: keras.Model, images: np.ndarray, layer: str, classes: np.ndarray | None = None
+    model: keras.Model,
+    images: np.ndarray,
+    layer: str,
+    classes: np.ndarray | None = None,
+    batch_size: int = 16,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute Grad-CAM heatmaps (Selvaraju et al., ICCV 2017).
 
@@ -19,7 +23,8 @@ def grad_cam(
     ----------
     images : ndarray of uint8, shape (n, height, width, 3)
     layer : str
-        A convolution of the model, which must be a plain chain of layers.
+        A convolution of the model, which must be a plain chain of layers that ends in a dense
+        softmax layer.
     classes : ndarray of int, shape (n,), optional
         The class to explain in each image; by default the most probable one.
 
@@ -35,21 +40,34 @@ def grad_cam(
     ValueError
         The model has no such layer, or it puts out no maps.
     """
-    import tensorflow as tf
-
     trunk, top = models.split_model(model, layer)
     if len(trunk.output_shape) != 4:
         raise ValueError(f"layer {layer!r} puts out shape {trunk.output_shape}; expected maps")
-    maps = tf.convert_to_tensor(trunk(images, training=False))
+    before_last, _ = models.split_model(top, top.operations[-2].name)
+    found, explained = [], []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        asked = None if classes is None else classes[start : start + batch_size]
+        maps, chosen = _weighted_maps(trunk(batch, training=False), before_last, top, asked)
+        found += [_scale(each, batch.shape[1:3]) for each in maps]
+        explained.append(chosen)
+    return np.array(found, np.float32), np.concatenate(explained)
+
+
+def _weighted_maps(maps, before_last, top, classes):
+    import tensorflow as tf
+
+    last = top.layers[-1]
     with tf.GradientTape() as tape:
         tape.watch(maps)
-        probabilities = top(maps, training=False)
-        classes = np.argmax(probabilities, axis=1) if classes is None else classes
-        of_class = tf.gather(probabilities, classes, axis=1, batch_dims=1)
-        score = tf.math.log(tf.maximum(of_class, 1e-12))
+        # from the logits in double precision: of a sure answer, a float32 softmax's own gradient
+        # is rounded to zero
+        logits = tf.matmul(before_last(maps, training=False), last.kernel) + last.bias
+        classes = np.argmax(logits, axis=1) if classes is None else classes
+        log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float64))
+        score = tf.gather(log_probabilities, classes, axis=1, batch_dims=1)
     weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
-    raw = tf.nn.relu(tf.reduce_sum(maps * weights, axis=-1)).numpy()
-    return np.stack([_scale(each, images.shape[1:3]) for each in raw]), classes
+    return tf.nn.relu(tf.reduce_sum(maps * weights, axis=-1)).numpy(), classes
 
 
 def mass_inside(heatmaps: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -57,7 +75,7 @@ def mass_inside(heatmaps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    heatmaps : ndarray of float, shape (n, height, width)
+    heatmaps : ndarray of float, shape (n, height, width), or (1, height, width) for all masks
     masks : ndarray of bool, shape (n, height, width)
 
     Returns
@@ -66,9 +84,9 @@ def mass_inside(heatmaps: np.ndarray, masks: np.ndarray) -> np.ndarray:
         NaN for a heatmap that is zero everywhere. A heatmap that ignores the image scores the
         mask's share of the area.
     """
-    total = heatmaps.sum(axis=(1, 2), dtype=np.float64)
     inside = (heatmaps * masks).sum(axis=(1, 2), dtype=np.float64)
-    return np.divide(inside, total, out=np.full(len(total), np.nan), where=total > 0)
+    total = np.broadcast_to(heatmaps.sum(axis=(1, 2), dtype=np.float64), inside.shape)
+    return np.divide(inside, total, out=np.full(len(inside), np.nan), where=total > 0)
 
 
 def _scale(heatmap: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

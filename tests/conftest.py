@@ -68,12 +68,18 @@ def ham10000():
     return folder
 
 
+def without_make():
+    """Return the environment without what a make that runs these tests hands down."""
+    handed_down = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "CONFIG", "TIMEOUT")
+    return {key: value for key, value in os.environ.items() if key not in handed_down}
+
+
 @pytest.fixture(scope="session")
 def make():
     """Run make in the repository with this Python; return the finished process."""
 
     def run_make(*arguments, output, **options):
-        environment = os.environ | {"SKIN_OUTPUT": str(output)}
+        environment = without_make() | {"SKIN_OUTPUT": str(output)}
         command = ["make", f"PYTHON={sys.executable}", *map(str, arguments)]
         return subprocess.run(
             command, cwd=paths.ROOT, env=environment, capture_output=True, text=True, **options

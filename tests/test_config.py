@@ -63,6 +63,8 @@ def test_a_misspelt_key_is_named_with_the_one_that_was_meant(load):
         ("title: Demo", "name: x\ntitle: Demo", r"unknown key 'name': the file's own name"),
         ("seed: 2023\n\ndata", "data", r"missing key 'seed'"),
         ("zoom: 0.1", "zoom: 0.1\n  zoom: 0.2", r"key given twice: zoom"),
+        ("baseline_layer: conv5", "baseline_layer: conv9", r"baseline_layer = 'conv9': .*'conv1'"),
+        ("seed: 2023}", "seed: -1}", r"split\.seed = -1: .*greater than or equal to 0"),
         ("zoom: 0.1", "zoom: [0.1", r"not a YAML file"),
     ],
 )

@@ -16,6 +16,7 @@ import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from conftest import without_make
 
 from lib import paths
 
@@ -217,9 +218,9 @@ def changed(tiny_config, tmp_path):
     return write
 
 
-def test_a_missing_data_folder_is_one_clear_error(make, changed, data_folder, tmp_path):
-    text = f'folder: "{data_folder.as_posix()}"\n  synthetic: {{lesions: 40, seed: 3}}'
-    config = changed(text, "folder: data/nowhere")
+def test_a_missing_data_folder_is_one_clear_error(make, changed, tiny_config, tmp_path):
+    old = re.search(r"  folder:.*?\n\n", tiny_config.read_text(encoding="utf-8"), flags=re.DOTALL)
+    config = changed(old[0], "  folder: data/nowhere\n  attribution: nobody\n\n")
     said = fails(make, config, tmp_path / "output", "01_data_survey")
     assert "data/nowhere: no HAM10000_metadata.csv there; bring a local copy" in said
     assert "Traceback" not in said
@@ -252,7 +253,7 @@ def test_a_run_killed_in_notebook_03_and_started_again_ends_well(make, tiny_conf
     process = subprocess.Popen(
         command,
         cwd=paths.ROOT,
-        env=os.environ | {"SKIN_OUTPUT": str(output)},
+        env=without_make() | {"SKIN_OUTPUT": str(output)},
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -36,11 +36,19 @@ def test_grad_cam_points_at_what_decides(bright_spot_model, spot):
 
 
 def test_the_predicted_class_is_explained_unless_another_is_asked_for(bright_spot_model, spot):
-    both = np.concatenate([spot, 255 - spot])
-    maps, classes = heatmaps.grad_cam(bright_spot_model, both, "spot")
-    assert classes.tolist() == [1, 1]
-    asked, _ = heatmaps.grad_cam(bright_spot_model, both, "spot", np.array([1, 1]))
+    three = np.concatenate([spot, 255 - spot, 0 * spot])  # no light at all: a tie, the first class
+    maps, classes = heatmaps.grad_cam(bright_spot_model, three, "spot", batch_size=2)
+    assert classes.tolist() == [1, 1, 0]
+    asked, _ = heatmaps.grad_cam(bright_spot_model, three, "spot", np.array([1, 1, 0]))
     np.testing.assert_array_equal(maps, asked)
+
+
+def test_a_very_sure_answer_is_still_explained(bright_spot_model, spot):
+    """With a probability of 1 - 1e-10, a float32 softmax has no gradient left."""
+    sure = keras.models.clone_model(bright_spot_model)
+    sure.set_weights([np.ones((1, 1, 3, 1)), np.array([[-70.0, 70.0]]), np.zeros(2)])
+    heatmap = heatmaps.grad_cam(sure, spot, "spot")[0][0]
+    assert heatmap[2:6, 9:13].min() > 0.9
 
 
 def test_grad_cam_is_zero_where_nothing_speaks_for_the_class(bright_spot_model, spot):
@@ -63,6 +71,12 @@ def test_mass_inside_is_the_share_worked_by_hand():
     inside = heatmaps.mass_inside(maps, masks)
     assert inside[0] == pytest.approx(3 / 4)
     assert np.isnan(inside[1])
+
+
+def test_one_map_may_stand_for_all_images():
+    masks = np.array([[[True, False]], [[False, True]], [[True, True]]])
+    inside = heatmaps.mass_inside(np.array([[[3.0, 1.0]]]), masks)
+    np.testing.assert_allclose(inside, [0.75, 0.25, 1.0])
 
 
 def test_a_uniform_map_scores_the_lesion_s_share_of_the_area():

@@ -179,6 +179,36 @@ def test_predictions_from_another_split_are_refused(run, written):
         metrics.read_predictions(run, moved)
 
 
+@pytest.mark.parametrize("change", ["a missing row", "another label", "a missing model"])
+def test_predictions_that_do_not_match_the_index_are_refused(run, written, change):
+    file = paths.run_folder(run.name) / "vgg16_transfer" / "predictions.csv"
+    table = pd.read_csv(file)
+    if change == "a missing row":
+        table = table.drop(index=3)
+    elif change == "another label":
+        table.loc[3, "label"] = "nv" if table.loc[3, "label"] != "nv" else "mel"
+    else:
+        table = table[table["model"] == "vgg16_frozen"]
+    tables.write_table(table, file)
+    with pytest.raises(ValueError, match=r"predictions\.csv was made from another split: \d+ rows"):
+        metrics.read_predictions(run, written)
+
+
+def test_differences_between_models_are_paired(run, written):
+    """The three learnt models of this index are the same: no difference, and no doubt about it."""
+    table = metrics.read_predictions(run, written)
+    differences = metrics.paired_differences(table[table["split"] == "test"], run)
+    assert list(differences.columns) == list(metrics.SCORES.values())
+    assert differences.iloc[1:].to_numpy().tolist() == [["0.000 (0.000 to 0.000)"] * 3] * 2
+
+
+def test_the_class_table_has_a_dash_where_a_score_is_not_defined(run, written):
+    table = metrics.read_predictions(run, written)
+    shown = metrics.class_table(metrics.build_metrics(table, written, run))
+    assert shown.loc[("Always the most frequent class", "bcc"), "precision"] == "–"
+    assert shown.loc[("VGG16, frozen", "bcc"), "sensitivity"].count("to") == 1
+
+
 def test_probabilities_that_do_not_add_up_are_refused(run, written):
     file = paths.run_folder(run.name) / "baseline_cnn" / "predictions.csv"
     table = pd.read_csv(file)

@@ -78,7 +78,7 @@ def test_layout_is_that_of_ham10000(folder, metadata):
     names |= {f"masks/{name}_segmentation.png" for name in metadata["image_id"]}
     for suffix in ("hair.png", "bubbles.png", "clean.jpg"):
         names |= {f"truth/{name}_{suffix}" for name in metadata["image_id"]}
-    names |= {"HAM10000_metadata.csv", "README.md", "truth/truth.csv"}
+    names |= {"HAM10000_metadata.csv", "README.md", "synthetic.json", "truth/truth.csv"}
     assert set(contents(folder)) == names
     assert metadata["image_id"].str.fullmatch(r"SYN_\d{7}").all()
     assert metadata["lesion_id"].str.fullmatch(r"SYN_L\d{6}").all()
@@ -183,7 +183,7 @@ def test_light_and_skin_do_not_depend_on_the_class(large_plan):
 
 
 def test_readme_says_that_it_is_synthetic(folder):
-    text = (folder / "README.md").read_text(encoding="utf-8")
+    text = (folder / "README.md", "synthetic.json").read_text(encoding="utf-8")
     assert "Synthetic" in text and "no result" in text
     assert f"--lesions {LESIONS} --seed {SEED}" in text
 
