@@ -16,8 +16,8 @@ def grad_cam(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute Grad-CAM heatmaps (Selvaraju et al., ICCV 2017).
 
-    The maps of a convolution are weighted by the mean gradient of the logarithm of the class's
-    probability and added up; negative sums are cut off.
+    The maps of a convolution are weighted by the mean gradient of the class's score before the
+    softmax and added up; negative sums are cut off.
 
     Parameters
     ----------
@@ -60,12 +60,10 @@ def _weighted_maps(maps, before_last, top, classes):
     last = top.layers[-1]
     with tf.GradientTape() as tape:
         tape.watch(maps)
-        # from the logits in double precision: of a sure answer, a float32 softmax's own gradient
-        # is rounded to zero
+        # before the softmax, whose gradient is rounded to zero where an answer is sure
         logits = tf.matmul(before_last(maps, training=False), last.kernel) + last.bias
         classes = np.argmax(logits, axis=1) if classes is None else classes
-        log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float64))
-        score = tf.gather(log_probabilities, classes, axis=1, batch_dims=1)
+        score = tf.gather(logits, classes, axis=1, batch_dims=1)
     weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
     return tf.nn.relu(tf.reduce_sum(maps * weights, axis=-1)).numpy(), classes
 

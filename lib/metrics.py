@@ -107,7 +107,7 @@ def read_predictions(config: Config, index: pd.DataFrame) -> pd.DataFrame:
         if len(wrong):
             raise ValueError(
                 f"{paths.relative(file)} was made from another split: {len(wrong)} rows are "
-                f"missing or not of it, the first: {wrong.iloc[0][key].to_dict()}; run its notebook again"
+                f"missing or not of it, the first: {wrong.iloc[0][key].to_dict()}; run it again"
             )
         parts.append(table)
     return pd.concat(parts, ignore_index=True)

@@ -89,6 +89,7 @@ def execute(source: Path, config: str, output: Path, timeout: float | None = Non
     output.unlink(missing_ok=True)
     _require_parameter(source)
     partial, failed = paths.temporary(output), output.with_name(f"{output.stem}.failed.ipynb")
+    started = time.time()
     _write_notebook(notebook, partial)
     try:
         with _stoppable(timeout):
@@ -112,6 +113,9 @@ def execute(source: Path, config: str, output: Path, timeout: float | None = Non
         ) from error
     os.replace(partial, output)
     failed.unlink(missing_ok=True)
+    inputs = [source, paths.resolve(config), *Path(__file__).parent.glob("*.py")]
+    if any(file.is_file() and file.stat().st_mtime > started for file in inputs):
+        os.utime(output, (started, started))  # edited meanwhile, so make must run it again
 
 
 def render(executed: Path, config: str, output: Path) -> None:

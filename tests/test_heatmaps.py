@@ -44,7 +44,7 @@ def test_the_predicted_class_is_explained_unless_another_is_asked_for(bright_spo
 
 
 def test_a_very_sure_answer_is_still_explained(bright_spot_model, spot):
-    """With a probability of 1 - 1e-10, a float32 softmax has no gradient left."""
+    """Where the probability is 1 in float32, the softmax has no gradient left."""
     sure = keras.models.clone_model(bright_spot_model)
     sure.set_weights([np.ones((1, 1, 3, 1)), np.array([[-70.0, 70.0]]), np.zeros(2)])
     heatmap = heatmaps.grad_cam(sure, spot, "spot")[0][0]

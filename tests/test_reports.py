@@ -111,6 +111,13 @@ def test_success_leaves_the_output_and_nothing_else(tmp_path, output, run):
     assert notebook.metadata.papermill.output_path == "runs/03_cnn.ipynb"
 
 
+def test_an_edit_during_the_execution_makes_its_output_old(tmp_path, output, run):
+    source = tmp_path / "notebooks" / "03_cnn.ipynb"
+    write_notebook(source, parameters(), f"import pathlib\npathlib.Path({str(source)!r}).touch()")
+    assert execute(source, output) == 0
+    assert output.stat().st_mtime < source.stat().st_mtime
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [

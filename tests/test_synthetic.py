@@ -183,7 +183,7 @@ def test_light_and_skin_do_not_depend_on_the_class(large_plan):
 
 
 def test_readme_says_that_it_is_synthetic(folder):
-    text = (folder / "README.md", "synthetic.json").read_text(encoding="utf-8")
+    text = (folder / "README.md").read_text(encoding="utf-8")
     assert "Synthetic" in text and "no result" in text
     assert f"--lesions {LESIONS} --seed {SEED}" in text
 
