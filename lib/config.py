@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from annotated_types import Len
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -107,8 +106,8 @@ class Augmentation(_Section):
 class BaselineCNN(_Section):
     """The paper's network: 8 convolutions, 8 poolings, 2 dense layers."""
 
-    filters: Annotated[list[Positive], Len(8, 8)]
-    dense_units: Annotated[list[Positive], Len(2, 2)]
+    filters: Annotated[list[Positive], Field(min_length=8, max_length=8)]
+    dense_units: Annotated[list[Positive], Field(min_length=2, max_length=2)]
     batch_size: Positive
     epochs: Positive
     learning_rate: Rate

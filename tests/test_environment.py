@@ -1,8 +1,12 @@
 """The environment: pyproject.toml, requirements.lock and environment.yml say the same."""
 
+import ast
+import importlib.metadata
 import re
+import sys
 import tomllib
 
+import nbformat
 import pytest
 import yaml
 from packaging.markers import Marker
@@ -58,6 +62,32 @@ def test_the_lock_has_every_direct_dependency_in_a_version_that_is_asked_for(pla
         name = canonicalize_name(requirement.name)
         assert name in versions, f"{name} is not in requirements.lock: make lock"
         assert versions[name] in requirement.specifier, f"{name} {versions[name]}: make lock"
+
+
+def imported():
+    """Return the top-level modules that lib, the tests and the notebooks import."""
+    sources = [
+        f.read_text(encoding="utf-8")
+        for part in ("lib", "tests")
+        for f in (paths.ROOT / part).glob("*.py")
+    ]
+    for file in (paths.ROOT / "notebooks").glob("*.ipynb"):
+        cells = nbformat.read(file, as_version=4).cells
+        sources += [cell.source for cell in cells if cell.cell_type == "code"]
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+
+
+def test_what_is_imported_is_a_direct_dependency():
+    ours = {"lib", "conftest", *sys.stdlib_module_names}
+    known = {canonicalize_name(r.name) for r in direct(PLATFORMS["linux-x86_64-3.11"])}
+    distributions = importlib.metadata.packages_distributions()
+    for module in sorted(set(imported()) - ours):
+        names = {canonicalize_name(name) for name in distributions[module]}
+        assert names & known, f"{module} is imported, but {names} is not in pyproject.toml"
 
 
 def test_every_line_of_the_lock_has_hashes():
