@@ -29,5 +29,5 @@ else
   "$target/bin/python" -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements.lock
 fi
 # lib itself, so that notebooks opened anywhere can import it; setuptools comes from the lock
-"$target/bin/python" -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+"$target/bin/python" -m pip --disable-pip-version-check install --quiet --quiet --no-deps --no-build-isolation --editable .
 touch "$target/.ready"
