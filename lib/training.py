@@ -222,8 +222,7 @@ def cache_features(
         for start in range(0, len(rows), batch_size):
             batch = images[rows[start : start + batch_size]]
             first = view * len(rows) + start
-            values = keras.ops.convert_to_numpy(trunk(batch, training=view > 0))
-            features[first : first + len(batch)] = values
+            features[first : first + len(batch)] = _call(trunk, batch, training=view > 0)
     features.flush()
     os.replace(partial, target)
     return np.load(target, mmap_mode="r")
@@ -241,7 +240,7 @@ def forward(
     """
     rows = np.arange(len(inputs)) if rows is None else np.asarray(rows)
     batches = (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
-    return np.concatenate([model.predict_on_batch(_as_input(inputs[batch])) for batch in batches])
+    return np.concatenate([_call(model, _as_input(inputs[batch])) for batch in batches])
 
 
 def predict(
@@ -299,6 +298,11 @@ def read_model(config: Config, model: str) -> keras.Model:
             f"{paths.relative(file)}: no such file; run the notebook that trains it"
         )
     return keras.saving.load_model(file, compile=False)
+
+
+def _call(model: keras.Model, batch: np.ndarray, training: bool = False) -> np.ndarray:
+    # called directly: `predict` would trace a function for every model and size of batch
+    return keras.ops.convert_to_numpy(model(batch, training=training))
 
 
 def _as_input(batch: np.ndarray) -> np.ndarray:

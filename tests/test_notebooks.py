@@ -69,6 +69,7 @@ def test_its_outputs_hold_no_error_no_warning_and_no_path_of_a_machine(notebook)
             assert output.get("name") != "stderr", output.get("text")
             text = str({k: v for k, v in output.get("data", {}).items() if k != "image/png"})
             text += output.get("text", "")
+            assert "WARNING" not in text
             assert not re.search(r"/(home|root|Users|tmp)/|C:\\", text), text
 
 
