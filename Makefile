@@ -118,13 +118,13 @@ publish: | $(ENV) ## Put a finished run's numbers into the README: make publish 
 	  { echo "error: run $(RUN) is not up to date; make reproduce CONFIG=$(CONFIG) first" >&2; exit 1; }
 	@$(PY) -m lib.readme $(OUTPUT)/runs/$(RUN)/metrics.json
 
-test: lint test-unit test-notebooks ## Everything CI checks (20 minutes on two cores)
+test: lint test-unit test-notebooks ## Everything CI checks (8 minutes on two cores)
 
-test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (8 minutes)
+test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (4 minutes)
 	$(PY) -m pytest tests
 
 # the readers' own runs are left alone: what the notebooks write goes to a folder of its own
-test-notebooks: $(ENV) ## Re-execute the committed notebooks and compare their outputs (6 minutes)
+test-notebooks: $(ENV) ## Re-execute the committed notebooks and compare their outputs (4 minutes)
 	rm -rf runs/.nbval
 	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest --nbval --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200 notebooks
