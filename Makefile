@@ -1,7 +1,8 @@
 # Skin lesions from dermoscopic images: notebooks in, reports out.
 #
 #   make reproduce                         the demonstration on synthetic images
-#   make data FROM=<folder>                bring a local copy of HAM10000 (data/README.md)
+#   make data                              download HAM10000 (data/README.md), or bring a copy:
+#   make data FROM=<folder or zip>
 #   make reproduce CONFIG=ham10000_lite    the same on real images
 #
 # CONFIG    a name in configs/, or the path of a YAML file of your own   (default: demo)
@@ -15,7 +16,7 @@ TIMEOUT ?= 21600
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: check-python help env reproduce test test-unit test-notebooks data notebooks publish lab lint format lock clean
+.PHONY: check-python help env reproduce test test-unit test-notebooks data leakage notebooks publish lab lint format lock clean
 
 # ------------------------------------------------------------------------------------ environment
 # PYTHON counts on the command line only: a variable of that name in the shell may mean anything.
@@ -54,8 +55,8 @@ NAMES       := $(basename $(notdir $(sort $(wildcard notebooks/[0-9]*.ipynb))))
 EXECUTED    := $(NAMES:%=$(RUNS)/%.ipynb)
 HTML        := $(NAMES:%=$(REPORTS)/%.html)
 
-# what a notebook may import; reports.py renders notebooks and readme.py writes the README's table
-LIB         := $(filter-out lib/reports.py lib/readme.py,$(wildcard lib/*.py))
+# what a notebook may import; the others render notebooks, write the README's table, bring images
+LIB         := $(filter-out $(addprefix lib/,reports.py readme.py acquisition.py download.py),$(wildcard lib/*.py))
 TEMPLATES   := lib/reports.py $(wildcard lib/templates/*.j2 lib/templates/report/* lib/templates/report/static/*)
 
 # ---------------------------------------------------------------------------------------- targets
@@ -99,9 +100,12 @@ $(REPORTS)/index.html: $(HTML) $(TEMPLATES)
 $(CONFIG_FILE):
 	@echo "error: $@: no such configuration; there are: $(wildcard configs/*.yaml)" >&2; exit 1
 
-data: $(ENV) ## Check a local copy of HAM10000 and link it: make data FROM=<folder> (1 minute)
-	@$(PY) -m lib.datasets $(if $(FROM),"$(FROM)")
-	@touch data/.linked
+data: $(ENV) ## Download HAM10000 (3 GB), SAMPLE=500 of it, or bring a copy FROM=<folder or zip>
+	@$(PY) -m lib.acquisition $(if $(FROM),--from "$(FROM)") $(if $(SAMPLE),--sample $(SAMPLE)) \
+	  $(if $(DATASET),--dataset $(DATASET))
+
+leakage: $(ENV) ## Measure what a split by image flatters, on data/ham10000 or FROM=<folder> (15 minutes)
+	@$(PY) -m lib.leakage "$(or $(FROM),data/ham10000)"
 
 notebooks: ## Refresh the committed notebooks with the outputs of the demo (5 minutes)
 	@$(MAKE) --no-print-directory reproduce CONFIG=demo

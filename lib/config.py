@@ -10,7 +10,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -39,6 +38,7 @@ Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32 - 3)]  # seed + 2 is used as well
 Rate = Annotated[float, Field(gt=0, le=1)]
 ClassWeights = Literal["balanced", "none"]
+ClassName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]  # names files and columns
 
 
 class _Section(BaseModel):
@@ -62,6 +62,8 @@ class Data(_Section):
     synthetic: Synthetic | None = None
     #: at most so many images of each class, whole lesions drawn at random; absent: all
     images_per_class: Annotated[int, Field(ge=10)] | None = None
+    #: the largest share of images that may be lost because they cannot be used
+    max_dropped: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
 class Split(_Section):
@@ -69,6 +71,8 @@ class Split(_Section):
 
     validation: Fraction
     test: Fraction
+    #: for cross-validation, beside the single split
+    folds: Annotated[int, Field(ge=2)]
     seed: Seed
 
     @model_validator(mode="after")
@@ -167,6 +171,8 @@ class Config(_Section):
     name: str
     title: Annotated[str, Field(min_length=1)]
     classes: Annotated[list[str], Field(min_length=2)]
+    #: the full names of diagnoses that HAM10000 does not have
+    class_names: dict[ClassName, Annotated[str, Field(min_length=1)]] = {}
     seed: Seed
     data: Data
     split: Split
@@ -177,13 +183,20 @@ class Config(_Section):
     evaluation: Evaluation
     heatmaps: Heatmaps
 
-    @field_validator("classes")
-    @classmethod
-    def _are_known(cls, classes):
-        unknown = [name for name in classes if name not in CLASS_NAMES]
-        if unknown or len(set(classes)) < len(classes):
-            raise ValueError(f"must be different names out of {', '.join(CLASS_NAMES)}")
-        return classes
+    @property
+    def names(self) -> dict[str, str]:
+        """The full name of every diagnosis that the metadata may have."""
+        return CLASS_NAMES | self.class_names
+
+    @model_validator(mode="after")
+    def _has_known_classes(self):
+        unknown = [name for name in self.classes if name not in self.names]
+        if unknown or len(set(self.classes)) < len(self.classes):
+            raise ValueError(
+                f"classes = {self.classes}: must be different names out of "
+                f"{', '.join(self.names)}; class_names may add others"
+            )
+        return self
 
 
 def load_config(path: str | Path) -> Config:
@@ -244,6 +257,8 @@ def _describe(fault: dict) -> str:
     if fault["type"] == "missing":
         return f"missing key {key!r}"
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not key:  # about several keys, which it names itself
+        return message
     return f"{key} = {fault['input']!r}: {message}"
 
 

@@ -4,12 +4,10 @@ The layout (Tschandl et al., Sci. Data 5:180161, 2018): `HAM10000_metadata.csv`,
 by `image_id` anywhere below it, and optionally lesion masks `<image_id>_segmentation.png`.
 """
 
-import argparse
-import hashlib
+import filecmp
 import json
 import os
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,40 +15,57 @@ import cv2
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
-from sklearn.model_selection import train_test_split
 
-from lib import paths, synthetic, tables
-from lib.config import CLASS_NAMES, Config, Split, Synthetic
+from lib import paths, splits, synthetic, tables
+from lib.config import CLASS_NAMES, Config, Synthetic
 
 METADATA = "HAM10000_metadata.csv"
 MASK_SUFFIX = "_segmentation"
 SYNTHETIC_NOTE = "synthetic.json"
-SPLITS = ("train", "validation", "test")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+#: of the synthetic images: what a test of the preprocessing needs, no images of the data set
+TRUTH = "truth"
 
-#: One row an image of HAM10000; `dx_type` (how the diagnosis was made) is never a feature.
-METADATA_SCHEMA = pa.DataFrameSchema(
-    {
-        "lesion_id": pa.Column(str),
-        "image_id": pa.Column(str, unique=True),
-        "dx": pa.Column(str, pa.Check.isin(CLASS_NAMES)),
-        "dx_type": pa.Column(str, nullable=True),
-        "age": pa.Column(float, pa.Check.in_range(0, 120), nullable=True, coerce=True),  # years
-        "sex": pa.Column(str, nullable=True),
-        "localization": pa.Column(str, nullable=True),
-    }
-)
+#: What may be left out of the metadata; it is empty then. `dataset` is a column of later editions.
+OPTIONAL = ("dx_type", "age", "sex", "localization", "dataset")
 
-#: `index.csv`: one row an image of the run; row i is row i of `images.npy`.
-INDEX_SCHEMA = pa.DataFrameSchema(
-    {
-        "image_id": pa.Column(str, unique=True),
-        "lesion_id": pa.Column(str),
-        "label": pa.Column(str, pa.Check.isin(CLASS_NAMES)),
-        "split": pa.Column(str, pa.Check.isin(SPLITS)),
-        "path": pa.Column(str, unique=True),  # relative to the data folder
-    },
-    strict=True,
-)
+
+def metadata_schema(names: Iterable[str] = CLASS_NAMES) -> pa.DataFrameSchema:
+    """Return the schema of the metadata, one row an image; `names` are the diagnoses it may have.
+
+    `dx_type` (how the diagnosis was made) is never a feature.
+    """
+    return pa.DataFrameSchema(
+        {
+            "lesion_id": pa.Column(str),
+            "image_id": pa.Column(str, unique=True),
+            "dx": pa.Column(str, pa.Check.isin(list(names))),
+            "dx_type": pa.Column(str, nullable=True, required=False),
+            "age": pa.Column(  # years
+                float, pa.Check.in_range(0, 120), nullable=True, coerce=True, required=False
+            ),
+            "sex": pa.Column(str, nullable=True, required=False),
+            "localization": pa.Column(str, nullable=True, required=False),
+            "dataset": pa.Column(str, nullable=True, required=False),
+        },
+        strict=True,
+    )
+
+
+def index_schema(config: Config) -> pa.DataFrameSchema:
+    """Return the schema of `index.csv`: one row an image; row i is row i of `images.npy`."""
+    return pa.DataFrameSchema(
+        {
+            "image_id": pa.Column(str, unique=True),
+            "lesion_id": pa.Column(str),
+            "group_id": pa.Column(str),  # images that must not be torn apart
+            "label": pa.Column(str, pa.Check.isin(config.classes)),
+            "split": pa.Column(str, pa.Check.isin(splits.SPLITS)),
+            "fold": pa.Column(int, pa.Check.in_range(0, config.split.folds - 1)),
+            "path": pa.Column(str, unique=True),  # relative to the data folder
+        },
+        strict=True,
+    )
 
 
 # ------------------------------------------------------------------------------------ reading
@@ -71,8 +86,8 @@ def open_folder(config: Config) -> Path:
         _draw_if_missing(folder, config.data.synthetic)
     if not (folder / METADATA).is_file():
         raise FileNotFoundError(
-            f"{config.data.folder}: no {METADATA} there; bring a local copy of HAM10000 with "
-            "`make data FROM=<folder>` (data/README.md says where to get it)"
+            f"{config.data.folder}: no {METADATA} there; bring HAM10000 with "
+            "`make data`, or a copy you have with `make data FROM=<folder>` (data/README.md)"
         )
     if config.data.synthetic is None and (folder / SYNTHETIC_NOTE).is_file():
         raise ValueError(
@@ -82,33 +97,38 @@ def open_folder(config: Config) -> Path:
     return folder
 
 
-def read_metadata(folder: Path) -> pd.DataFrame:
+def read_metadata(folder: Path, names: Iterable[str] = CLASS_NAMES) -> pd.DataFrame:
     """Read and check `HAM10000_metadata.csv`.
+
+    Parameters
+    ----------
+    names : iterable of str
+        The diagnoses that it may have; by default HAM10000's seven.
 
     Returns
     -------
     DataFrame
-        `METADATA_SCHEMA`, in the file's order.
+        `metadata_schema`, in the file's order, the columns of `OPTIONAL` empty where it has none.
 
     Raises
     ------
     ValueError
-        A column that is missing, a class that is unknown, an image listed twice, or a lesion with
-        two diagnoses; the message names the file and the first rows at fault.
+        A column that is missing or unknown, a class that is unknown, an image listed twice, or a
+        lesion with two diagnoses; the message names the file and the rows at fault.
     """
     file = folder / METADATA
-    metadata = tables.read_table(file, METADATA_SCHEMA)
+    metadata = tables.read_table(file, metadata_schema(names))
     labels = metadata.groupby("lesion_id")["dx"].nunique()
     if (labels > 1).any():
         raise ValueError(
             f"{paths.relative(file)}: lesion {labels.idxmax()} has {labels.max()} diagnoses; "
             "expected one a lesion"
         )
-    return metadata
+    return metadata.reindex(columns=["lesion_id", "image_id", "dx", *OPTIONAL])
 
 
 def find_images(folder: Path, image_ids: Iterable[str]) -> pd.Series:
-    """Find the JPEG file of each image anywhere below `folder`.
+    """Find the JPEG or PNG file of each image anywhere below `folder`; some may have none.
 
     Returns
     -------
@@ -117,29 +137,29 @@ def find_images(folder: Path, image_ids: Iterable[str]) -> pd.Series:
 
     Raises
     ------
-    FileNotFoundError
-        Images without a file; the message counts them and names the first.
     ValueError
-        An image with two files.
+        An image with two files that differ.
     """
-    wanted = list(image_ids)
     found: dict[str, str] = {}
-    for file in sorted(_walk(folder)):
-        if file.suffix.lower() not in (".jpg", ".jpeg"):
-            continue
-        path = file.relative_to(folder).as_posix()
-        if file.stem in found:
+    for path in _image_paths(folder):
+        name = Path(path).stem
+        if name in found and not filecmp.cmp(folder / found[name], folder / path, shallow=False):
             raise ValueError(
-                f"{folder.name}: image {file.stem} is there twice: {found[file.stem]}, {path}"
+                f"{folder.name}: image {name} is there twice, and differs: {found[name]}, {path}"
             )
-        found[file.stem] = path
-    missing = [image_id for image_id in wanted if image_id not in found]
-    if missing:
-        raise FileNotFoundError(
-            f"{folder.name}: {len(missing)} of {len(wanted)} images of {METADATA} have no JPEG "
-            f"file, the first: {missing[0]}.jpg"
-        )
-    return pd.Series({image_id: found[image_id] for image_id in wanted}, name="path", dtype=str)
+        found.setdefault(name, path)
+    there = {each: found[each] for each in image_ids if each in found}
+    return pd.Series(there, name="path", dtype=str)
+
+
+def unlisted_files(folder: Path, image_ids: Iterable[str]) -> list[str]:
+    """Return image files and masks, relative to `folder`, that belong to no row of the metadata."""
+    listed = set(image_ids)
+    return [
+        path
+        for path in [*_image_paths(folder), *_mask_paths(folder)]
+        if Path(path).stem.removesuffix(MASK_SUFFIX) not in listed
+    ]
 
 
 def find_masks(folder: Path, image_ids: Iterable[str]) -> pd.Series:
@@ -150,11 +170,7 @@ def find_masks(folder: Path, image_ids: Iterable[str]) -> pd.Series:
     Series of str
         Paths relative to `folder`, indexed by image_id.
     """
-    found = {
-        file.stem.removesuffix(MASK_SUFFIX): file.relative_to(folder).as_posix()
-        for file in _walk(folder)
-        if file.suffix == ".png" and file.stem.endswith(MASK_SUFFIX)
-    }
+    found = {Path(path).stem.removesuffix(MASK_SUFFIX): path for path in _mask_paths(folder)}
     there = {each: found[each] for each in image_ids if each in found}
     return pd.Series(there, name="mask", dtype=str)
 
@@ -216,92 +232,46 @@ def map_files(function: Callable, files: Iterable) -> list:
 # ---------------------------------------------------------------------------------- the index
 
 
-def build_index(metadata: pd.DataFrame, files: pd.Series, config: Config) -> pd.DataFrame:
-    """Choose the run's images and split them by lesion.
+def build_index(
+    metadata: pd.DataFrame, files: pd.Series, groups: pd.Series, config: Config
+) -> pd.DataFrame:
+    """Choose the run's images, split their groups and deal them to folds.
 
     Parameters
     ----------
     metadata : DataFrame
-        From `read_metadata`.
-    files : Series
+        From `read_metadata`, the images that can be used.
+    files : Series of str
         From `find_images`.
+    groups : Series of str
+        The group of each image, from `duplicates.join`, indexed by image_id.
 
     Returns
     -------
     DataFrame
-        `INDEX_SCHEMA`, ordered by image_id.
+        `index_schema`, ordered by image_id.
     """
-    chosen = metadata[metadata["dx"].isin(config.classes)]
-    empty = set(config.classes) - set(chosen["dx"])
+    chosen = metadata.loc[metadata["dx"].isin(config.classes), ["image_id", "lesion_id", "dx"]]
+    chosen = chosen.rename(columns={"dx": "label"})
+    empty = set(config.classes) - set(chosen["label"])
     if empty:
         raise ValueError(
             f"{METADATA} has no image of class {', '.join(sorted(empty))}; "
             f"it has: {', '.join(sorted(metadata['dx'].unique()))}"
         )
+    chosen = chosen.assign(group_id=chosen["image_id"].map(groups))
     if config.data.images_per_class:
-        chosen = sample_lesions(chosen, config.data.images_per_class, config.seed)
-    split = split_lesions(
-        chosen.drop_duplicates("lesion_id").set_index("lesion_id")["dx"], config.split
+        chosen = splits.sample_groups(chosen, config.data.images_per_class, config.seed)
+    labels = splits.group_labels(chosen)
+    index = chosen.assign(
+        split=chosen["group_id"].map(splits.split_groups(labels, config.split)),
+        fold=chosen["group_id"].map(splits.fold_groups(labels, config.split)),
+        path=chosen["image_id"].map(files),
     )
-    index = pd.DataFrame(
-        {
-            "image_id": chosen["image_id"],
-            "lesion_id": chosen["lesion_id"],
-            "label": chosen["dx"],
-            "split": chosen["lesion_id"].map(split),
-            "path": chosen["image_id"].map(files),
-        }
-    )
-    return INDEX_SCHEMA.validate(index.sort_values("image_id", ignore_index=True))
-
-
-def sample_lesions(metadata: pd.DataFrame, images_per_class: int, seed: int) -> pd.DataFrame:
-    """Draw whole lesions at random until each class has at most `images_per_class` images."""
-    lesions = metadata["lesion_id"].drop_duplicates().sample(frac=1, random_state=seed)
-    rank = pd.Series(np.arange(len(lesions)), index=lesions)
-    shuffled = metadata.iloc[np.argsort(metadata["lesion_id"].map(rank), kind="stable")]
-    images_up_to_lesion = shuffled.groupby("dx").cumcount() + 1
-    last_image = images_up_to_lesion.groupby(shuffled["lesion_id"]).transform("max")
-    return shuffled[last_image <= images_per_class].sort_index()
-
-
-def split_lesions(labels: pd.Series, settings: Split) -> pd.Series:
-    """Assign lesions to train, validation and test at random, each class in the same shares.
-
-    Parameters
-    ----------
-    labels : Series of str
-        One class a lesion, indexed by lesion_id.
-
-    Returns
-    -------
-    Series of str
-        The split of each lesion, indexed by lesion_id.
-
-    Raises
-    ------
-    ValueError
-        A class with too few lesions to be in every split.
-    """
-    labels = labels.sort_index()
-    smallest = labels.value_counts()
-    share = min(settings.validation, settings.test)
-    if smallest.min() * share < 1 or smallest.min() < 3:
-        raise ValueError(
-            f"class {smallest.idxmin()} has {smallest.min()} lesions; a share of {share} needs at "
-            f"least {max(3, int(np.ceil(1 / share)))} to put one into every split"
-        )
-    rest, test = train_test_split(
-        labels, test_size=settings.test, stratify=labels, random_state=settings.seed
-    )
-    train, validation = train_test_split(
-        rest,
-        test_size=settings.validation / (1 - settings.test),
-        stratify=rest,
-        random_state=settings.seed,
-    )
-    parts = dict(zip(SPLITS, (train, validation, test), strict=True))
-    return pd.concat([pd.Series(name, index=part.index) for name, part in parts.items()])
+    schema = index_schema(config)
+    index = schema.validate(index.sort_values("image_id", ignore_index=True)[list(schema.columns)])
+    splits.check(index, config.classes, "this split")
+    return index
 
 
 def write_index(index: pd.DataFrame, config: Config) -> Path:
@@ -309,7 +279,8 @@ def write_index(index: pd.DataFrame, config: Config) -> Path:
     note = paths.run_folder(config.name) / "index.json"
     note.unlink(missing_ok=True)
     file = tables.write_table(index, note.with_suffix(".csv"))
-    paths.write_text(note, json.dumps(_origin(config), indent=1) + "\n")
+    said = _origin(config) | {"split_sha256": splits.digest(index)}
+    paths.write_text(note, json.dumps(said, indent=1) + "\n")
     return file
 
 
@@ -321,98 +292,15 @@ def read_index(config: Config) -> pd.DataFrame:
     FileNotFoundError
         Notebook 01 has not written it.
     ValueError
-        Made with other settings, not as `INDEX_SCHEMA` has it, a lesion on two sides of the
-        split, or a class that is missing from a split.
+        Made with other settings, changed since, not as `index_schema` has it, a group on two
+        sides of the split, or a class that is missing from a side.
     """
     file = paths.run_folder(config.name) / "index.csv"
     paths.check_note(file, _origin(config), "notebook 01")
-    index = tables.read_table(file, INDEX_SCHEMA)
-    sides = index.groupby("lesion_id")["split"].nunique()
-    if (sides > 1).any():
-        raise ValueError(
-            f"{paths.relative(file)}: lesion {sides.idxmax()} is in {sides.max()} splits"
-        )
-    counts = pd.crosstab(index["label"], index["split"])
-    counts = counts.reindex(index=config.classes, columns=SPLITS, fill_value=0)
-    if (counts == 0).any(axis=None):
-        label, split = counts.stack().idxmin()
-        raise ValueError(f"{paths.relative(file)}: no image of class {label} in the {split} split")
+    index = tables.read_table(file, index_schema(config))
+    splits.check(index, config.classes, paths.relative(file))
+    paths.check_note(file, {"split_sha256": splits.digest(index)}, "notebook 01")
     return index
-
-
-def split_digest(index: pd.DataFrame) -> str:
-    """Return a SHA-256 of which image is in which split, whatever the order of the rows."""
-    rows = sorted(f"{row.image_id},{row.lesion_id},{row.split}\n" for row in index.itertuples())
-    return hashlib.sha256("".join(rows).encode()).hexdigest()
-
-
-# --------------------------------------------------------------------------------- a local copy
-
-
-def link(source: Path, target: Path) -> pd.DataFrame:
-    """Check a local copy of HAM10000 and link it as `target`.
-
-    Every image that the metadata lists is decoded once, and its mask if it has one; nothing is
-    linked unless all is well.
-
-    Returns
-    -------
-    DataFrame
-        Images, lesions and masks for each class.
-    """
-    source = source.expanduser().resolve()
-    if not source.is_dir():
-        raise FileNotFoundError(f"{source}: no such folder; expected one with {METADATA}")
-    if (source / SYNTHETIC_NOTE).is_file():
-        raise ValueError(f"{source}: synthetic images ({SYNTHETIC_NOTE} is there), not HAM10000")
-    if target.exists() and not target.is_symlink():
-        raise FileExistsError(
-            f"{paths.relative(target)} is a folder of its own, not a link; move it away"
-        )
-    metadata = read_metadata(source)
-    files = find_images(source, metadata["image_id"])
-    masks = find_masks(source, metadata["image_id"])
-
-    def check(image_id: str) -> None:  # decoded and let go
-        size = read_image(source / files[image_id]).shape[:2]
-        if image_id in masks.index:
-            read_mask(source / masks[image_id], size)
-
-    map_files(check, metadata["image_id"])
-    partial = paths.temporary(target)
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(source, target_is_directory=True)
-    os.replace(partial, target)
-    metadata["mask"] = metadata["image_id"].isin(masks.index)
-    return metadata.groupby("dx").agg(
-        images=("image_id", "size"), lesions=("lesion_id", "nunique"), masks=("mask", "sum")
-    )
-
-
-WHERE = f"""\
-The images of HAM10000 are not part of this repository (licence CC BY-NC 4.0).
-Get them from Harvard Dataverse, doi 10.7910/DVN/DBW86T: HAM10000_images_part_1.zip,
-HAM10000_images_part_2.zip, {METADATA} and the lesion masks; unpack them into one folder and say
-  make data FROM=<that folder>
-data/README.md tells more. The demonstration, `make reproduce`, needs no download."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Check a local copy of HAM10000 and link it as data/ham10000."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("source", type=Path, nargs="?", help="a folder in HAM10000's layout")
-    source = parser.parse_args(arguments).source
-    if source is None:
-        print(WHERE, file=sys.stderr)
-        return 1
-    try:
-        counts = link(source, paths.ROOT / "data" / "ham10000")
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"data/ham10000 -> {source}\n{counts}")
-    print(f"{counts['images'].sum()} images, all of them readable")
-    return 0
 
 
 # ------------------------------------------------------------------------------------- details
@@ -441,11 +329,28 @@ def _origin(config: Config) -> dict:
     }
 
 
-def _walk(folder: Path) -> list[Path]:
+def _image_paths(folder: Path) -> Iterator[str]:
+    for path in _walk(folder):
+        if Path(path).suffix.lower() in IMAGE_SUFFIXES and not _is_mask(path):
+            yield path
+
+
+def _mask_paths(folder: Path) -> Iterator[str]:
+    return filter(_is_mask, _walk(folder))
+
+
+def _is_mask(path: str) -> bool:
+    return path.endswith(f"{MASK_SUFFIX}.png")
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Yield every file below `folder`, in order, relative to it."""
     # os.walk follows the link that data/ham10000 is, which Path.rglob would not on every version
-    return [
-        Path(top) / name for top, _, names in os.walk(folder, followlinks=True) for name in names
-    ]
+    for top, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if name != TRUTH and name[0] != ".")
+        for name in sorted(names):
+            if name[0] != ".":
+                yield (Path(top) / name).relative_to(folder).as_posix()
 
 
 def _decode(file: Path, mode: int) -> np.ndarray:
@@ -460,7 +365,3 @@ def _decode(file: Path, mode: int) -> np.ndarray:
             "expected a JPEG or PNG file"
         )
     return image
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,9 +9,10 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import display
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 
 from lib import paths, tables
-from lib.config import CLASS_NAMES, Config
+from lib.config import Config
 
 #: Paul Tol's muted scheme: safe for colour-blind readers, told apart by lightness in grey.
 CLASS_COLORS = {
@@ -27,8 +28,13 @@ CLASS_LINES = dict(zip(CLASS_COLORS, ["-", "--", "-.", ":", "-", "-.", ":"], str
 TRAINING, VALIDATION = "#332288", "#CC6677"
 
 
-def use_style() -> None:
-    """Set the style of every figure of the session."""
+def use_style(config: Config) -> None:
+    """Set the style of every figure of the session, and colours for classes that have none yet."""
+    invented = [name for name in config.classes if name not in CLASS_COLORS]
+    spare = [name for name in CLASS_COLORS if name not in config.classes]
+    for i, name in enumerate(invented):
+        CLASS_COLORS[name] = CLASS_COLORS[spare[i % len(spare)]]
+        CLASS_LINES[name] = CLASS_LINES[spare[i % len(spare)]]
     sns.set_theme(context="notebook", style="ticks", font_scale=0.9)
     plt.rcParams.update(
         {
@@ -115,8 +121,11 @@ def class_grid(images: dict[str, list[np.ndarray]], size: float = 1.4) -> Figure
     return figure
 
 
-def class_bars(counts: pd.DataFrame, label: str) -> Figure:
-    """Draw grouped bars: one group a class (index), one bar a column, each with its number."""
+def class_bars(counts: pd.DataFrame, names: dict[str, str], label: str) -> Figure:
+    """Draw grouped bars: one group a class (index), one bar a column, each with its number.
+
+    `names` are the full names of the classes.
+    """
     figure, axis = plt.subplots(figsize=(max(7, 1.5 * len(counts)), 3))
     shades = np.linspace(1, 0.35, counts.shape[1])
     width = 0.8 / counts.shape[1]
@@ -125,10 +134,61 @@ def class_bars(counts: pd.DataFrame, label: str) -> Figure:
         colors = [(*plt.matplotlib.colors.to_rgb(CLASS_COLORS[c]), shades[i]) for c in counts.index]
         bars = axis.bar(places, counts[column], width, color=colors, edgecolor="black", lw=0.6)
         axis.bar_label(bars, [f"{n:,}\n{column}" for n in counts[column]], fontsize=7)
-    names = [f"{name}\n{textwrap.fill(CLASS_NAMES[name], 20)}" for name in counts.index]
-    axis.set_xticks(range(len(counts)), names)
+    ticks = [f"{name}\n{textwrap.fill(names[name], 20)}" for name in counts.index]
+    axis.set_xticks(range(len(counts)), ticks)
     axis.set_ylabel(label)
     axis.margins(y=0.2)
+    return figure
+
+
+def class_shares(found: pd.DataFrame, judged: pd.DataFrame, label: str) -> Figure:
+    """Draw shares as bars: one group a column, one bar a class (index), with Wilson's interval.
+
+    Parameters
+    ----------
+    found, judged : DataFrame of int
+        How many of how many; columns without any are left out.
+    """
+    columns = [column for column in found if judged[column].sum()]
+    figure, axis = plt.subplots(figsize=(max(5, 1.8 * len(columns)), 2.8))
+    width = 0.8 / len(found)
+    for i, name in enumerate(found.index):
+        places = np.arange(len(columns)) + (i - (len(found) - 1) / 2) * width
+        tests = [
+            binomtest(int(found.loc[name, c]), max(int(judged.loc[name, c]), 1)) for c in columns
+        ]
+        shares = np.array([each.statistic for each in tests])
+        limits = np.array([each.proportion_ci(method="wilson") for each in tests])
+        reach = np.abs(limits.T - shares)
+        color = CLASS_COLORS[name]
+        axis.bar(places, shares, width, color=color, edgecolor="black", lw=0.6, label=name)
+        axis.errorbar(places, shares, reach, fmt="none", ecolor="black", elinewidth=0.8)
+    axis.set_xticks(range(len(columns)), [column.replace("_", " ") for column in columns])
+    axis.set_ylabel(label)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def paired_scores(table: pd.DataFrame, score: str, label: str) -> Figure:
+    """Draw a score over the ways to split, one panel a classifier, one line a seed.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `leakage.RESULT_SCHEMA`.
+    """
+    order, names = list(table["split"].unique()), list(table["classifier"].unique())
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(3.4 * len(names), 2.8), sharey=True, squeeze=False
+    )
+    for axis, name in zip(axes.flat, names, strict=True):
+        rows = table[table["classifier"] == name]
+        wide = rows.pivot(index="split", columns="seed", values=score).loc[order]
+        axis.plot(order, wide, color="gray", lw=0.7, marker="o", ms=3)
+        axis.plot(order, wide.mean(axis=1), color=TRAINING, lw=2.5, marker="s", ms=6)
+        axis.set(title=name)
+        axis.margins(x=0.15)
+    axes.flat[0].set_ylabel(label)
     return figure
 
 

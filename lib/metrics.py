@@ -9,7 +9,7 @@ import pandas as pd
 import pandera.pandas as pa
 from sklearn.metrics import confusion_matrix, roc_curve
 
-from lib import datasets, paths, tables
+from lib import paths, splits, tables
 from lib.config import Config
 
 #: Names of the models in every table, in the order in which they are shown.
@@ -58,7 +58,7 @@ def prediction_table(
     DataFrame
         `predictions_schema(classes)`: one row an image; `predicted` is the most probable class.
     """
-    table = rows[["image_id", "lesion_id", "split", "label"]].reset_index(drop=True)
+    table = rows[["image_id", "lesion_id", "group_id", "split", "label"]].reset_index(drop=True)
     table.insert(0, "model", model)
     table["predicted"] = np.array(classes)[probabilities.argmax(axis=1)]
     columns = {f"prob_{name}": probabilities[:, i].round(6) for i, name in enumerate(classes)}
@@ -76,7 +76,8 @@ def predictions_schema(classes: list[str]) -> pa.DataFrameSchema:
             "model": pa.Column(str, pa.Check.isin(MODELS)),
             "image_id": pa.Column(str),
             "lesion_id": pa.Column(str),
-            "split": pa.Column(str, pa.Check.isin(datasets.SPLITS)),
+            "group_id": pa.Column(str),
+            "split": pa.Column(str, pa.Check.isin(splits.SPLITS)),
             "label": pa.Column(str, pa.Check.isin(classes)),
             "predicted": pa.Column(str, pa.Check.isin(classes)),
         }
@@ -97,7 +98,7 @@ def read_predictions(config: Config, index: pd.DataFrame) -> pd.DataFrame:
     """
     parts = [_majority_predictions(index, config.classes)]
     held_out = index[index["split"] != "train"]
-    key = ["model", "image_id", "lesion_id", "split", "label"]
+    key = ["model", "image_id", "lesion_id", "group_id", "split", "label"]
     for folder, names in FOLDERS.items():
         file = paths.run_folder(config.name) / folder / "predictions.csv"
         table = tables.read_table(file, predictions_schema(config.classes))
@@ -217,7 +218,8 @@ def lesion_weights(table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
     """Draw lesions with replacement, within each class, and say how often each image is drawn.
 
     Images of one lesion are alike, so lesions are drawn, not images (cluster bootstrap, Field and
-    Welsh, J. R. Stat. Soc. B 69:369, 2007). The number of lesions of each class is held fixed.
+    Welsh, J. R. Stat. Soc. B 69:369, 2007); lesions joined for a near-duplicate count as one. The
+    number of lesions of each class is held fixed.
 
     Returns
     -------
@@ -226,7 +228,7 @@ def lesion_weights(table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
     """
     random = np.random.default_rng(seed)
     weights = np.ones((1 + draws, len(table)))
-    lesion = table["lesion_id"].to_numpy()
+    lesion = table["group_id"].to_numpy()
     for label in sorted(table["label"].unique()):
         rows = np.flatnonzero(table["label"] == label)
         names, of_row = np.unique(lesion[rows], return_inverse=True)
@@ -314,9 +316,9 @@ def build_metrics(predictions: pd.DataFrame, index: pd.DataFrame, config: Config
         "title": config.title,
         "synthetic": config.data.synthetic is not None,
         "classes": config.classes,
-        "images": {split: int(count.loc[split, "images"]) for split in datasets.SPLITS},
-        "lesions": {split: int(count.loc[split, "lesions"]) for split in datasets.SPLITS},
-        "split_sha256": datasets.split_digest(index),
+        "images": {split: int(count.loc[split, "images"]) for split in splits.SPLITS},
+        "lesions": {split: int(count.loc[split, "lesions"]) for split in splits.SPLITS},
+        "split_sha256": splits.digest(index),
         "interval": f"{100 * settings.confidence:g}% percentile bootstrap over lesions, "
         f"{settings.bootstrap_draws} draws",
         "models": {name: evaluate(test[test["model"] == name], config) for name in MODELS},

@@ -71,14 +71,28 @@ def vgg16_transfer(
         x = layers.Resizing(size, size, antialias=True, name="resize")(x)
     for layer in augmentation_layers(augmentation, seed):
         x = layer(x)
-    x = layers.Rescaling(1.0, offset=[-123.68, -116.779, -103.939], name="subtract_mean")(x)
-    x = keras.ops.flip(x, axis=-1)
-    backbone = keras.applications.VGG16(include_top=False, weights=None, input_tensor=x)
-    x = layers.GlobalAveragePooling2D(name="features")(backbone.output)
+    x = layers.GlobalAveragePooling2D(name="features")(_vgg16(x).output)
     x = layers.Dense(settings.dense_units, name="dense", **RELU)(x)
     x = layers.Dropout(settings.dropout, seed=seed, name="dropout")(x)
     outputs = layers.Dense(n_classes, activation="softmax", name="probabilities")(x)
     return keras.Model(inputs, outputs, name="vgg16_transfer")
+
+
+def vgg16_features(image_size: int, blocks: tuple[int, ...] = (3, 4, 5)) -> keras.Model:
+    """Build VGG16 up to the averages of some blocks' last maps: features for a linear classifier.
+
+    Returns
+    -------
+    keras.Model
+        From uint8 RGB images, shape (n, image_size, image_size, 3), to features, shape
+        (n, 1280) for blocks 3 (256 values), 4 (512) and 5 (512).
+    """
+    inputs = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
+    backbone = _vgg16(layers.Rescaling(1.0, name="to_float")(inputs))
+    maps = [backbone.get_layer(f"block{block}_pool").output for block in blocks]
+    pooled = [layers.GlobalAveragePooling2D()(each) for each in maps]
+    outputs = layers.Concatenate(name="features")(pooled) if len(pooled) > 1 else pooled[0]
+    return keras.Model(inputs, outputs, name="vgg16_features")
 
 
 def augmentation_layers(settings: Augmentation, seed: int) -> list[keras.Layer]:
@@ -118,6 +132,13 @@ def split_model(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Mode
     trunk = keras.Model(first, _apply(chain[:place], first), name=f"{model.name}_to_{layer}")
     top = keras.Model(second, _apply(chain[place:], second), name=f"{model.name}_from_{layer}")
     return trunk, top
+
+
+def _vgg16(x) -> keras.Model:
+    """Return Keras's VGG16 on RGB in [0, 255]: it expects BGR with ImageNet's means taken off."""
+    x = layers.Rescaling(1.0, offset=[-123.68, -116.779, -103.939], name="subtract_mean")(x)
+    x = keras.ops.flip(x, axis=-1)
+    return keras.applications.VGG16(include_top=False, weights=None, input_tensor=x)
 
 
 def _apply(operations, x):

@@ -5,7 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-from lib import metrics, paths
+import pandas as pd
+
+from lib import metrics, paths, splits, tables
 
 PUBLISHED = paths.ROOT / "reports" / "published"
 README = paths.ROOT / "README.md"
@@ -13,11 +15,26 @@ BEGIN, END = "<!-- results: make publish writes this -->", "<!-- end of results 
 
 
 def publish(file: Path) -> Path:
-    """Keep a run's `metrics.json` under reports/published and write the README's table anew."""
+    """Keep a run's `metrics.json` under reports/published and write the README's table anew.
+
+    Its split is kept beside it, `<run>_split.csv`: ids only.
+
+    Raises
+    ------
+    ValueError
+        `index.csv`, beside the metrics, has another split than they were computed on.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"{paths.relative(file)}: no such file; `make reproduce` writes it")
     results = json.loads(file.read_text(encoding="utf-8"))
+    index = pd.read_csv(file.with_name("index.csv"), dtype=str)
+    if splits.digest(index) != results["split_sha256"]:
+        raise ValueError(
+            f"{paths.relative(file)}: computed on split {results['split_sha256']}; index.csv has "
+            f"{splits.digest(index)}; run it again"
+        )
     PUBLISHED.mkdir(parents=True, exist_ok=True)
+    tables.write_table(index[splits.COLUMNS], PUBLISHED / f"{results['run']}_split.csv")
     kept = metrics.write_json(results, PUBLISHED / f"{results['run']}.json")
     before, after = _around(README.read_text(encoding="utf-8"))
     paths.write_text(README, before + results_tables(PUBLISHED) + after)

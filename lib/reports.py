@@ -24,7 +24,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
 from lib import paths
-from lib.config import CLASS_NAMES, load_config
+from lib.config import load_config
 
 PARAMETER = "CONFIG"
 BANNER = "Synthetic images: a demonstration of the method, not medical evidence."
@@ -138,6 +138,7 @@ def render(executed: Path, config: str, output: Path) -> None:
             "footer": FOOTER,
             "heading": heading or executed.stem,
             "has_heading": heading is not None,
+            "split": _split_digest(run.name),
             **_neighbours(executed.stem),
         },
     }
@@ -180,7 +181,7 @@ def index(config: str, output: Path, metrics: Path, reports: Iterable[Path]) -> 
         config=run,
         banner=BANNER if run.data.synthetic else None,
         footer=FOOTER,
-        classes=[f"{CLASS_NAMES.get(name, name)} ({name})" for name in run.classes],
+        classes=[f"{run.names[name]} ({name})" for name in run.classes],
         metrics=values,
         metrics_name=metrics.name,
         labels=LABELS,
@@ -307,6 +308,12 @@ def _heading(notebook: NotebookNode) -> str | None:
         if cell.cell_type == "markdown" and found:
             return re.sub(r"[*`]", "", found[1])
     return None
+
+
+def _split_digest(run: str) -> str | None:
+    """Return the SHA-256 of the run's split, which notebook 01 notes down; None before it ran."""
+    note = paths.run_folder(run) / "index.json"
+    return json.loads(note.read_text(encoding="utf-8"))["split_sha256"] if note.is_file() else None
 
 
 def _neighbours(stem: str) -> dict[str, str | None]:

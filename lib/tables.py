@@ -17,8 +17,8 @@ def read_table(file: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
     FileNotFoundError
         No such file.
     ValueError
-        Not CSV, a column is missing, or values are not as the schema has them: the message names
-        the file and each fault with its first row.
+        Not CSV, a column is missing or unknown, or values are not as the schema has them: the
+        message names the file and all faults at once, with their rows.
     """
     if not file.is_file():
         raise FileNotFoundError(
@@ -30,23 +30,44 @@ def read_table(file: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
         table = pd.read_csv(file, dtype=text)
     except (ValueError, UnicodeDecodeError) as error:
         raise ValueError(f"{name}: not a readable CSV table: {error}") from None
-    missing = [column for column in schema.columns if column not in table]
-    if missing:
-        raise ValueError(
-            f"{name}: no column {', '.join(missing)}; it has: {', '.join(table.columns)}"
-        )
     try:
         return schema.validate(table, lazy=True)
     except pa.errors.SchemaErrors as errors:
-        faults = errors.failure_cases.drop_duplicates(["column", "check"])
-        lines = [
-            f"  column {row.column}, {row.check}: {row.failure_case!r}"
-            + ("" if pd.isna(row.index) else f" in row {int(row.index) + 2}")
-            for row in faults.itertuples(index=False)
-        ]
+        lines = _faults(errors.failure_cases, schema, list(table.columns))
         raise ValueError(f"{name}: not as expected\n" + "\n".join(lines)) from None
 
 
 def write_table(table: pd.DataFrame, file: Path) -> Path:
     """Write a CSV file whole or not at all."""
     return paths.write_text(file, table.to_csv(index=False, lineterminator="\n"))
+
+
+def _faults(cases: pd.DataFrame, schema: pa.DataFrameSchema, columns: list[str]) -> list[str]:
+    """Put every fault into words, one line for each column and check, rows as in the file."""
+    lines = []
+    not_numbers = set(cases.loc[cases["check"].str.startswith("coerce_dtype"), "column"])
+    cases = cases[~cases["column"].isin(not_numbers) | cases["check"].str.startswith("coerce")]
+    for (column, check), rows in cases.groupby(["column", "check"], sort=False, dropna=False):
+        if check == "column_in_dataframe":
+            lines += [f"  no column {name}" for name in rows["failure_case"]]
+        elif check == "column_in_schema":
+            lines += [f"  unknown column {name}" for name in rows["failure_case"]]
+        else:
+            column = "all columns" if pd.isna(column) else f"column {column}"
+            lines.append(f"  {column}, {check}: {_values(rows)}")
+    if any(line.startswith(("  no column", "  unknown column")) for line in lines):
+        optional = {name for name, column in schema.columns.items() if not column.required}
+        wanted = [f"{name} (optional)" if name in optional else name for name in schema.columns]
+        lines.append(f"  the columns are: {', '.join(columns)}\n  expected: {', '.join(wanted)}")
+    return lines
+
+
+def _values(rows: pd.DataFrame) -> str:
+    """List values at fault with their rows in the file (the header is row 1), at most ten."""
+    rows = rows.drop_duplicates(["failure_case", "index"])
+    said = [
+        repr(row.failure_case) + ("" if pd.isna(row.index) else f" in row {int(row.index) + 2}")
+        for row in rows.head(10).itertuples(index=False)
+    ]
+    more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
+    return ", ".join(said) + more

@@ -52,7 +52,7 @@ def write_folder(tmp_path):
         table = table.assign(dx_type="histo", age=50.0, sex="female", localization="back")
         table.to_csv(folder / "HAM10000_metadata.csv", index=False)
         for i, image_id in enumerate(table["image_id"].drop_duplicates()):
-            image = np.full((12, 16, 3), i % 200, np.uint8)
+            image = np.full((36, 48, 3), i % 200, np.uint8)
             cv2.imwrite(str(folder / "images" / f"{image_id}.jpg"), image)
         return folder
 

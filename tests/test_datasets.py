@@ -1,77 +1,45 @@
 """Data sets: no lesion crosses a split, and what is wrong with a folder is said by name."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
-from lib import config, datasets
-from lib.config import Split
-
-SETTINGS = Split(validation=0.15, test=0.15, seed=5)
+from lib import config, datasets, duplicates, paths, quality, tables
 
 
-def lesions(**counts):
-    """Return labels of lesions named a class and a number."""
-    names = [f"{dx}{i}" for dx, n in counts.items() for i in range(n)]
-    return pd.Series(
-        [name[: -len(name.lstrip("abcdefghijklmnopqrstuvwxyz"))] for name in names], names
-    )
+def build(folder, run, pairs=()):
+    """Return the index of a folder in which these pairs of lesions share an image."""
+    metadata = datasets.read_metadata(folder)
+    files = datasets.find_images(folder, metadata["image_id"])
+    joined = pd.DataFrame(pairs, columns=["lesion_id_1", "lesion_id_2"])
+    return datasets.build_index(metadata, files, duplicates.join(metadata, joined), run)
 
 
 @pytest.fixture
 def index(run, data_folder):
-    metadata = datasets.read_metadata(data_folder)
-    return datasets.build_index(
-        metadata, datasets.find_images(data_folder, metadata["image_id"]), run
-    )
+    return build(data_folder, run)
 
 
 # --------------------------------------------------------------------------------------- splits
 
 
-def test_no_lesion_crosses_a_split(index):
-    assert (index.groupby("lesion_id")["split"].nunique() == 1).all()
+@pytest.mark.parametrize("side", ["split", "fold"])
+def test_no_lesion_crosses_a_split(index, side):
+    assert (index.groupby("lesion_id")[side].nunique() == 1).all()
     assert index["lesion_id"].duplicated().any(), "some lesions must have several images"
 
 
-def test_every_class_is_in_every_split_in_the_same_shares():
-    split = datasets.split_lesions(lesions(bcc=40, mel=100, nv=400), SETTINGS)
-    table = pd.crosstab(split.index.str.extract(r"([a-z]+)", expand=False), split)
-    assert table.loc["bcc"].to_dict() == {"train": 28, "validation": 6, "test": 6}
-    assert table.loc["mel"].to_dict() == {"train": 70, "validation": 15, "test": 15}
-    assert table.loc["nv"].to_dict() == {"train": 280, "validation": 60, "test": 60}
-
-
-def test_a_split_depends_on_its_seed_and_not_on_the_order_of_the_rows():
-    labels = lesions(bcc=20, nv=30)
-    split = datasets.split_lesions(labels, SETTINGS)
-    assert split.sort_index().equals(
-        datasets.split_lesions(labels.sample(frac=1, random_state=1), SETTINGS).sort_index()
-    )
-    other = datasets.split_lesions(labels, SETTINGS.model_copy(update={"seed": 6}))
-    assert not split.sort_index().equals(other.sort_index())
-
-
-def test_a_class_with_too_few_lesions_is_named():
-    with pytest.raises(ValueError, match="class bcc has 2 lesions; .* at least 7"):
-        datasets.split_lesions(lesions(bcc=2, nv=30), SETTINGS)
-
-
-def test_the_digest_of_a_split_names_the_split_and_not_the_file(index):
-    digest = datasets.split_digest(index)
-    assert digest == datasets.split_digest(index.sample(frac=1, random_state=1))
-    moved = index.copy()
-    moved.loc[0, "split"] = "test" if moved.loc[0, "split"] == "train" else "train"
-    assert digest != datasets.split_digest(moved)
-
-
-def test_a_sample_takes_whole_lesions_up_to_the_limit(data_folder):
-    metadata = datasets.read_metadata(data_folder)
-    sample = datasets.sample_lesions(metadata, 10, seed=1)
-    assert sample["dx"].value_counts().between(8, 10).all()
-    whole = metadata[metadata["lesion_id"].isin(sample["lesion_id"])]
-    assert set(whole["image_id"]) == set(sample["image_id"])
+def test_lesions_that_share_an_image_stay_together(run, data_folder, index):
+    """Join each nevus with the next, in a chain: all of them must end on one side."""
+    nevi = index.loc[index["label"] == "nv", "lesion_id"].unique()[:6]
+    joined = build(data_folder, run, list(itertools.pairwise(nevi)))
+    together = joined[joined["lesion_id"].isin(nevi)]
+    assert together["group_id"].unique().tolist() == [min(nevi)]
+    assert together["split"].nunique() == together["fold"].nunique() == 1
+    assert index[index["lesion_id"].isin(nevi)]["split"].nunique() > 1
 
 
 # ---------------------------------------------------------------------------------------- index
@@ -87,14 +55,25 @@ def test_an_index_with_a_lesion_on_two_sides_is_refused(run, index):
     first = index.index[index["lesion_id"] == lesion][0]
     index.loc[first, "split"] = "test" if index.loc[first, "split"] != "test" else "train"
     datasets.write_index(index, run)
-    with pytest.raises(ValueError, match=f"lesion {lesion} is in 2 splits"):
+    with pytest.raises(ValueError, match=r"index\.csv: group .* is in 2 splits"):
         datasets.read_index(run)
 
 
 def test_an_index_without_a_class_in_a_split_is_refused(run, index):
     kept = index[(index["label"] != "bcc") | (index["split"] != "test")]
     datasets.write_index(kept, run)
-    with pytest.raises(ValueError, match="no image of class bcc in the test split"):
+    with pytest.raises(ValueError, match="no image of class bcc in split test; the class has"):
+        datasets.read_index(run)
+
+
+def test_an_index_that_was_changed_by_hand_is_refused(run, index):
+    datasets.write_index(index, run)
+    lesion = index["lesion_id"].iloc[0]
+    others = index["lesion_id"] != lesion
+    moved = index.assign(split=index["split"].where(others, "train").mask(~others, "validation"))
+    assert not moved.equals(index)
+    tables.write_table(moved, paths.run_folder(run.name) / "index.csv")
+    with pytest.raises(ValueError, match="was made with other split_sha256"):
         datasets.read_index(run)
 
 
@@ -118,10 +97,8 @@ def test_a_missing_index_says_what_to_do(run):
 
 def test_an_empty_class_is_named_with_those_there_are(run, write_folder):
     folder = write_folder([(f"I{i}", f"L{i}", "nv") for i in range(10)])
-    metadata = datasets.read_metadata(folder)
-    files = datasets.find_images(folder, metadata["image_id"])
     with pytest.raises(ValueError, match="no image of class bcc, mel; it has: nv"):
-        datasets.build_index(metadata, files, run)
+        build(folder, run)
 
 
 # --------------------------------------------------------------------------------- bad metadata
@@ -131,8 +108,49 @@ def test_metadata_without_dx_names_the_column_and_those_there_are(write_folder):
     folder = write_folder([("I1", "L1", "nv")])
     file = folder / datasets.METADATA
     pd.read_csv(file).drop(columns="dx").to_csv(file, index=False)
-    with pytest.raises(ValueError, match=r"HAM10000_metadata\.csv: no column dx; it has: image_id"):
+    with pytest.raises(ValueError, match=r"(?s)HAM10000_metadata\.csv: .*no column dx.*expected:"):
         datasets.read_metadata(folder)
+
+
+def test_all_faults_of_a_table_are_said_at_once_with_their_rows(write_folder):
+    rows = [("I1", "L1", "nv"), ("I2", "L2", "mole"), ("I2", "L3", "nevus"), ("I4", "L4", "nv")]
+    folder = write_folder(rows)
+    file = folder / datasets.METADATA
+    ages = pd.read_csv(file).assign(age=[50, 400, 50, -1]).rename(columns={"sex": "sexe"})
+    ages.to_csv(file, index=False)
+    with pytest.raises(ValueError, match="not as expected") as error:
+        datasets.read_metadata(folder)
+    said = str(error.value)
+    for fault in (
+        "unknown column sexe",
+        "column image_id, field_uniqueness: 'I2' in row 3, 'I2' in row 4",
+        "'mole' in row 3, 'nevus' in row 4",
+        "column age, in_range(0, 120): 400.0 in row 3, -1.0 in row 5",
+    ):
+        assert fault in said
+
+
+def test_an_age_that_is_no_number_is_named_with_its_row(write_folder):
+    folder = write_folder([("I1", "L1", "nv"), ("I2", "L2", "nv")])
+    file = folder / datasets.METADATA
+    pd.read_csv(file).assign(age=["50", "old"]).to_csv(file, index=False)
+    with pytest.raises(ValueError, match=r"column age, coerce_dtype.*: 'old' in row 3$"):
+        datasets.read_metadata(folder)
+
+
+def test_a_table_may_lack_what_is_not_needed(write_folder):
+    folder = write_folder([("I1", "L1", "nv")])
+    file = folder / datasets.METADATA
+    pd.read_csv(file)[["image_id", "lesion_id", "dx"]].to_csv(file, index=False)
+    metadata = datasets.read_metadata(folder)
+    assert metadata[list(datasets.OPTIONAL)].isna().all(axis=None)
+
+
+def test_diagnoses_of_your_own_are_taken_when_they_are_named(write_folder):
+    folder = write_folder([("I1", "L1", "wart"), ("I2", "L2", "corn")])
+    assert set(datasets.read_metadata(folder, ["wart", "corn"])["dx"]) == {"wart", "corn"}
+    with pytest.raises(ValueError, match="'corn' in row 3"):
+        datasets.read_metadata(folder, ["wart"])
 
 
 def test_an_unknown_class_is_named_with_its_row(write_folder):
@@ -177,18 +195,35 @@ def test_images_are_found_in_any_subfolder_and_clean_ones_are_not_taken_for_them
     assert len(datasets.find_masks(data_folder, metadata["image_id"])) == len(metadata)
 
 
-def test_missing_images_are_counted_and_the_first_is_named(write_folder):
+def test_an_image_without_a_file_is_left_out(write_folder):
     folder = write_folder([("I1", "L1", "nv"), ("I2", "L2", "nv"), ("I3", "L3", "nv")])
     (folder / "images" / "I2.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 3 images .* the first: I2\.jpg"):
-        datasets.find_images(folder, ["I1", "I2", "I3"])
+    assert list(datasets.find_images(folder, ["I1", "I2", "I3"]).index) == ["I1", "I3"]
 
 
-def test_an_image_in_two_places_is_refused(write_folder):
-    folder = write_folder([("I1", "L1", "nv")])
-    (folder / "I1.jpg").write_bytes((folder / "images" / "I1.jpg").read_bytes())
-    with pytest.raises(ValueError, match="image I1 is there twice"):
+def test_two_different_files_of_one_image_are_refused(write_folder):
+    folder = write_folder([("I1", "L1", "nv"), ("I2", "L2", "nv")])
+    (folder / "I1.jpg").write_bytes((folder / "images" / "I2.jpg").read_bytes())
+    with pytest.raises(ValueError, match="image I1 is there twice, and differs: I1.jpg, images/"):
         datasets.find_images(folder, ["I1"])
+
+
+def test_the_same_file_twice_is_one_image(write_folder):
+    """As in copies from a file system that does not tell part_1 from PART_1."""
+    folder = write_folder([("I1", "L1", "nv")])
+    (folder / "again").mkdir()
+    (folder / "again" / "I1.jpg").write_bytes((folder / "images" / "I1.jpg").read_bytes())
+    assert datasets.find_images(folder, ["I1"]).to_dict() == {"I1": "again/I1.jpg"}
+
+
+def test_png_files_are_images_and_masks_are_not(write_folder):
+    folder = write_folder([("I1", "L1", "nv")])
+    image = cv2.imread(str(folder / "images" / "I1.jpg"))
+    (folder / "images" / "I1.jpg").unlink()
+    for name in ("I1.png", "I1_segmentation.png"):
+        cv2.imwrite(str(folder / name), image)
+    assert datasets.find_images(folder, ["I1"]).to_dict() == {"I1": "I1.png"}
+    assert datasets.find_masks(folder, ["I1"]).to_dict() == {"I1": "I1_segmentation.png"}
 
 
 def test_colours_are_red_green_blue(tmp_path):
@@ -217,12 +252,10 @@ def test_a_mask_of_zeros_and_ones_or_of_another_size_is_refused(tmp_path):
 # ---------------------------------------------------------------------------------- data folders
 
 
-def test_synthetic_images_are_never_taken_for_real_ones(run, data_folder, tmp_path):
+def test_synthetic_images_are_never_taken_for_real_ones(run, data_folder):
     data = run.data.model_copy(update={"synthetic": None})
     with pytest.raises(ValueError, match=r"synthetic images \(synthetic\.json is there\)"):
         datasets.open_folder(run.model_copy(update={"data": data}))
-    with pytest.raises(ValueError, match="synthetic images .* not HAM10000"):
-        datasets.link(data_folder, tmp_path / "linked")
 
 
 def test_missing_real_data_says_how_to_bring_them(run):
@@ -242,53 +275,18 @@ def test_synthetic_images_drawn_with_other_settings_are_not_taken(run):
         datasets.open_folder(run.model_copy(update={"data": data}))
 
 
-def test_a_checked_copy_is_linked(write_folder, tmp_path):
-    folder = write_folder([("I1", "L1", "nv"), ("I2", "L1", "nv"), ("I3", "L2", "mel")])
-    counts = datasets.link(folder, tmp_path / "linked")
-    assert counts.loc["nv"].to_dict() == {"images": 2, "lesions": 1, "masks": 0}
-    assert (tmp_path / "linked").resolve() == folder
-    datasets.link(folder, tmp_path / "linked")  # again, in place of the old link
-
-
-def test_nothing_is_linked_when_an_image_is_broken(write_folder, tmp_path):
-    folder = write_folder([("I1", "L1", "nv"), ("I2", "L2", "nv")])
-    (folder / "images" / "I2.jpg").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"I2\.jpg: not an image"):
-        datasets.link(folder, tmp_path / "linked")
-    assert sorted(p.name for p in tmp_path.iterdir() if "linked" in p.name) == []
-
-
-def test_a_folder_in_the_way_of_the_link_is_left_alone(write_folder, tmp_path):
-    folder = write_folder([("I1", "L1", "nv")])
-    (tmp_path / "linked").mkdir()
-    with pytest.raises(FileExistsError, match="not a link"):
-        datasets.link(folder, tmp_path / "linked")
-
-
-def test_make_data_without_from_says_where_to_get_the_images(capsys):
-    assert datasets.main([]) == 1
-    assert "10.7910/DVN/DBW86T" in capsys.readouterr().err
-
-
-def test_make_data_from_a_missing_folder_is_one_clear_line(capsys, tmp_path):
-    assert datasets.main([str(tmp_path / "nowhere")]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/nowhere: no such folder")
-
-
 # ----------------------------------------------------------------------------------- real images
 
 
 def test_real_metadata_and_images_are_read(ham10000):
     metadata = datasets.read_metadata(ham10000)
-    files = datasets.find_images(ham10000, metadata["image_id"])
     assert set(metadata["dx"]) == set(config.CLASS_NAMES)
-    assert datasets.read_image(ham10000 / files.iloc[0]).shape[2] == 3
+    assert (quality.inspect(ham10000, metadata.iloc[:200])["problem"] == "").all()
 
 
 def test_the_lite_run_takes_at_most_300_real_images_of_each_class(ham10000):
     run = config.load_config("configs/ham10000_lite.yaml")
     metadata = datasets.read_metadata(ham10000)
-    files = datasets.find_images(ham10000, metadata["image_id"])
-    counts = datasets.build_index(metadata, files, run)["label"].value_counts()
+    counts = build(ham10000, run)["label"].value_counts()
     for name in run.classes:
         assert 0 <= min(300, (metadata["dx"] == name).sum()) - counts[name] < 10

@@ -82,7 +82,8 @@ def imported():
 
 
 def test_what_is_imported_is_a_direct_dependency():
-    ours = {"lib", "conftest", *sys.stdlib_module_names}
+    tests = {file.stem for file in (paths.ROOT / "tests").glob("*.py")}
+    ours = {"lib", *tests, *sys.stdlib_module_names}
     known = {canonicalize_name(r.name) for r in direct(PLATFORMS["linux-x86_64-3.11"])}
     distributions = importlib.metadata.packages_distributions()
     for module in sorted(set(imported()) - ours):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from lib import metrics, paths, readme, tables
+from lib import metrics, paths, readme, splits, tables
 
 CLASSES = ["bcc", "mel", "nv"]
 
@@ -22,6 +22,7 @@ def predictions(n=90, seed=0, model="baseline_cnn", split="test"):
         {
             "image_id": [f"{split}{i}" for i in range(n)],
             "lesion_id": [f"{split}{t}-{i // 3}" for i, t in enumerate(target)],
+            "group_id": [f"{split}{t}-{i // 3}" for i, t in enumerate(target)],
             "split": split,
             "label": np.array(CLASSES)[target],
         }
@@ -98,13 +99,13 @@ def test_answering_with_the_most_frequent_class_is_chance_in_balanced_accuracy(r
 def test_images_of_one_lesion_are_drawn_together(test_rows):
     weights = metrics.lesion_weights(test_rows, draws=50, seed=1)
     assert (weights[0] == 1).all()
-    for _, rows in test_rows.reset_index().groupby("lesion_id"):
+    for _, rows in test_rows.reset_index().groupby("group_id"):
         assert (weights[:, rows.index] == weights[:, rows.index[:1]]).all()
 
 
 def test_the_number_of_lesions_of_each_class_is_held_fixed(test_rows):
     weights = metrics.lesion_weights(test_rows, draws=50, seed=1)
-    first = test_rows.reset_index().drop_duplicates("lesion_id")
+    first = test_rows.reset_index().drop_duplicates("group_id")
     for _, rows in first.groupby("label"):
         assert (weights[:, rows.index].sum(axis=1) == len(rows)).all()
 
@@ -113,8 +114,8 @@ def test_several_images_a_lesion_widen_the_interval(run):
     """Nine copies of each image are no more evidence, unless each is called a lesion."""
     rows = predictions(60, seed=2)
     copies = pd.concat([rows.assign(image_id=rows["image_id"] + f"-{i}") for i in range(9)])
-    together = copies.assign(lesion_id=copies["image_id"].str.split("-").str[0])
-    apart = copies.assign(lesion_id=copies["image_id"])
+    together = copies.assign(group_id=copies["image_id"].str.split("-").str[0])
+    apart = copies.assign(group_id=copies["image_id"])
 
     def width(table):
         score = metrics.evaluate(table.reset_index(drop=True), run)["accuracy"]
@@ -151,8 +152,8 @@ def written(run):
     train = predictions(60, 5, split="train")
     train.loc[train.index > 20, "label"] = "nv"
     index = pd.concat([train, table], ignore_index=True)
-    return index[["image_id", "lesion_id", "label", "split"]].assign(
-        path=index["image_id"] + ".jpg"
+    return index[["image_id", "lesion_id", "group_id", "label", "split"]].assign(
+        fold=0, path=index["image_id"] + ".jpg"
     )
 
 
@@ -230,6 +231,7 @@ def test_publishing_writes_the_table(run, written, tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "README", tmp_path / "README.md")
     readme.README.write_text(f"# A\n\n{readme.BEGIN}\nold\n{readme.END}\n\nrest\n")
     results = metrics.build_metrics(metrics.read_predictions(run, written), written, run)
+    tables.write_table(written, tmp_path / "index.csv")
     readme.publish(metrics.write_json(results, tmp_path / "metrics.json"))
     text = readme.README.read_text()
     assert "old" not in text
@@ -238,3 +240,25 @@ def test_publishing_writes_the_table(run, written, tmp_path, monkeypatch):
     value = results["models"]["vgg16_fine_tuned"]["accuracy"]["value"]
     assert f"| VGG16, fine-tuned | {value:.3f} (" in text
     assert readme.current_tables() == readme.results_tables(readme.PUBLISHED)
+    kept = pd.read_csv(readme.PUBLISHED / "tiny_split.csv")
+    assert list(kept.columns) == splits.COLUMNS
+    assert splits.digest(kept) == results["split_sha256"]
+
+
+def test_metrics_of_another_split_are_not_published(run, written, tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "PUBLISHED", tmp_path / "published")
+    results = metrics.build_metrics(metrics.read_predictions(run, written), written, run)
+    tables.write_table(written.assign(fold=1), tmp_path / "index.csv")
+    with pytest.raises(ValueError, match=r"metrics\.json: computed on split .*; index.csv has"):
+        readme.publish(metrics.write_json(results, tmp_path / "metrics.json"))
+    assert not readme.PUBLISHED.exists()
+
+
+def test_the_split_of_every_published_run_is_committed():
+    runs = sorted(readme.PUBLISHED.glob("*.json"))
+    assert runs
+    for file in runs:
+        split = pd.read_csv(file.with_name(f"{file.stem}_split.csv"), dtype=str)
+        assert splits.digest(split) == json.loads(file.read_text())["split_sha256"]
+        for unit in ("lesion_id", "group_id"):
+            assert (split.groupby(unit)[["split", "fold"]].nunique() == 1).all(axis=None)

@@ -71,6 +71,7 @@ def run(tmp_path, monkeypatch):
         name="demo",
         title="Demonstration <demo>",
         classes=["bcc", "mel", "nv"],
+        names={"bcc": "basal cell carcinoma", "mel": "melanoma", "nv": "melanocytic nevus"},
         data=SimpleNamespace(synthetic=object()),
     )
     monkeypatch.setattr(reports, "load_config", lambda path: config)

@@ -1,0 +1,364 @@
+"""Files from web servers and out of zip archives: whole, right, and only where they belong."""
+
+import errno
+import itertools
+import json
+import shutil
+import stat
+import sys
+import threading
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import pooch
+import requests
+import urllib3
+from remotezip import RangeNotSupported, RemoteZip, RemoteZipError
+from tqdm import tqdm
+
+from lib import paths
+
+ATTEMPTS = 5
+BACKOFF = 1.0  # seconds; doubled from one attempt to the next
+LONGEST_WAIT = 60  # seconds, whatever a server's Retry-After asks for
+TIMEOUT = (10, 60)  # seconds to connect, and without a byte
+PIECE = 1 << 16  # bytes read and written at a time
+LINE_EVERY = 30  # seconds between lines of progress where stderr is no terminal
+CONNECTIONS = 4  # at a time, to take members out of a remote archive
+
+#: Caps on an archive; HAM10000's have 10,015 members and 2.8 GB, and hardly compress.
+MAX_MEMBERS = 50_000
+MAX_BYTES = 20 * 10**9
+MAX_MEMBER_BYTES = 4 * 10**9
+MAX_RATIO = 100
+
+#: What a connection that breaks may raise.
+BROKEN = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    RemoteZipError,
+    zipfile.BadZipFile,
+)
+
+
+class Unavailable(OSError):
+    """An address that does not serve the file, or serves other bytes: the next one may."""
+
+
+class DiskFull(OSError):
+    """No other address helps against that."""
+
+
+class BadArchive(ValueError):
+    """A zip archive that is damaged, or holds what it must not."""
+
+
+def open_session() -> requests.Session:
+    """Return a session that repeats a request after 429, 50x or no answer, with growing waits."""
+    retry = urllib3.Retry(
+        total=ATTEMPTS - 1,
+        connect=1,  # no network: waiting hardly helps
+        backoff_factor=BACKOFF,
+        status_forcelist=(429, 500, 502, 503, 504),
+        retry_after_max=LONGEST_WAIT,
+        raise_on_status=False,
+    )
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
+    session.headers["Accept-Encoding"] = "identity"  # ranges count the file's own bytes
+    session.headers["User-Agent"] = "skin-lesion-notebooks"
+    return session
+
+
+# ------------------------------------------------------------------------------------ whole files
+
+
+def fetch(
+    url: str,
+    target: Path,
+    session: requests.Session,
+    checksum: str | None = None,
+    size: int | None = None,
+) -> Path:
+    """Download a file; `target` is there only when it is whole and its checksum is right.
+
+    What has come lies in `<target>.part`, with a note of the address and the server's validator
+    beside it, and a later call goes on from there. Wrong bytes are fetched once more.
+
+    Parameters
+    ----------
+    checksum : str, optional
+        `md5:<hex>` or `sha256:<hex>`.
+    size : int, optional
+        Bytes that it must have.
+
+    Raises
+    ------
+    Unavailable, DiskFull
+        `DiskFull` and a connection that breaks too often leave the part to go on from.
+    """
+    part, note = (target.with_name(target.name + suffix) for suffix in (".part", ".part.json"))
+    if target.exists():
+        if not _mismatch(target, checksum, size):
+            return target
+        target.unlink()
+    for _ in range(2):
+        _receive(url, part, note, session)
+        note.unlink()
+        mismatch = _mismatch(part, checksum, size)
+        if not mismatch:
+            return part.rename(target)
+        part.unlink()
+    raise Unavailable(f"{url}: wrong bytes, twice: {mismatch}")
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raise `DiskFull` unless `needed` bytes are free where `folder` is or will be."""
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise DiskFull(f"no space to {what}: {_size(needed)} needed in {there}, {_size(free)} free")
+
+
+def progress(name: str, total: int | None, **options) -> tqdm:
+    """Return a bar on stderr, or a line every half minute where that is no terminal."""
+    if not sys.stderr.isatty():
+        options |= {"file": _Lines(), "mininterval": LINE_EVERY, "maxinterval": LINE_EVERY}
+        options["bar_format"] = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left"
+    return tqdm(desc=name, total=total, dynamic_ncols=True, **options)
+
+
+def _receive(url, part, note, session):
+    """Bring `part` to its full size, over as many connections as it takes."""
+    fruitless = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            return _receive_once(url, part, note, session)
+        except BROKEN as error:
+            grown = part.exists() and part.stat().st_size > before
+            fruitless = 0 if grown else fruitless + 1
+            if fruitless == ATTEMPTS:
+                raise Unavailable(f"{url}: {_reason(error)}") from None
+        _wait(fruitless)
+
+
+def _receive_once(url, part, note, session):
+    known = _resumable(url, part, note)
+    start = part.stat().st_size if known else 0
+    if known and start == known["bytes"]:
+        return
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    if start and known["validator"]:
+        headers["If-Range"] = known["validator"]
+    try:
+        response = session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except requests.RequestException as error:  # the session has tried it often enough
+        raise Unavailable(f"{url}: {_reason(error)}") from None
+    with response:
+        status, answered = response.status_code, response.headers.get("Content-Range", "")
+        if status == 416 or (status == 206 and not answered.startswith(f"bytes {start}-")):
+            part.unlink(missing_ok=True)
+            raise requests.ConnectionError("the server has no such range")
+        if status not in (200, 206):
+            raise Unavailable(f"{url}: HTTP {status} {response.reason}")
+        _save(url, response, part, note, start if status == 206 else 0)
+
+
+def _save(url, response, part, note, start):
+    length, etag = response.headers.get("Content-Length"), response.headers.get("ETag", "")
+    total = start + int(length) if length else None
+    validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    scale = {"initial": start, "unit": "B", "unit_scale": True}
+    try:
+        with part.open("ab" if start else "wb") as file, progress(part.stem, total, **scale) as bar:
+            said = {"url": url, "validator": validator, "bytes": total}
+            paths.write_text(note, json.dumps(said) + "\n")
+            for piece in response.iter_content(PIECE):
+                file.write(piece)
+                bar.update(len(piece))
+    except OSError as error:
+        raise _full(error, f"{part} is kept: make room and go on from there") from None
+    if total and part.stat().st_size != total:
+        raise requests.ConnectionError(f"{part.stat().st_size} of {total} bytes came")
+
+
+def _resumable(url, part, note):
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))
+        fits = part.stat().st_size <= (known["bytes"] or float("inf"))
+    except (OSError, ValueError):
+        return None
+    return known if known["url"] == url and fits else None
+
+
+def _mismatch(file, checksum, size):
+    found = file.stat().st_size
+    if size is not None and found != size:
+        return f"{found} bytes, expected {size}"
+    if checksum is None:
+        return None
+    kind = checksum.split(":")[0]
+    digest = f"{kind}:{pooch.file_hash(str(file), alg=kind)}"
+    return None if digest == checksum else f"{digest}, expected {checksum}"
+
+
+# -------------------------------------------------------------------------------------- archives
+
+
+def extract(
+    archive: zipfile.ZipFile,
+    name: str,
+    folder: Path,
+    members: Iterable[str] | None = None,
+    done: Callable[[int], object] = lambda n: None,
+) -> None:
+    """Extract members of a zip archive, each checked against its CRC-32.
+
+    Parameters
+    ----------
+    name : str
+        The archive's, for messages.
+    done : callable, optional
+        Called with 1 after each member.
+
+    Raises
+    ------
+    BadArchive
+        A path that leaves the folder, a link, an encrypted member, more or larger members than
+        the caps allow, or one that is damaged; the message names it.
+    """
+    infos = archive.infolist() if members is None else [archive.getinfo(each) for each in members]
+    infos = [info for info in infos if not info.is_dir()]
+    for fault in _faults(archive.infolist(), infos):
+        raise BadArchive(f"{name}: {fault}; nothing was extracted")
+    require_space(folder, sum(info.file_size for info in infos), f"unpack {name}")
+    for info in infos:
+        target = folder / info.filename
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # zipfile gives no more than file_size bytes, and raises unless their CRC-32 is right
+            with archive.open(info) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file, PIECE)
+        except BaseException as error:
+            target.unlink(missing_ok=True)
+            if isinstance(error, zipfile.BadZipFile | zlib.error | EOFError | NotImplementedError):
+                raise BadArchive(f"{name}: member {info.filename} is damaged: {error}") from None
+            raise _full(error, f"{name} could not be unpacked") from None
+        done(1)
+
+
+def list_remote(url: str, session: requests.Session) -> list[str]:
+    """Return the names of the members of a zip archive on a server; little is fetched for it."""
+    try:
+        with RemoteZip(url, session=session, timeout=TIMEOUT) as archive:
+            return archive.namelist()
+    except RangeNotSupported:
+        raise Unavailable(f"{url}: the server sends whole files only, no ranges") from None
+    except (*BROKEN, OSError) as error:
+        raise Unavailable(f"{url}: {_reason(error)}") from None
+
+
+def extract_remote(
+    url: str, name: str, folder: Path, members: list[str], session: requests.Session
+) -> None:
+    """Extract members of a zip archive on a server; of the others nothing is fetched."""
+    stopped = threading.Event()
+
+    def work(part: list[str]) -> None:
+        reason = ""
+        for attempt in range(ATTEMPTS):
+            missing = [each for each in part if not (folder / each).exists()]
+            try:
+                with RemoteZip(url, session=session, timeout=TIMEOUT) as archive:
+                    return extract(archive, name, folder, missing, count)
+            except DiskFull:
+                raise
+            except (*BROKEN, BadArchive, OSError) as error:
+                reason = _reason(error)
+            if stopped.is_set():
+                break
+            _wait(attempt)
+        raise Unavailable(f"{url}: {reason}")
+
+    def count(n: int) -> None:
+        bar.update(n)
+        if stopped.is_set():
+            raise Unavailable("stopped")
+
+    parts = [members[i::CONNECTIONS] for i in range(min(CONNECTIONS, len(members)))]
+    with progress(name, len(members), unit=" files") as bar, ThreadPoolExecutor() as pool:
+        try:
+            list(pool.map(work, parts))
+        finally:
+            stopped.set()  # the other threads, when one has failed or the user has
+
+
+def _faults(infos: list[zipfile.ZipInfo], chosen: list[zipfile.ZipInfo]) -> Iterator[str]:
+    if len(infos) > MAX_MEMBERS:
+        yield f"{len(infos)} members; at most {MAX_MEMBERS} are accepted"
+    for info in infos:
+        path, kind = PurePosixPath(info.filename), stat.S_IFMT(info.external_attr >> 16)
+        if path.is_absolute() or ".." in path.parts or any(c in info.filename for c in "\\:\0"):
+            yield f"member {info.filename!r} would leave the folder"
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            yield f"member {info.filename} is a link or a device"
+        if info.flag_bits & 1:
+            yield f"member {info.filename} is encrypted"
+    for info in chosen:
+        if info.file_size > min(MAX_MEMBER_BYTES, MAX_RATIO * info.compress_size):
+            yield (
+                f"member {info.filename} would grow from {_size(info.compress_size)} to "
+                f"{_size(info.file_size)}; {MAX_RATIO} times and {_size(MAX_MEMBER_BYTES)} are "
+                "the most accepted"
+            )
+    total = sum(info.file_size for info in chosen)
+    if total > MAX_BYTES:
+        yield f"{_size(total)} unpacked; at most {_size(MAX_BYTES)} are accepted"
+    ordered = sorted(infos, key=lambda info: info.header_offset)
+    for one, following in itertools.pairwise(ordered):  # one stretch of bytes unpacked many times
+        if one.header_offset + one.compress_size > following.header_offset:
+            yield f"members {one.filename} and {following.filename} overlap"
+    names = sorted(info.filename.casefold() for info in chosen)
+    for one, following in itertools.pairwise(names):
+        if one == following:
+            yield f"member {one} is there twice"
+
+
+class _Lines:
+    """Takes what a progress bar writes over itself, and writes lines."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def _full(error: BaseException, message: str) -> BaseException:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"no space left on the disk; {message}")
+    return error
+
+
+def _wait(attempts: int) -> None:
+    time.sleep(min(BACKOFF * 2**attempts, LONGEST_WAIT))
+
+
+def _size(number: int | None) -> str:
+    return "an unknown size" if number is None else tqdm.format_sizeof(number, "B")
+
+
+def _reason(error: Exception) -> str:
+    while error.args and isinstance(error.args[0], Exception):  # what requests wraps
+        error = error.args[0]
+    if getattr(error, "reason", None):
+        return str(error.reason).split(": ", 1)[-1]
+    return error.args[0] if error.args and isinstance(error.args[0], str) else str(error)

@@ -1,0 +1,167 @@
+"""Is every image there and fit for use? One look at each file, and a report of what is not."""
+
+import io
+import json
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+import pandera.pandas as pa
+from PIL import Image, UnidentifiedImageError
+
+from lib import datasets, paths
+from lib.config import Config
+
+#: pixels; VGG16 takes no image with a side below 32
+SMALLEST_SIDE = 32
+#: pixels; an image with more is refused from its header, before it is decoded
+LARGEST_AREA = 100_000_000
+
+#: What may be wrong with an image, and what it means.
+PROBLEMS = {
+    "missing": "a row of the metadata without a file",
+    "unreadable": "not a JPEG or PNG image, or damaged",
+    "truncated": "the file ends before the image does",
+    "wrong mode": "not 8-bit RGB",
+    "too small": f"a side below {SMALLEST_SIDE} pixels",
+    "too large": f"more than {LARGEST_AREA // 10**6} million pixels",
+}
+
+#: One row an image of the metadata; sizes in pixels, empty where the header could not be read.
+INSPECTION_SCHEMA = pa.DataFrameSchema(
+    {
+        "image_id": pa.Column(str, unique=True),
+        "dx": pa.Column(str),
+        "path": pa.Column(str),  # relative to the data folder; empty when missing
+        "width": pa.Column(float, nullable=True),
+        "height": pa.Column(float, nullable=True),
+        "problem": pa.Column(str, pa.Check.isin(["", *PROBLEMS])),
+        "found": pa.Column(str),  # what was found instead, in words
+    },
+    strict=True,
+)
+
+
+def inspect(folder: Path, metadata: pd.DataFrame) -> pd.DataFrame:
+    """Open every image of the metadata once.
+
+    Returns
+    -------
+    DataFrame
+        `INSPECTION_SCHEMA`, in the order of `metadata`; `problem` is empty where all is well.
+    """
+    files = datasets.find_images(folder, metadata["image_id"])
+    files = files.reindex(metadata["image_id"], fill_value="")
+    looks = datasets.map_files(
+        lambda path: inspect_image(folder / path) if path else MISSING, files
+    )
+    table = pd.DataFrame(looks, columns=["width", "height", "problem", "found"])
+    table.insert(0, "image_id", metadata["image_id"].to_numpy())
+    table.insert(1, "dx", metadata["dx"].to_numpy())
+    table.insert(2, "path", files.to_numpy())
+    return INSPECTION_SCHEMA.validate(table.astype({"width": float, "height": float}))
+
+
+MISSING = (None, None, "missing", "no file")
+
+
+def inspect_image(file: Path) -> tuple[int | None, int | None, str, str]:
+    """Open one image; return width and height in pixels, the problem (or "") and what was found.
+
+    The header is read first: an image that is too large is never decoded.
+    """
+    data = file.read_bytes()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about large images, which are refused below
+            image = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        return None, None, "unreadable", f"{len(data)} bytes, {_words(error)}"
+    except Image.DecompressionBombError:
+        return None, None, "too large", "a header that promises more than it may"
+    width, height = image.size
+    if width * height > LARGEST_AREA:
+        return width, height, "too large", f"{width} x {height} pixels"
+    if min(width, height) < SMALLEST_SIDE:
+        return width, height, "too small", f"{width} x {height} pixels"
+    if image.mode != "RGB":
+        return width, height, "wrong mode", f"mode {image.mode}"
+    try:
+        image.draft("RGB", (1, 1))  # the whole file is read, at an eighth of the size
+        image.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        problem = "truncated" if "truncated" in str(error) else "unreadable"
+        return width, height, problem, _words(error)
+    return width, height, "", ""
+
+
+def report(inspected: pd.DataFrame, unlisted: Iterable[str], config: Config) -> dict:
+    """Count what was found, by reason and class, as `data_quality.json` holds it.
+
+    Parameters
+    ----------
+    unlisted : iterable of str
+        Image files without a row, from `datasets.unlisted_files`.
+    """
+    unlisted, bad = list(unlisted), inspected[inspected["problem"] != ""]
+    by_class = bad.groupby(["problem", "dx"]).size()
+    return {
+        "folder": config.data.folder,
+        "images_listed": len(inspected),
+        "images_usable": len(inspected) - len(bad),
+        "dropped_share": len(bad) / len(inspected),
+        "dropped_share_allowed": config.data.max_dropped,
+        "dropped": {
+            problem: {dx: int(n) for dx, n in by_class[problem].items()}
+            for problem in PROBLEMS
+            if problem in by_class
+        },
+        "files_without_a_row": len(unlisted),
+        "examples": {
+            "dropped": bad[["image_id", "dx", "path", "problem", "found"]]
+            .head(50)
+            .to_dict("records"),
+            "files_without_a_row": unlisted[:50],
+        },
+    }
+
+
+def write_report(found: dict, config: Config) -> Path:
+    """Write the run's `data_quality.json`."""
+    file = paths.run_folder(config.name) / "data_quality.json"
+    return paths.write_text(file, json.dumps(found, indent=1) + "\n")
+
+
+def usable(metadata: pd.DataFrame, inspected: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """Return the metadata of the images that can be used.
+
+    Raises
+    ------
+    ValueError
+        More images are lost than `data.max_dropped` allows; the message counts them by reason
+        and names the first of each.
+    """
+    bad = inspected[inspected["problem"] != ""]
+    if len(bad) > config.data.max_dropped * len(inspected):
+        raise ValueError(
+            f"{config.data.folder}: {len(bad)} of {len(inspected)} images cannot be used, more "
+            f"than data.max_dropped = {config.data.max_dropped:g} allows\n{describe(bad)}"
+        )
+    return metadata[~metadata["image_id"].isin(bad["image_id"])]
+
+
+def describe(bad: pd.DataFrame) -> str:
+    """Return one line for each reason: how many images, and the first of them."""
+    lines = []
+    for problem, rows in bad.groupby("problem", sort=False):
+        first = rows.iloc[0]
+        name = first["path"] or first["image_id"]
+        lines.append(
+            f"  {problem} ({PROBLEMS[problem]}): {len(rows)}, the first: {name}, {first['found']}"
+        )
+    return "\n".join(lines)
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()).split(" <")[0][:120]

@@ -1,0 +1,705 @@
+"""`make data`: a folder in `data/` is whole and checked, or it is not there."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from test_download import Server
+
+from lib import acquisition, datasets, download, paths
+
+DX = ["nv"] * 30 + ["mel"] * 6 + ["bcc"] * 3 + ["df"]
+METADATA = pd.DataFrame(
+    {
+        "lesion_id": [f"HAM_{i // 2 if i < 20 else i:03d}" for i in range(len(DX))],
+        "image_id": [f"ISIC_{i:03d}" for i in range(len(DX))],
+        "dx": DX,
+        "dx_type": "histo",
+        "age": ["50.0", ""] * 20,
+        "sex": "female",
+        "localization": "back",
+    }
+)
+SIDE = 72  # pixels
+IDS = list(METADATA["image_id"])
+CONFIRMED = "single image expert consensus"
+PARTS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
+MASKS = "HAM10000_segmentations_lesion_tschandl"
+
+
+def jpeg(seed, side=SIDE):
+    noise = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    return cv2.imencode(".jpg", noise)[1].tobytes()
+
+
+JPEGS = {image_id: jpeg(i) for i, image_id in enumerate(IDS)}
+MASK = cv2.imencode(".png", np.full((SIDE, SIDE), 255, np.uint8))[1].tobytes()
+CSV = METADATA.to_csv(index=False).encode()
+
+
+def images(ids, folder=""):
+    return {f"{folder}{image_id}.jpg": JPEGS[image_id] for image_id in ids}
+
+
+def masks(ids, folder=""):
+    return {f"{folder}{image_id}_segmentation.png": MASK for image_id in ids}
+
+
+def zipped(members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def one_hot(metadata=METADATA):
+    table = pd.DataFrame({"image": metadata["image_id"]})
+    for column, dx in acquisition.ISIC_CLASSES.items():
+        table[column] = (metadata["dx"] == dx).astype(float)
+    return table
+
+
+def groupings():
+    table = METADATA.rename(columns={"image_id": "image"})[["image", "lesion_id"]]
+    return table.assign(diagnosis_confirm_type=CONFIRMED)
+
+
+def csv(table):
+    return table.to_csv(index=False).encode()
+
+
+def write(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+#: What the two sources serve.
+SERVED = {
+    "meta": CSV,
+    "part1": zipped(images(IDS[:20])),
+    "part2": zipped(images(IDS[20:])),
+    "masks": zipped(masks(IDS, f"{MASKS}/") | {f"__MACOSX/._{IDS[0]}.jpg": b"of a Mac"}),
+    "groups": csv(groupings()),
+    "truth": zipped({"Truth/ISIC2018_Task3_Training_GroundTruth.csv": csv(one_hot())}),
+    "input": zipped(images(IDS, "ISIC2018_Task3_Training_Input/") | {"x/LICENSE.txt": b"CC"}),
+    "test_truth": csv(one_hot()),
+}
+
+
+def md5(content):
+    return "md5:" + hashlib.md5(content).hexdigest()
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A server with both sources, a registry that names it, and a data folder of its own."""
+    monkeypatch.setattr(download, "BACKOFF", 0.01)
+    monkeypatch.setattr(acquisition, "DATA", tmp_path / "data")
+    monkeypatch.setattr(acquisition, "REGISTRY", tmp_path / "registry.yaml")
+    site = Server()
+    site.files |= SERVED
+    register(site, tmp_path / "registry.yaml")
+    yield site
+    site.close()
+
+
+def register(site, target):
+    def file(name, role, path, checksum=None, **options):
+        urls = {site.url(path): checksum}
+        size = len(site.files.get(path, b"?"))
+        return {"name": name, "role": role, "about_bytes": size, "urls": urls, **options}
+
+    masks = file(f"{MASKS}.zip", "masks", "masks", md5(SERVED["masks"]), optional=True)
+    dataverse = [
+        file("HAM10000_metadata.csv", "metadata", "meta", md5(CSV)),
+        file(f"{PARTS[0]}.zip", "images", "part1", md5(SERVED["part1"])),
+        file(f"{PARTS[1]}.zip", "images", "part2", md5(SERVED["part2"])),
+        masks,
+    ]
+    training = "ISIC2018_Task3_Training"
+    isic = [
+        file(f"{training}_LesionGroupings.csv", "groupings", "groups"),
+        file(f"{training}_GroundTruth.zip", "ground_truth", "truth"),
+        file(f"{training}_Input.zip", "images", "input"),
+        masks,
+    ]
+    test = [
+        file("ISIC2018_Task3_Test_GroundTruth.csv", "ground_truth", "test_truth"),
+        file("ISIC2018_Task3_Test_Input.zip", "images", "input"),
+    ]
+
+    def source(name, files):
+        return {"name": name, "page": f"https://doi.org/{name}", "files": files}
+
+    ham10000 = {
+        "title": "HAM10000",
+        "sources": [source("dataverse", dataverse), source("isic", isic)],
+    }
+    isic2018_test = {
+        "title": "ISIC 2018 test",
+        "image_is_lesion": True,
+        "left_out": [IDS[0]],
+        "sources": [source("isic", test)],
+    }
+    registry = {"datasets": {"ham10000": ham10000, "isic2018_test": isic2018_test}}
+    target.write_text(yaml.safe_dump(registry))
+
+
+def edit(change):
+    registry = yaml.safe_load(acquisition.REGISTRY.read_text())
+    change(registry["datasets"]["ham10000"]["sources"])
+    acquisition.REGISTRY.write_text(yaml.safe_dump(registry))
+
+
+def made():
+    return acquisition.DATA / "ham10000"
+
+
+def read():
+    return pd.read_csv(made() / datasets.METADATA, dtype=str, keep_default_na=False)
+
+
+def note():
+    return json.loads((made() / acquisition.NOTE).read_text())
+
+
+def downloads():
+    return list((acquisition.DATA / ".downloads").rglob("*"))
+
+
+def nothing_is_there():
+    """Nothing that a later step could take for a data set, and nothing half built."""
+    found = acquisition.DATA.iterdir() if acquisition.DATA.exists() else []
+    return [file.name for file in found if file.name not in (".downloads", ".linked")] == []
+
+
+# --------------------------------------------------------------------------------- the registry
+
+
+def test_the_registry_names_both_data_sets_and_their_sources():
+    known = acquisition.load_registry()
+    assert list(known) == ["ham10000", "isic2018_test"]
+    for dataset in known.values():
+        assert [source.name for source in dataset.sources] == ["dataverse", "isic"]
+        for source in dataset.sources:
+            assert "images" in [file.role for file in source.files]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s[0].update(pages="x"), r"ham10000\.sources\.0\.pages: Extra inputs"),
+        (lambda s: s[1]["files"][0].update(role="x"), r"sources\.1\.files\.0\.role: .*'images'"),
+        (lambda s: s[0]["files"][0].update(urls={"http://x": "md5:1"}), r"urls.*: String should"),
+        (lambda s: s[0]["files"][0].update(urls={}), r"files\.0\.urls: .*at least 1"),
+        (lambda s: s[0]["files"][0].update(name="../x"), r"files\.0\.name: String should match"),
+        (lambda s: s[0]["files"][0].update(about_bytes="1"), r"about_bytes: .*valid integer"),
+        (lambda s: s[0].pop("page"), r"sources\.0\.page: Field required"),
+    ],
+)
+def test_a_faulty_registry_is_refused_by_file_and_key(server, change, message, capsys):
+    edit(change)
+    assert acquisition.main([]) == 1
+    error = capsys.readouterr().err
+    assert "registry.yaml: not valid" in error
+    assert pd.Series([error]).str.contains(message, regex=True).all(), error
+
+
+def test_an_unknown_data_set_is_refused_with_those_there_are(server, capsys):
+    assert acquisition.main(["--dataset", "isic2020"]) == 1
+    assert "no data set 'isic2020'; there are: ham10000, isic2018" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------- downloads
+
+
+def test_the_whole_data_set_is_downloaded_checked_and_noted(server, capsys):
+    assert acquisition.main([]) == 0
+    assert "40 images from dataverse" in capsys.readouterr().out
+    assert read().equals(METADATA)
+    assert len(datasets.find_masks(made(), IDS)) == len(IDS)
+    assert note()["source"] == "dataverse" and note()["sample"] is None
+    first = note()["files"][0]
+    assert first["published"] == md5(CSV)
+    assert first["sha256"] == hashlib.sha256(CSV).hexdigest()
+    assert downloads() == []
+    assert sorted(p.name for p in made().iterdir() if p.is_file()) == [
+        "HAM10000_metadata.csv",
+        "source.json",
+    ]
+
+
+def test_a_data_set_that_is_there_is_left_alone(server, capsys):
+    acquisition.main([])
+    server.log.clear()
+    assert acquisition.main([]) == 0
+    assert "nothing to do" in capsys.readouterr().out and server.log == []
+
+
+def test_the_next_source_is_tried_and_says_that_no_checksum_is_published(server, capsys):
+    server.faults["part2"] = [404]
+    assert acquisition.main([]) == 0
+    said = capsys.readouterr()
+    sha256 = hashlib.sha256(SERVED["input"]).hexdigest()
+    assert (
+        "no published checksum for ISIC2018_Task3_Training_Input.zip; checked: size and CRC-32 of "
+        f"every member; its SHA-256 is {sha256}\n"
+    ) in said.out
+    assert "dataverse: " in said.err and "HTTP 404 Not Found" in said.err
+    assert note()["source"] == "isic"
+    assert read()["lesion_id"].equals(METADATA["lesion_id"])
+    assert set(read()["dx_type"]) == {"consensus"}
+
+
+def test_wrong_bytes_go_to_the_next_source(server):
+    server.files["part1"] = zipped(images(IDS[:19]))
+    assert acquisition.main([]) == 0
+    assert note()["source"] == "isic" and server.asked("part1") == [None, None]
+
+
+def test_a_damaged_archive_without_a_checksum_goes_to_the_next_source(server):
+    edit(lambda sources: sources.reverse())
+    data = bytearray(SERVED["input"])
+    data[5_000] ^= 1
+    server.files["input"] = bytes(data)
+    assert acquisition.main([]) == 0
+    assert note()["source"] == "dataverse"
+
+
+def test_an_archive_that_reaches_outside_is_never_used(server, capsys, tmp_path):
+    edit(lambda sources: sources.pop(0))
+    server.files["input"] = zipped(images(IDS, "x/") | {"../evil.jpg": b"evil"})
+    assert acquisition.main([]) == 1
+    assert "member '../evil.jpg' would leave the folder" in capsys.readouterr().err
+    assert nothing_is_there() and not list(tmp_path.rglob("evil*"))
+    assert not list(tmp_path.rglob("ISIC2018_Task3_Training_Input.zip")), "fetched anew next time"
+
+
+def test_a_page_in_place_of_an_archive_is_refused(server, capsys):
+    edit(lambda sources: sources.pop(0))
+    server.files["input"] = b"<html>please log in</html>"
+    assert acquisition.main([]) == 1
+    assert "not a zip archive" in capsys.readouterr().err and nothing_is_there()
+
+
+def test_missing_masks_are_said_and_do_without(server, capsys):
+    server.faults["masks"] = [404]
+    assert acquisition.main([]) == 0
+    assert f"goes on without {MASKS}.zip" in capsys.readouterr().err
+    assert len(datasets.find_masks(made(), IDS)) == 0
+
+
+def test_an_image_too_few_is_an_error_that_counts_and_names(server, capsys):
+    edit(lambda sources: sources.pop(0))
+    server.files["input"] = zipped(images(IDS[1:]))
+    assert acquisition.main([]) == 1
+    error = capsys.readouterr().err
+    assert "1 of 40 images cannot be used" in error and "missing" in error and IDS[0] in error
+    assert nothing_is_there()
+
+
+def test_an_older_tab_separated_table_serves_as_well(server):
+    def only_the_older(sources):
+        sources[0]["files"][0]["urls"] = {server.url("none"): md5(CSV), server.url("tab"): None}
+
+    edit(only_the_older)
+    server.files["tab"] = METADATA.to_csv(index=False, sep="\t", quoting=1).encode()
+    assert acquisition.main([]) == 0
+    assert note()["source"] == "dataverse" and read().equals(METADATA)
+
+
+@pytest.mark.parametrize(
+    ("path", "served", "source", "published"),
+    [
+        ("datafile/77?format=original", CSV, "dataverse", md5(CSV)),
+        ("datafile/77?format=original", CSV.replace(b"nv", b"bkl"), "isic", None),
+        ("datafile/77", CSV.replace(b",", b"\t"), "dataverse", None),  # as Dataverse ingested it
+    ],
+)
+def test_a_missing_checksum_comes_from_the_listing(server, path, served, source, published):
+    url = server.url(path)
+
+    def without(sources):
+        sources[0]["listing"] = server.url("listing")
+        sources[0]["files"][0]["urls"] = {url: None}
+
+    edit(without)
+    entry = {"id": 77, "filename": "HAM10000_metadata.tab", "filesize": 1}
+    entry |= {"originalFileSize": len(CSV), "md5": md5(CSV)[4:]}
+    listing = {"data": {"latestVersion": {"files": [{"dataFile": entry}]}}}
+    server.files["listing"] = json.dumps(listing).encode()
+    server.files[path] = served
+    assert acquisition.main([]) == 0
+    assert note()["source"] == source and note()["files"][0]["published"] == published
+
+
+def test_offline_says_what_each_source_said_and_what_to_do_by_hand(server, capsys):
+    server.files.clear()
+    assert acquisition.main([]) == 1
+    error = capsys.readouterr().err
+    error = error[error.index("error:") :]
+    assert error.startswith("error: HAM10000 could not be downloaded:\n  dataverse: http://127")
+    assert "\n  isic: http://127" in error
+    assert f"\n  {PARTS[0]}.zip  {server.url('part1')}" in error
+    assert "By hand, from https://doi.org/dataverse" in error
+    assert error.rstrip().endswith("make data FROM=<that folder>")
+    assert nothing_is_there()
+
+
+def test_too_little_space_is_said_before_anything_is_fetched(server, capsys, monkeypatch):
+    usage = type("Usage", (), {"free": 1_000})
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+    assert acquisition.main([]) == 1
+    assert "error: no space to download dataverse's files" in capsys.readouterr().err
+    assert server.log == [] and nothing_is_there()
+
+
+def test_a_full_disk_stops_and_the_next_run_goes_on(server, capsys, monkeypatch):
+    def full(*arguments, **options):
+        raise download.DiskFull("no space left on the disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "extract", full)
+        assert acquisition.main([]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: no space left on the disk"
+    assert nothing_is_there() and not server.asked("input"), "no other source helps against that"
+    server.log.clear()
+    assert acquisition.main([]) == 0 and server.log == []
+
+
+def test_a_run_that_is_killed_leaves_nothing_half_done_and_is_taken_up(server, tmp_path):
+    server.faults["part2"] = [("stall", 70_000)]
+    code = (
+        "import sys, pathlib; from lib import acquisition as a;"
+        "a.DATA, a.REGISTRY = map(pathlib.Path, sys.argv[1:]); sys.exit(a.main([]))"
+    )
+    command = [sys.executable, "-c", code, acquisition.DATA, acquisition.REGISTRY]
+    with subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.DEVNULL) as process:
+        part = acquisition.DATA / ".downloads/ham10000/dataverse" / f"{PARTS[1]}.zip.part"
+        while not (part.exists() and part.stat().st_size >= 65_536):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    assert not made().exists()
+    server.log.clear()
+    assert acquisition.main([]) == 0
+    assert server.asked("part1") == [], "what was whole is not fetched again"
+    assert server.asked("part2")[0].startswith("bytes=")
+    assert read().equals(METADATA) and downloads() == []
+
+
+def test_what_a_killed_run_left_half_built_is_not_used(server):
+    write(acquisition.DATA / ".ham10000.partial", images(IDS[:3], "old/"))
+    assert acquisition.main([]) == 0
+    assert not (made() / "old").exists()
+
+
+def test_an_interrupted_run_says_so_in_one_line(server, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(acquisition, "_finish", interrupted)
+    assert acquisition.main([]) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("stopped; say the same again")
+    assert nothing_is_there()
+
+
+def test_a_folder_of_ones_own_is_in_the_way(server, capsys):
+    write(made(), {"HAM10000_metadata.csv": CSV})
+    assert acquisition.main([]) == 1
+    assert "is there, but not from make data; move it away" in capsys.readouterr().err
+    assert os.listdir(made()) == ["HAM10000_metadata.csv"]
+
+
+def test_the_test_set_counts_each_image_as_a_lesion(server):
+    assert acquisition.main(["--dataset", "isic2018_test"]) == 0
+    table = datasets.read_metadata(acquisition.DATA / "isic2018_test")
+    assert list(table["image_id"]) == IDS[1:] and table["lesion_id"].equals(table["image_id"])
+
+
+# -------------------------------------------------------------------------------------- a sample
+
+
+def test_a_sample_is_in_proportion_and_takes_whole_lesions():
+    dx = ["nv"] * 700 + ["mel"] * 200 + ["bcc"] * 94 + ["df"] * 6
+    lesions = [f"L{i // 3 if i < 90 else i}" for i in range(1000)]
+    table = pd.DataFrame({"image_id": range(1000), "lesion_id": lesions, "dx": dx})
+    sample = acquisition.draw_sample(table, 100)
+    assert sample["dx"].value_counts().to_dict() == {"nv": 70, "mel": 20, "bcc": 9, "df": 1}
+    whole = table[table["lesion_id"].isin(sample["lesion_id"])]
+    assert whole.equals(sample)
+    shuffled = acquisition.draw_sample(table.sample(frac=1, random_state=1), 100)
+    assert set(shuffled["image_id"]) == set(sample["image_id"]), "the file's order has no say"
+    assert set(acquisition.draw_sample(table, 100, 2)["image_id"]) != set(sample["image_id"])
+
+
+def test_a_sample_keeps_a_lesion_of_the_rarest_class():
+    sample = acquisition.draw_sample(METADATA, 8)
+    assert len(sample) == 8 and set(sample["dx"]) == set(DX)
+
+
+@pytest.mark.parametrize("size", [-1, 3, 40, 99])
+def test_a_sample_of_an_impossible_size_is_refused(size):
+    with pytest.raises(ValueError, match=f"a sample of {size} images; expected at least one"):
+        acquisition.draw_sample(METADATA, size)
+
+
+@pytest.fixture
+def large(server):
+    """Archives so large that a few ranges are a small part of them."""
+    ids, big = IDS, {image_id: jpeg(i, 300) for i, image_id in enumerate(IDS)}
+    for path, chosen in (("part1", ids[:20]), ("part2", ids[20:])):
+        server.files[path] = zipped({f"{each}.jpg": big[each] for each in chosen})
+    mask = cv2.imencode(".png", np.full((300, 300), 255, np.uint8))[1].tobytes()
+    server.files["masks"] = zipped({f"m/{each}_segmentation.png": mask for each in ids})
+    return server
+
+
+def test_a_sample_fetches_its_own_images_and_masks_only(large, capsys):
+    assert acquisition.main(["--sample", "8"]) == 0
+    whole = sum(len(large.files[path]) for path in ("part1", "part2"))
+    assert large.sent() < 0.45 * whole
+    assert len(read()) == 8 and note()["sample"] == 8
+    found = {file.stem for file in made().rglob("*.jpg")}
+    assert found == set(read()["image_id"])
+    assert len(datasets.find_masks(made(), IDS)) == 8
+    assert "a sample of 8" in capsys.readouterr().out
+
+
+def test_the_whole_over_a_sample_says_what_to_delete(large, capsys):
+    acquisition.main(["--sample", "8"])
+    assert acquisition.main(["--sample", "8"]) == 0
+    assert acquisition.main([]) == 1
+    assert "ham10000 holds a sample of 8 images; delete it (rm -r" in capsys.readouterr().err
+
+
+def test_a_sample_without_ranges_fetches_no_archive(large, capsys):
+    large.ranges = False
+    assert acquisition.main(["--sample", "8"]) == 1
+    error = capsys.readouterr().err
+    assert "the server sends whole files only, no ranges" in error
+    assert "the whole archives are needed" in error and "make data without SAMPLE" in error
+    assert nothing_is_there()
+
+
+# --------------------------------------------------------------------------------- a local copy
+
+
+@pytest.fixture
+def bring(server, tmp_path):
+    def bring_files(files, name="copy", dataset="ham10000"):
+        source = tmp_path / name
+        if name.endswith(".zip"):
+            source.write_bytes(zipped(files))
+        else:
+            write(source, files)
+        before = {file: file.stat().st_mtime_ns for file in source.rglob("*")}
+        status = acquisition.main(["--from", str(source), "--dataset", dataset])
+        assert {file: file.stat().st_mtime_ns for file in source.rglob("*")} == before
+        assert server.log == [] and (status == 0 or nothing_is_there())
+        return status
+
+    return bring_files
+
+
+def kaggle(part_1=PARTS[0], part_2=PARTS[1]):
+    table = {"HAM10000_metadata.csv": CSV, "hmnist_28_28_L.csv": b"pixel0000,label\n1,2\n"}
+    return table | images(IDS[:20], f"{part_1}/") | images(IDS[20:], f"{part_2}/")
+
+
+def test_a_checked_copy_is_linked(bring, tmp_path, capsys):
+    write(acquisition.DATA / ".ham10000.partial", {"left": b"by a run that was killed"})
+    assert bring(kaggle() | masks(IDS[:3], "masks/")) == 0
+    assert made().resolve() == tmp_path / "copy"
+    out = capsys.readouterr().out
+    assert f"a link to {tmp_path}/copy" in out and "40 images, all of them readable" in out
+    assert acquisition.main(["--from", str(tmp_path / "copy")]) == 0, "in place of the old link"
+    assert acquisition.main([]) == 0
+    assert "a link to" in capsys.readouterr().out
+    assert (acquisition.DATA / ".linked").is_file()
+
+
+def test_counts_are_of_images_lesions_and_masks(server, tmp_path):
+    write(tmp_path / "copy", kaggle() | masks(IDS[:3]))
+    counts = acquisition.link(tmp_path / "copy", tmp_path / "linked")
+    assert counts.loc["nv"].to_dict() == {"images": 30, "lesions": 20, "masks": 3}
+
+
+def test_dataverse_as_it_is_downloaded(bring):
+    files = {"HAM10000_metadata": CSV, f"{MASKS}.zip": SERVED["masks"]}
+    files |= {f"{PARTS[0]}.zip": SERVED["part1"], f"{PARTS[1]}.zip": SERVED["part2"]}
+    assert bring(files) == 0
+    assert not made().is_symlink() and read().equals(METADATA)
+    assert len(datasets.find_masks(made(), IDS)) == len(IDS)
+    assert not any(file.is_symlink() for file in made().rglob("*"))
+
+
+def test_dataverse_unpacked_with_a_tab_table_is_linked_file_by_file(bring, tmp_path):
+    table = METADATA.assign(dataset="rosendahl").to_csv(index=False, sep="\t", quoting=1).encode()
+    files = {"HAM10000_metadata.tab": table, f"{PARTS[0]}.zip": SERVED["part1"]}
+    assert bring(files | images(IDS, "all/") | masks(IDS[:2], "masks/")) == 0
+    assert read().equals(METADATA.assign(dataset="rosendahl"))
+    image = made() / "images" / f"{IDS[0]}.jpg"
+    assert image.is_symlink() and image.resolve() == tmp_path / "copy" / "all" / image.name
+    assert len(datasets.find_masks(made(), IDS)) == 2
+    assert len(list(made().rglob("*.jpg"))) == len(IDS), "the archive adds nothing"
+
+
+def test_dataverse_in_one_archive_of_archives(bring):
+    files = {"HAM10000_metadata.tab": CSV, f"{PARTS[0]}.zip": SERVED["part1"]}
+    assert bring(files | {f"{PARTS[1]}.zip": SERVED["part2"]}, "dataverse_files.zip") == 0
+    assert read().equals(METADATA) and not list(made().rglob("*.zip"))
+
+
+@pytest.mark.parametrize("name", ["copy", "archive.zip"])
+def test_kaggle_with_its_folders_twice_in_another_case(bring, name):
+    lower = images(IDS[:20], f"{PARTS[0].lower()}/")
+    assert bring(kaggle() | lower, name) == 0
+    found = datasets.find_images(made(), IDS)
+    assert len(found) == len(IDS)
+    assert datasets.read_metadata(made())["image_id"].tolist() == IDS
+    assert not list(made().rglob("hmnist*")) or made().is_symlink()
+
+
+@pytest.mark.parametrize("name", ["copy", "archive.zip"])
+def test_two_images_of_one_name_that_differ_are_an_error(bring, name, capsys):
+    other = {f"{PARTS[0].lower()}/{IDS[0]}.jpg": jpeg(99)}
+    assert bring(kaggle() | other, name) == 1
+    error = capsys.readouterr().err.lower()
+    assert "isic_000" in error and "is there twice" in error and "differ" in error
+
+
+def isic(**changed):
+    training = "ISIC2018_Task3_Training"
+    files = {
+        f"{training}_GroundTruth/{training}_GroundTruth.csv": csv(one_hot()),
+        f"{training}_LesionGroupings.csv": csv(groupings()),
+    }
+    return files | images(IDS, f"{training}_Input/")
+
+
+@pytest.mark.parametrize("name", ["copy", "isic.zip"])
+def test_isic_is_converted(bring, name):
+    assert bring(isic(), name) == 0
+    table = read()
+    assert table[["lesion_id", "image_id", "dx"]].equals(METADATA[["lesion_id", "image_id", "dx"]])
+    assert set(table["dx_type"]) == {"consensus"} and set(table["sex"]) == {"unknown"}
+    assert datasets.read_metadata(made())["age"].isna().all()
+
+
+def test_isic_without_lesion_ids_says_why_and_what_to_add(bring, capsys):
+    files = {name: data for name, data in isic().items() if "Groupings" not in name}
+    assert bring(files) == 1
+    error = capsys.readouterr().err
+    assert "has no lesion ids, and without them images of one lesion" in error
+    assert "add ISIC2018_Task3_Training_LesionGroupings.csv to the folder" in error
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 2.0])
+def test_isic_rows_with_other_than_one_1_are_named(bring, capsys, value):
+    truth = one_hot()
+    truth.loc[4, "NV"] = value
+    files = isic() | {"ISIC2018_Task3_Training_GroundTruth.csv": csv(truth)}
+    files = {name: data for name, data in files.items() if "GroundTruth/" not in name}
+    assert bring(files) == 1
+    assert "row 6, ISIC_004: expected one 1 and zeros, found 0.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.iloc[1:], "1 images have no row, the first: ISIC_000"),
+        (lambda t: t.replace(CONFIRMED, "a hunch"), "diagnosis_confirm_type 'a hunch'; expected"),
+    ],
+)
+def test_faulty_groupings_are_named(bring, capsys, change, message):
+    name = "ISIC2018_Task3_Training_LesionGroupings.csv"
+    assert bring(isic() | {name: csv(change(groupings()))}) == 1
+    assert f"{name}: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["copy", "copy.zip"])
+def test_what_is_not_recognised_is_said_with_what_is_expected(bring, name, capsys):
+    assert bring(images(IDS[:3]) | {"notes.txt": b"x"}, name) == 1
+    error = capsys.readouterr().err
+    assert "not a layout of HAM10000; found: " in error and "expected one of" in error
+    assert "Kaggle" in error and "ISIC2018_Task3_Training_GroundTruth.csv" in error
+
+
+def test_a_file_that_is_no_archive_is_said(server, tmp_path, capsys):
+    write(tmp_path, {"copy.zip": b"not a zip"})
+    assert acquisition.main(["--from", str(tmp_path / "copy.zip")]) == 1
+    assert capsys.readouterr().err.startswith("error: copy.zip: not a zip archive")
+
+
+def test_a_missing_folder_is_one_clear_line(server, tmp_path, capsys):
+    assert acquisition.main(["--from", str(tmp_path / "nowhere")]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}/nowhere: no such folder or zip file\n"
+
+
+@pytest.mark.parametrize("content", [b"broken", JPEGS[IDS[0]][:900]])
+def test_nothing_is_linked_when_an_image_is_broken(bring, content, capsys):
+    assert bring(kaggle() | {f"{PARTS[0]}/{IDS[1]}.jpg": content}) == 1
+    error = capsys.readouterr().err
+    assert "1 of 40 images cannot be used" in error and f"{IDS[1]}.jpg" in error
+
+
+def test_a_mask_of_another_size_is_refused(bring, capsys):
+    small = cv2.imencode(".png", np.full((SIDE, 40), 255, np.uint8))[1].tobytes()
+    assert bring(kaggle() | {f"{IDS[0]}_segmentation.png": small}) == 1
+    assert f"40 x {SIDE} pixels; expected the image's {SIDE} x {SIDE}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["copy", "copy.zip", "copy/below"])
+def test_synthetic_images_are_never_taken_for_real_ones(bring, name, capsys):
+    name, _, below = name.partition("/")
+    below = below and below + "/"
+    files = {f"{below}{path}": data for path, data in kaggle().items()}
+    assert bring(files | {f"{below}synthetic.json": b"{}"}, name) == 1
+    assert "synthetic images (synthetic.json is there), not HAM10000" in capsys.readouterr().err
+
+
+def test_a_folder_in_the_way_of_the_link_is_left_alone(server, tmp_path, capsys):
+    write(tmp_path / "copy", kaggle())
+    write(made(), {"mine.txt": b"mine"})
+    assert acquisition.main(["--from", str(tmp_path / "copy")]) == 1
+    assert "is a folder of its own, not a link; move it away" in capsys.readouterr().err
+    assert os.listdir(made()) == ["mine.txt"]
+
+
+def test_a_link_gives_way_to_a_converted_copy_and_its_target_stays(bring, tmp_path):
+    write(tmp_path / "old", kaggle())
+    acquisition.main(["--from", str(tmp_path / "old")])
+    assert made().is_symlink()
+    assert bring(isic(), "isic.zip") == 0
+    assert not made().is_symlink() and len(list((tmp_path / "old").rglob("*.jpg"))) == len(IDS)
+
+
+def test_a_sample_of_a_copy_is_refused(server, tmp_path, capsys):
+    assert acquisition.main(["--from", str(tmp_path), "--sample", "5"]) == 1
+    assert "FROM or SAMPLE" in capsys.readouterr().err
+
+
+def test_the_test_set_is_brought_with_the_lesion_ids_of_dataverse(bring):
+    files = {"ISIC2018_Task3_Test_GroundTruth.tab": METADATA.to_csv(index=False, sep="\t").encode()}
+    assert bring(files | images(IDS[1:]), dataset="isic2018_test") == 0
+    table = datasets.read_metadata(acquisition.DATA / "isic2018_test")
+    assert list(table["lesion_id"]) == list(METADATA["lesion_id"][1:])
+
+
+def test_real_images_are_linked(server, ham10000):
+    assert acquisition.main(["--from", str(ham10000)]) == 0
+    assert made().resolve() == ham10000.resolve()

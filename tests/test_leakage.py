@@ -1,0 +1,149 @@
+"""The leakage meter: what it compares, and that what it published is what it says."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import leakage, paths, tables
+
+
+@pytest.fixture(scope="module")
+def images():
+    """120 lesions of two classes, three images each; every second pair of lesions is one group."""
+    rows = [
+        (f"I{lesion}_{i}", f"L{lesion:03d}", f"L{lesion - lesion % 4 // 2:03d}", label)
+        for lesion in range(120)
+        for i in range(3)
+        for label in [["mel", "nv"][lesion // 4 % 2]]
+    ]
+    return pd.DataFrame(rows, columns=["image_id", "lesion_id", "group_id", "label"])
+
+
+@pytest.fixture(scope="module")
+def features(images):
+    """Features that know the lesion and nothing of the class: chance, unless something leaks."""
+    random = np.random.default_rng(0)
+    _, group = np.unique(images["group_id"], return_inverse=True)
+    of_group = random.normal(size=(group.max() + 1, 200))
+    return of_group[group] + 0.1 * random.normal(size=(len(images), 200))
+
+
+@pytest.fixture(scope="module")
+def rows(images, features):
+    return pd.DataFrame(
+        [
+            row
+            for unit in leakage.UNITS
+            for seed in range(4)
+            for row in leakage.score_split(images, features, unit, seed)
+        ]
+    )
+
+
+@pytest.mark.parametrize("score", ["balanced_accuracy", "balanced_accuracy_several"])
+@pytest.mark.parametrize("classifier", leakage.CLASSIFIERS)
+def test_features_of_the_lesion_alone_score_only_where_the_split_leaks(rows, classifier, score):
+    means = rows[rows["classifier"] == classifier].groupby("split")[score].mean()
+    assert means["by image"] > 0.8
+    assert means["by group"] < 0.65
+
+
+def test_only_a_split_by_image_leaves_siblings_in_training(rows):
+    siblings = rows.groupby("split")["siblings"].agg(["min", "max"])
+    assert siblings.loc[["by lesion", "by group"]].to_numpy().tolist() == [[0, 0], [0, 0]]
+    assert siblings.loc["by image", "min"] > 0.9
+
+
+def test_the_rows_are_as_the_schema_has_them(rows):
+    leakage.RESULT_SCHEMA.validate(rows)
+
+
+def test_the_interval_allows_for_overlapping_splits():
+    """Nadeau and Bengio: variance 1/12, (1/4 + 0.2/0.8) of it, t with 3 degrees of freedom."""
+    values = np.array([0.0, 1.0, 0.0, 1.0]) / 2 + 0.25
+    half = 3.1824 * np.sqrt((1 / 4 + 0.25) * 1 / 12)
+    found = leakage._interval(values)
+    assert found["mean"] == 0.5
+    assert found["high"] - found["mean"] == pytest.approx(half, rel=1e-4)
+    assert found["mean"] - found["low"] == pytest.approx(half, rel=1e-4)
+
+
+def test_differences_are_paired_by_seed():
+    """Scores that go up and down together differ by the same amount each time: no uncertainty."""
+    rows = [
+        {"classifier": "c", "split": split, "seed": seed, "accuracy": base + seed / 10}
+        | {name: base for name in leakage.SCORES[1:]}
+        for split, base in (("by image", 0.5), ("by lesion", 0.4), ("by group", 0.4))
+        for seed in range(3)
+    ]
+    said = leakage.summarise(pd.DataFrame(rows))["c"]
+    assert said["by image − by lesion"]["accuracy"] == pytest.approx(
+        {"mean": 0.1, "low": 0.1, "high": 0.1}
+    )
+    assert said["by image"]["accuracy"]["high"] > said["by image"]["accuracy"]["mean"] + 0.1
+
+
+def test_features_are_computed_once_for_the_same_images(data_folder, tmp_path, monkeypatch):
+    files = pd.Series([f"images/SYN_000000{i}.jpg" for i in range(1, 4)])
+    kept = tmp_path / "features.npy"
+    first = leakage.deep_features(data_folder, files, kept)
+    assert first.shape == (3, 1280)
+    kept.write_bytes(b"")
+    np.save(kept, first + 1)
+    assert np.array_equal(leakage.deep_features(data_folder, files, kept), first + 1)
+    again = leakage.deep_features(data_folder, files.iloc[::-1], kept)
+    np.testing.assert_allclose(again[::-1], first, rtol=1e-4, atol=1e-4)
+
+
+def test_the_published_summary_is_that_of_the_published_rows():
+    result, said = leakage.read_result()
+    cells = len(leakage.CLASSIFIERS) * len(leakage.UNITS) * len(leakage.SEEDS)
+    assert len(result) == cells
+    found = leakage.summarise(result)
+    assert found.keys() == said["scores"].keys() == leakage.CLASSIFIERS.keys()
+    for classifier, ways in found.items():
+        for way, scores in ways.items():
+            for score, values in scores.items():
+                assert values == pytest.approx(said["scores"][classifier][way][score], abs=1e-9)
+
+
+def test_the_published_search_found_the_copies_and_took_little_time_and_memory():
+    _, said = leakage.read_result()
+    searched = said["near_duplicates"]
+    assert searched["images"] == 10_015
+    assert searched["planted_copies"] == 200
+    assert searched["planted_copies_found"] >= 190
+    assert searched["search_seconds"] < 180
+    assert searched["peak_memory_gib"] < 2
+
+
+def test_every_published_pair_of_different_lesions_was_looked_at():
+    _, searched = leakage.read_result()
+    said = searched["near_duplicates"]
+    pairs = tables.read_table(leakage.PUBLISHED / "duplicates.csv", leakage.duplicates.PAIRS_SCHEMA)
+    assert len(pairs) == said["pairs"]
+    across = pairs[pairs["lesion_id_1"] != pairs["lesion_id_2"]]
+    seen = leakage.read_inspected()
+    key = ["image_id_1", "image_id_2"]
+    assert set(map(tuple, across[key].to_numpy())) <= set(map(tuple, seen[key].to_numpy()))
+    assert (seen["verdict"] == "different lesions").sum() <= said["images"] / 1000
+
+
+def test_nothing_published_is_an_image():
+    suffixes = {file.suffix for file in leakage.PUBLISHED.iterdir()}
+    assert suffixes <= {".csv", ".json", ".md"}
+    assert paths.relative(leakage.PUBLISHED) == "reports/leakage"
+
+
+def test_what_notebook_01_says_of_the_published_scores_holds():
+    """Who remembers gains by a split by image; the regularised classifier hardly; names nothing."""
+    _, said = leakage.read_result()
+    gain = {
+        classifier: ways["by image − by lesion"]["balanced_accuracy_several"]
+        for classifier, ways in said["scores"].items()
+    }
+    assert gain["nearest neighbour"]["low"] > 0.1
+    assert gain["logistic regression"]["low"] < 0 < gain["logistic regression"]["mean"] < 0.05
+    for ways in said["scores"].values():
+        for score in ways["by lesion − by group"].values():
+            assert score["low"] < 0 < score["high"]
