@@ -147,3 +147,13 @@ def test_what_notebook_01_says_of_the_published_scores_holds():
     for ways in said["scores"].values():
         for score in ways["by lesion − by group"].values():
             assert score["low"] < 0 < score["high"]
+
+
+def test_the_readme_quotes_the_published_scores():
+    _, said = leakage.read_result()
+    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    for ways in said["scores"].values():
+        image, lesion = (
+            ways[way]["balanced_accuracy"]["mean"] for way in ("by image", "by lesion")
+        )
+        assert f"{image:.3f} instead of {lesion:.3f}" in text
