@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from lib import datasets, preprocessing
 
@@ -119,6 +121,29 @@ def shrink(image: np.ndarray) -> np.ndarray:
     scale = WORKING_SIZE / min(image.shape[:2])
     size = [max(round(side * scale), 1) for side in image.shape[1::-1]]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
+
+
+def predict_class(measured: pd.DataFrame, folds: np.ndarray) -> pd.Series:
+    """Predict the class from the measurements alone, each fold from the others.
+
+    Parameters
+    ----------
+    measured : DataFrame
+        `SURVEY_SCHEMA` and `dx`.
+    folds : ndarray of int, shape (n,)
+
+    Returns
+    -------
+    Series of float
+        Sensitivity of each class; their mean is the balanced accuracy.
+    """
+    scores = [f"{name}_score" for name in THRESHOLDS if name != "ink"]  # for want of masks
+    colors = ["brightness", "sharpness", "lightness", "green_red", "blue_yellow", "ita"]
+    trees = HistGradientBoostingClassifier(class_weight="balanced", max_iter=50, random_state=0)
+    inputs = measured[[*colors, *scores]].fillna(-999).to_numpy(float)  # apart from all others
+    predicted = cross_val_predict(trees, inputs, measured["dx"], cv=PredefinedSplit(folds))
+    right = predicted == measured["dx"]
+    return right.groupby(measured["dx"]).mean().rename("sensitivity")
 
 
 # ----------------------------------------------------------------------------------- skin tone

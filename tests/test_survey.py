@@ -206,3 +206,25 @@ def test_what_was_drawn_is_found_and_nothing_else(surveyed, name, least_sensitiv
 def test_lighter_skin_has_a_larger_angle(surveyed):
     table, truth = surveyed
     assert table["ita"].corr(truth["skin_tone"], method="spearman") < -0.3
+
+
+# ------------------------------------------------------------------- what they give away together
+
+
+def table_of(brightness, dx):
+    rows = pd.DataFrame([survey.measure(plain())] * len(dx))
+    return rows.assign(brightness=brightness, ita=np.nan, dx=dx)
+
+
+def test_a_class_that_is_brighter_is_predicted_from_the_measurements():
+    dx = np.array(["mel", "nv"] * 60)
+    measured = table_of(np.where(dx == "mel", 100.0, 150.0), dx)
+    assert survey.predict_class(measured, np.arange(120) % 3).to_dict() == {"mel": 1, "nv": 1}
+
+
+def test_a_fold_is_predicted_from_the_others_only():
+    """Brightness tells the class within each fold, and the opposite in the other fold."""
+    dx, folds = np.array(["mel", "nv"] * 60), np.repeat([0, 1], 60)
+    bright = (dx == "mel") == (folds == 0)
+    measured = table_of(np.where(bright, 150.0, 100.0), dx)
+    assert survey.predict_class(measured, folds).to_dict() == {"mel": 0, "nv": 0}
