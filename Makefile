@@ -80,7 +80,7 @@ check-python:
 reproduce: $(HTML) $(REPORTS)/index.html ## Execute every notebook, render every report (demo: 5 minutes, 0.5 GB)
 	@echo "$(REPORTS)/index.html"
 
-$(RUNS)/01_data_survey.ipynb: $(DATA)
+$(RUNS)/01_data_survey.ipynb: $(DATA) $(wildcard reports/leakage/*.csv reports/leakage/*.json)
 $(RUNS)/%.ipynb: notebooks/%.ipynb $(CONFIG_FILE) $(LIB) | $(ENV)
 	@mkdir -p $(@D)
 	@rm -f $(REPORTS)/$*.html $(REPORTS)/index.html $(REPORTS)/metrics.json  # no longer true

@@ -48,6 +48,7 @@ def metadata_schema(names: Iterable[str] = CLASS_NAMES) -> pa.DataFrameSchema:
             "localization": pa.Column(str, nullable=True, required=False),
             "dataset": pa.Column(str, nullable=True, required=False),
         },
+        checks=pa.Check(_one_diagnosis, name="one diagnosis a lesion"),
         strict=True,
     )
 
@@ -118,12 +119,8 @@ def read_metadata(folder: Path, names: Iterable[str] = CLASS_NAMES) -> pd.DataFr
     """
     file = folder / METADATA
     metadata = tables.read_table(file, metadata_schema(names))
-    labels = metadata.groupby("lesion_id")["dx"].nunique()
-    if (labels > 1).any():
-        raise ValueError(
-            f"{paths.relative(file)}: lesion {labels.idxmax()} has {labels.max()} diagnoses; "
-            "expected one a lesion"
-        )
+    if metadata.empty:
+        raise ValueError(f"{paths.relative(file)}: no rows; expected one an image")
     return metadata.reindex(columns=["lesion_id", "image_id", "dx", *OPTIONAL])
 
 
@@ -140,16 +137,7 @@ def find_images(folder: Path, image_ids: Iterable[str]) -> pd.Series:
     ValueError
         An image with two files that differ.
     """
-    found: dict[str, str] = {}
-    for path in _image_paths(folder):
-        name = Path(path).stem
-        if name in found and not filecmp.cmp(folder / found[name], folder / path, shallow=False):
-            raise ValueError(
-                f"{folder.name}: image {name} is there twice, and differs: {found[name]}, {path}"
-            )
-        found.setdefault(name, path)
-    there = {each: found[each] for each in image_ids if each in found}
-    return pd.Series(there, name="path", dtype=str)
+    return _find(folder, _image_paths(folder), image_ids).rename("path")
 
 
 def unlisted_files(folder: Path, image_ids: Iterable[str]) -> list[str]:
@@ -169,10 +157,13 @@ def find_masks(folder: Path, image_ids: Iterable[str]) -> pd.Series:
     -------
     Series of str
         Paths relative to `folder`, indexed by image_id.
+
+    Raises
+    ------
+    ValueError
+        An image with two masks that differ.
     """
-    found = {Path(path).stem.removesuffix(MASK_SUFFIX): path for path in _mask_paths(folder)}
-    there = {each: found[each] for each in image_ids if each in found}
-    return pd.Series(there, name="mask", dtype=str)
+    return _find(folder, _mask_paths(folder), image_ids).rename("mask")
 
 
 def read_image(file: Path) -> np.ndarray:
@@ -327,6 +318,25 @@ def _origin(config: Config) -> dict:
         "split": config.split.model_dump(),
         "seed": config.seed,
     }
+
+
+def _one_diagnosis(metadata: pd.DataFrame) -> pd.Series:
+    if not {"lesion_id", "dx"} <= set(metadata):
+        return pd.Series(True, index=metadata.index)  # that they are missing is said anyway
+    return metadata.groupby("lesion_id")["dx"].transform("nunique") <= 1
+
+
+def _find(folder: Path, candidates: Iterable[str], image_ids: Iterable[str]) -> pd.Series:
+    """Return the file of each image; the same file in two places counts once."""
+    found: dict[str, str] = {}
+    for path in candidates:
+        name = Path(path).stem.removesuffix(MASK_SUFFIX)
+        if name in found and not filecmp.cmp(folder / found[name], folder / path, shallow=False):
+            raise ValueError(
+                f"{folder.name}: image {name} is there twice, and differs: {found[name]}, {path}"
+            )
+        found.setdefault(name, path)
+    return pd.Series({each: found[each] for each in image_ids if each in found}, dtype=str)
 
 
 def _image_paths(folder: Path) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """Is every image there and fit for use? One look at each file, and a report of what is not."""
 
-import io
 import json
 import warnings
 from collections.abc import Iterable
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from lib import datasets, paths
 from lib.config import Config
@@ -17,6 +16,7 @@ from lib.config import Config
 SMALLEST_SIDE = 32
 #: pixels; an image with more is refused from its header, before it is decoded
 LARGEST_AREA = 100_000_000
+FORMATS = ("JPEG", "PNG")
 
 #: What may be wrong with an image, and what it means.
 PROBLEMS = {
@@ -28,7 +28,8 @@ PROBLEMS = {
     "too large": f"more than {LARGEST_AREA // 10**6} million pixels",
 }
 
-#: One row an image of the metadata; sizes in pixels, empty where the header could not be read.
+#: One row an image of the metadata; sizes in pixels, after a turn that EXIF asks for; empty where
+#: the header could not be read.
 INSPECTION_SCHEMA = pa.DataFrameSchema(
     {
         "image_id": pa.Column(str, unique=True),
@@ -53,9 +54,10 @@ def inspect(folder: Path, metadata: pd.DataFrame) -> pd.DataFrame:
     """
     files = datasets.find_images(folder, metadata["image_id"])
     files = files.reindex(metadata["image_id"], fill_value="")
-    looks = datasets.map_files(
-        lambda path: inspect_image(folder / path) if path else MISSING, files
-    )
+    with warnings.catch_warnings(action="ignore"):  # about large images, which are refused
+        looks = datasets.map_files(
+            lambda path: inspect_image(folder / path) if path else MISSING, files
+        )
     table = pd.DataFrame(looks, columns=["width", "height", "problem", "found"])
     table.insert(0, "image_id", metadata["image_id"].to_numpy())
     table.insert(1, "dx", metadata["dx"].to_numpy())
@@ -71,15 +73,18 @@ def inspect_image(file: Path) -> tuple[int | None, int | None, str, str]:
 
     The header is read first: an image that is too large is never decoded.
     """
-    data = file.read_bytes()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about large images, which are refused below
-            image = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        return None, None, "unreadable", f"{len(data)} bytes, {_words(error)}"
+        with Image.open(file, formats=FORMATS) as image:
+            return _look(image)
     except Image.DecompressionBombError:
         return None, None, "too large", "a header that promises more than it may"
+    except FileNotFoundError:  # a link to nowhere
+        return *MISSING[:3], "a link to a file that is not there"
+    except (OSError, ValueError, SyntaxError) as error:
+        return None, None, "unreadable", f"{file.stat().st_size} bytes, {_words(error)}"
+
+
+def _look(image: Image.Image) -> tuple[int, int, str, str]:
     width, height = image.size
     if width * height > LARGEST_AREA:
         return width, height, "too large", f"{width} x {height} pixels"
@@ -93,7 +98,8 @@ def inspect_image(file: Path) -> tuple[int | None, int | None, str, str]:
     except (OSError, ValueError, SyntaxError) as error:
         problem = "truncated" if "truncated" in str(error) else "unreadable"
         return width, height, problem, _words(error)
-    return width, height, "", ""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by OpenCV, when it decodes
+    return (height, width, "", "") if turned else (width, height, "", "")
 
 
 def report(inspected: pd.DataFrame, unlisted: Iterable[str], config: Config) -> dict:

@@ -36,13 +36,15 @@ def group_labels(images: pd.DataFrame) -> pd.Series:
 
 
 def sample_groups(images: pd.DataFrame, images_per_class: int, seed: int) -> pd.DataFrame:
-    """Draw whole groups at random until each class has at most `images_per_class` images."""
-    groups = images["group_id"].drop_duplicates().sort_values().sample(frac=1, random_state=seed)
-    rank = pd.Series(np.arange(len(groups)), index=groups)
-    shuffled = images.iloc[np.argsort(images["group_id"].map(rank), kind="stable")]
-    images_up_to_group = shuffled.groupby("label").cumcount() + 1
-    last_image = images_up_to_group.groupby(shuffled["group_id"]).transform("max")
-    return shuffled[last_image <= images_per_class].sort_index()
+    """Draw whole groups at random, each taken if no class gets more than `images_per_class`."""
+    sizes = pd.crosstab(images["group_id"], images["label"])  # sorted: no order of rows counts
+    room = pd.Series(images_per_class, index=sizes.columns)
+    taken = []
+    for group_id, size in sizes.sample(frac=1, random_state=seed).iterrows():
+        if (size <= room).all():
+            room -= size
+            taken.append(group_id)
+    return images[images["group_id"].isin(taken)]
 
 
 def split_groups(labels: pd.Series, settings: Split) -> pd.Series:
@@ -63,18 +65,20 @@ def split_groups(labels: pd.Series, settings: Split) -> pd.Series:
     ValueError
         A class with too few groups to be in every split.
     """
-    share = min(settings.validation, settings.test)
-    _require(labels, max(3, int(np.ceil(1 / share))), f"a share of {share}", "split")
     labels = labels.sort_index()
-    rest, test = train_test_split(
-        labels, test_size=settings.test, stratify=labels, random_state=settings.seed
-    )
-    train, validation = train_test_split(
-        rest,
-        test_size=settings.validation / (1 - settings.test),
-        stratify=rest,
-        random_state=settings.seed,
-    )
+    share = min(settings.validation, settings.test, 1 - settings.validation - settings.test)
+    _require(labels, max(3, int(np.ceil(1 / share))), f"a share of {share:g}", "split")
+    of_rest = settings.validation / (1 - settings.test)
+    try:
+        rest, test = train_test_split(
+            labels, test_size=settings.test, stratify=labels, random_state=settings.seed
+        )
+        train, validation = train_test_split(
+            rest, test_size=of_rest, stratify=rest, random_state=settings.seed
+        )
+    except ValueError as error:
+        counts = labels.value_counts().to_dict()
+        raise ValueError(f"too few groups of images to split, {counts}: {error}") from None
     parts = dict(zip(SPLITS, (train, validation, test), strict=True))
     return pd.concat([pd.Series(name, index=part.index) for name, part in parts.items()])
 

@@ -1,5 +1,6 @@
 """Tables on disk: each a contract, checked when it is read and written whole or not at all."""
 
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -27,8 +28,9 @@ def read_table(file: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
     name = paths.relative(file)
     text = {key: str for key, column in schema.columns.items() if dtypes.is_string(column.dtype)}
     try:
-        table = pd.read_csv(file, dtype=text)
-    except (ValueError, UnicodeDecodeError) as error:
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+            table = pd.read_csv(file, dtype=text, index_col=False)
+    except (ValueError, UnicodeDecodeError, pd.errors.ParserWarning) as error:
         raise ValueError(f"{name}: not a readable CSV table: {error}") from None
     try:
         return schema.validate(table, lazy=True)
@@ -47,6 +49,12 @@ def _faults(cases: pd.DataFrame, schema: pa.DataFrameSchema, columns: list[str])
     lines = []
     not_numbers = set(cases.loc[cases["check"].str.startswith("coerce_dtype"), "column"])
     cases = cases[~cases["column"].isin(not_numbers) | cases["check"].str.startswith("coerce")]
+    whole_rows = cases[cases["schema_context"] == "DataFrameSchema"].dropna(subset=["index"])
+    for check, rows in whole_rows.groupby("check", sort=False):
+        numbers = [str(int(index) + 2) for index in rows["index"].unique()]
+        more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
+        lines.append(f"  {check}: not so in row {', '.join(numbers[:10])}{more}")
+    cases = cases.drop(whole_rows.index)
     for (column, check), rows in cases.groupby(["column", "check"], sort=False, dropna=False):
         if check == "column_in_dataframe":
             lines += [f"  no column {name}" for name in rows["failure_case"]]

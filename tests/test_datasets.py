@@ -138,6 +138,32 @@ def test_an_age_that_is_no_number_is_named_with_its_row(write_folder):
         datasets.read_metadata(folder)
 
 
+def write_line(folder, line):
+    header = "image_id,lesion_id,dx,dx_type,age,sex,localization"
+    (folder / datasets.METADATA).write_text(f"{header}\n{line}\n", encoding="utf-8")
+
+
+def test_a_field_too_many_is_said_with_the_file(write_folder):
+    folder = write_folder([("I1", "L1", "nv")])
+    write_line(folder, "I3,L3,nv,histo,50,male,back,9")
+    with pytest.raises(ValueError, match=r"HAM10000_metadata\.csv: not a readable CSV table"):
+        datasets.read_metadata(folder)
+
+
+def test_a_comma_at_the_end_of_a_row_shifts_nothing(write_folder):
+    folder = write_folder([("I1", "L1", "nv")])
+    write_line(folder, "I3,L3,nv,histo,50,male,back,")
+    assert datasets.read_metadata(folder)[["image_id", "age"]].values.tolist() == [["I3", 50.0]]
+
+
+def test_a_table_without_rows_is_refused(write_folder):
+    folder = write_folder([("I1", "L1", "nv")])
+    file = folder / datasets.METADATA
+    file.write_text(file.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"HAM10000_metadata\.csv: no rows"):
+        datasets.read_metadata(folder)
+
+
 def test_a_table_may_lack_what_is_not_needed(write_folder):
     folder = write_folder([("I1", "L1", "nv")])
     file = folder / datasets.METADATA
@@ -167,7 +193,7 @@ def test_an_image_listed_twice_is_refused(write_folder):
 
 def test_a_lesion_with_two_diagnoses_is_refused(write_folder):
     folder = write_folder([("I1", "L1", "nv"), ("I2", "L1", "mel")])
-    with pytest.raises(ValueError, match="lesion L1 has 2 diagnoses"):
+    with pytest.raises(ValueError, match="one diagnosis a lesion: not so in row 2, 3"):
         datasets.read_metadata(folder)
 
 
@@ -206,6 +232,15 @@ def test_two_different_files_of_one_image_are_refused(write_folder):
     (folder / "I1.jpg").write_bytes((folder / "images" / "I2.jpg").read_bytes())
     with pytest.raises(ValueError, match="image I1 is there twice, and differs: I1.jpg, images/"):
         datasets.find_images(folder, ["I1"])
+
+
+def test_two_different_masks_of_one_image_are_refused(write_folder):
+    folder = write_folder([("I1", "L1", "nv")])
+    for name, content in (("a", b"1"), ("b", b"2")):
+        (folder / name).mkdir()
+        (folder / name / "I1_segmentation.png").write_bytes(content)
+    with pytest.raises(ValueError, match="image I1 is there twice, and differs: a/I1_segmentation"):
+        datasets.find_masks(folder, ["I1"])
 
 
 def test_the_same_file_twice_is_one_image(write_folder):

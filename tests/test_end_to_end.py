@@ -57,6 +57,14 @@ def test_every_report_and_the_index_are_written(reproduced):
         assert all(image.get("alt") for image in soup.find_all("img"))
 
 
+def test_every_report_names_the_split(reproduced):
+    run, reports = reproduced
+    split = json.loads((run / "index.json").read_text(encoding="utf-8"))["split_sha256"]
+    for page in [*(f"{name}.html" for name in NAMES), "index.html"]:
+        text = BeautifulSoup((reports / page).read_text(encoding="utf-8"), "html.parser").get_text()
+        assert split in text, page
+
+
 def test_every_link_between_the_reports_is_alive(reproduced):
     _, reports = reproduced
     for page in reports.glob("*.html"):

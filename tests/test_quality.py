@@ -87,6 +87,19 @@ def test_what_is_not_8_bit_rgb_has_the_wrong_mode(tmp_path, mode):
     assert found == f"mode {mode}"
 
 
+def test_the_size_is_that_after_the_turn_that_exif_asks_for(tmp_path, noise):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(noise).save(tmp_path / "a.jpg", exif=turned)
+    assert quality.inspect_image(tmp_path / "a.jpg") == (64, 80, "", "")
+    assert datasets.read_image(tmp_path / "a.jpg").shape == (80, 64, 3)
+
+
+def test_a_link_to_nowhere_is_missing(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    assert look(tmp_path / "a.jpg") == "missing"
+
+
 def test_a_small_image_is_too_small(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((31, 200, 3), np.uint8))
     assert quality.inspect_image(tmp_path / "a.png") == (200, 31, "too small", "200 x 31 pixels")

@@ -69,6 +69,14 @@ def test_a_class_with_too_few_groups_is_named_with_their_number():
         splits.fold_groups(groups(bcc=4, nv=30), SETTINGS)
 
 
+def test_shares_that_leave_nothing_to_train_on_are_refused_by_class():
+    settings = SETTINGS.model_copy(update={"validation": 0.25, "test": 0.6})
+    with pytest.raises(ValueError, match=r"class bcc has 5 groups .* a share of 0.15 needs"):
+        splits.split_groups(groups(bcc=5, nv=30), settings)
+    with pytest.raises(ValueError, match=r"too few groups of images to split, {'bcc': 7"):
+        splits.split_groups(groups(bcc=7, nv=7), settings)
+
+
 def test_a_group_with_two_classes_counts_for_the_rarer_one():
     rows = [("I1", "L1", "L1", "nv"), ("I2", "L2", "L1", "mel"), ("I3", "L3", "L3", "nv")]
     assert splits.group_labels(images_of(rows)).to_dict() == {"L1": "mel", "L3": "nv"}
@@ -87,6 +95,20 @@ def test_a_sample_takes_whole_groups_up_to_the_limit():
     assert sample["label"].value_counts().between(18, 20).all()
     whole = images[images["group_id"].isin(sample["group_id"])]
     assert set(whole["image_id"]) == set(sample["image_id"])
+
+
+def test_a_sample_takes_a_group_of_two_classes_if_both_have_room():
+    """Twenty groups of a mel and a nv, and eighty more nv: all of the mel fit, so all are taken."""
+    rows = [(f"M{i}", f"M{i}", f"G{i:03d}", "mel") for i in range(20)]
+    rows += [(f"N{i}", f"N{i}", f"G{i:03d}", "nv") for i in range(100)]
+    sample = splits.sample_groups(images_of(rows), 100, seed=1)
+    assert sample["label"].value_counts().to_dict() == {"nv": 100, "mel": 20}
+
+
+def test_a_sample_passes_over_groups_that_are_too_large():
+    rows = [(f"I{i}", f"L{i // 12}", f"L{i // 12}", "nv") for i in range(48)]
+    rows += [(f"J{i}", f"M{i}", f"M{i}", "nv") for i in range(9)]
+    assert len(splits.sample_groups(images_of(rows), 10, seed=1)) == 9
 
 
 def test_a_sample_does_not_depend_on_the_order_of_the_rows():
