@@ -59,6 +59,10 @@ expected one of
   ISIC               ISIC2018_Task3_Training_GroundTruth.csv, _LesionGroupings.csv and _Input/"""
 
 
+class BadSample(ValueError):
+    """A sample that no source can give."""
+
+
 # -------------------------------------------------------------------------------------- registry
 
 
@@ -135,6 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
         known = load_registry()
         if options.dataset not in known:
             raise ValueError(f"no data set {options.dataset!r}; there are: {', '.join(known)}")
+        if options.sample is not None and options.sample < 1:
+            raise BadSample(f"a sample of {options.sample} images; expected at least 1")
         if options.source and options.sample:
             raise ValueError("a sample is downloaded, not taken from a copy: FROM or SAMPLE")
         target, dataset = DATA / options.dataset, known[options.dataset]
@@ -181,7 +187,7 @@ def fetch(target: Path, dataset: Dataset, sample: int | None = None) -> pd.DataF
                 metadata, files = _from_source(source, folder, partial, dataset, sample, session)
                 note = {"source": source.name, "sample": sample, "files": files}
                 counts = _finish(partial, target, metadata, note)
-        except download.DiskFull:
+        except (download.DiskFull, BadSample):
             raise
         except (OSError, ValueError) as error:
             said.append(f"  {source.name}: {error}")
@@ -202,7 +208,7 @@ def draw_sample(metadata: pd.DataFrame, size: int, seed: int = SAMPLE_SEED) -> p
     quotas = quotas.clip(lower=images.groupby("dx").min())
     quotas[quotas.idxmax()] -= quotas.sum() - size
     if not 0 < size < len(metadata) or quotas.min() < 1:
-        raise ValueError(
+        raise BadSample(
             f"a sample of {size} images; expected at least one lesion a class ({len(quotas)} "
             f"classes) and fewer than the {len(metadata)} images there are"
         )
@@ -225,8 +231,11 @@ def _from_source(source, folder, partial, dataset, sample, session):
     notes = [_fetch_file(file, folder, listing, session) for file in wanted]
     try:
         metadata = _assemble(folder, partial, dataset)
-    except download.BadArchive as error:  # fetched anew the next time
-        (folder / str(error).split(":")[0]).unlink(missing_ok=True)
+    except ValueError as error:  # what it names, and tables that nobody vouches for, come anew
+        for file, note in zip(wanted, notes, strict=True):
+            unsure = note and not note["published"] and file.role in KINDS
+            if unsure or str(error).startswith(f"{file.name}:"):
+                (folder / file.name).unlink(missing_ok=True)
         raise
     if sample:
         metadata = draw_sample(metadata, sample)
@@ -241,18 +250,32 @@ def _fetch_file(file: File, folder: Path, listing: dict, session) -> dict | None
     def attempt(url: str) -> dict:
         checksum, size = listing.get(url, (file.urls[url], None))
         path = download.fetch(url, folder / file.name, session, checksum, size)
-        if path.suffix == ".zip" and not zipfile.is_zipfile(path):
+        try:
+            checked = _check_kind(path, file.role)
+        except ValueError as error:  # a page in its place, say
             path.unlink()
-            raise download.Unavailable(f"{url}: not a zip archive")
+            raise download.Unavailable(f"{url}: {error}") from None
         sha256 = pooch.file_hash(str(path))
         if not checksum:
-            checked = "size and CRC-32 of every member" if path.suffix == ".zip" else "size"
+            checked += ", and its size if the server gave one"
             print(f"no published checksum for {file.name}; checked: {checked}; ", end="")
             print(f"its SHA-256 is {sha256}")
         note = {"name": file.name, "url": url, "bytes": path.stat().st_size}
         return note | {"sha256": sha256, "published": checksum}
 
     return _at_first_address(file, attempt)
+
+
+def _check_kind(path: Path, role: str) -> str:
+    """Check that a file is an archive or a table of its role; return what is checked in words."""
+    if path.suffix == ".zip" or role not in KINDS:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("not a zip archive")
+        return "the CRC-32 of each member as it is unpacked"
+    missing = KINDS[role] - set(_read_text(path).columns)
+    if missing:
+        raise ValueError(f"not a table of {role}: no column {', '.join(sorted(missing))}")
+    return "its columns"
 
 
 def _at_first_address(file: File, attempt: Callable[[str], dict]) -> dict | None:
@@ -317,11 +340,14 @@ def _by_hand(name: str, dataset: Dataset, sample: int | None, said: list[str]) -
     for source in dataset.sources:
         lines.append(f"By hand, from {source.page}:")
         lines += [f"  {file.name}  {next(iter(file.urls))}" for file in source.files]
-    other = "" if name == "ham10000" else f" DATASET={name}"
     return "\n".join(
         [*lines, "Put the files of one of them into a folder, as they are or unpacked, and say"]
-        + [f"  make data FROM=<that folder>{other}"]
+        + [f"  {_make_from(name)}"]
     )
+
+
+def _make_from(name: str) -> str:
+    return "make data FROM=<that folder>" + ("" if name == "ham10000" else f" DATASET={name}")
 
 
 # ----------------------------------------------------------------------------------- from a copy
@@ -461,7 +487,10 @@ def _read_metadata(files: list[Path], source: Path, dataset: Dataset) -> pd.Data
     texts = [file for file in files if file.suffix.lower() in ("", ".csv", ".tab")]
     for file in sorted(texts, key=lambda file: file.suffix.lower() != ".csv"):
         table = _read_text(file)
-        table = table[~table.isin(dataset.left_out).any(axis=1)]
+        left_out = table.isin(dataset.left_out).any(axis=1)
+        if left_out.any():
+            print(f"{file.name}: without {', '.join(dataset.left_out)}, as data/registry.yaml says")
+        table = table[~left_out]
         for kind, columns in KINDS.items():
             if columns <= set(table.columns):
                 found.setdefault(kind, (file.name, table))
@@ -514,6 +543,12 @@ def _from_isic(name, truth, groupings, dataset) -> pd.DataFrame:
 
 
 def _lesions(image_ids: pd.Series, name: str, groupings: pd.DataFrame) -> dict[str, pd.Series]:
+    lesion_ids = groupings.groupby("image")["lesion_id"].unique()
+    torn = lesion_ids[lesion_ids.str.len() > 1]
+    if len(torn):
+        raise ValueError(
+            f"{name}: {torn.index[0]} has the lesion ids {', '.join(torn.iloc[0])}; expected one"
+        )
     groupings = groupings.drop_duplicates("image").set_index("image")
     missing = image_ids[~image_ids.isin(groupings.index)]
     if len(missing):
@@ -580,6 +615,19 @@ def _is_there(target: Path, sample: int | None) -> bool:
     name = paths.relative(target)
     if not (target.exists() or target.is_symlink()):
         return False
+    if not target.exists():
+        raise FileNotFoundError(
+            f"{name} is a link to {target.readlink()}, and nothing is there any more; bring the "
+            f"images from where they are now ({_make_from(target.name)}), or delete the link "
+            f"(rm {name}) to download them"
+        )
+    gone = [file for file in _walk(target) if _is_picture(file) and not file.exists()]
+    if gone:
+        raise FileNotFoundError(
+            f"{name}: {len(gone)} images are links to where nothing is any more, the first to "
+            f"{gone[0].readlink()}; put them back, or delete {name} (rm -r {name}) and bring the "
+            f"images from where they are now ({_make_from(target.name)})"
+        )
     if not (target / datasets.METADATA).is_file():
         raise FileExistsError(f"{name} is in the way, and holds no images; move it away")
     if not target.is_symlink():

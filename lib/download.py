@@ -3,15 +3,17 @@
 import errno
 import itertools
 import json
+import lzma
 import shutil
 import stat
+import struct
 import sys
 import threading
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 
 import pooch
@@ -44,6 +46,17 @@ BROKEN = (
     zipfile.BadZipFile,
 )
 
+#: What zipfile and its decompressors raise at damaged bytes; bzip2's is a bare OSError.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    ValueError,
+)
+
 
 class Unavailable(OSError):
     """An address that does not serve the file, or serves other bytes: the next one may."""
@@ -55,6 +68,10 @@ class DiskFull(OSError):
 
 class BadArchive(ValueError):
     """A zip archive that is damaged, or holds what it must not."""
+
+
+class DamagedMember(BadArchive):
+    """Fetched once more it may be whole."""
 
 
 def open_session() -> requests.Session:
@@ -135,17 +152,16 @@ def progress(name: str, total: int | None, **options) -> tqdm:
 
 def _receive(url, part, note, session):
     """Bring `part` to its full size, over as many connections as it takes."""
-    fruitless = 0
+    fruitless, most = 0, _length(part)
     while True:
-        before = part.stat().st_size if part.exists() else 0
         try:
             return _receive_once(url, part, note, session)
         except BROKEN as error:
-            grown = part.exists() and part.stat().st_size > before
-            fruitless = 0 if grown else fruitless + 1
+            fruitless = 0 if _length(part) > most else fruitless + 1
+            most = max(most, _length(part))  # a server without ranges starts over
             if fruitless == ATTEMPTS:
                 raise Unavailable(f"{url}: {_reason(error)}") from None
-        _wait(fruitless)
+        time.sleep(_pause(fruitless))
 
 
 def _receive_once(url, part, note, session):
@@ -232,7 +248,7 @@ def extract(
     ------
     BadArchive
         A path that leaves the folder, a link, an encrypted member, more or larger members than
-        the caps allow, or one that is damaged; the message names it.
+        the caps allow, or one that is damaged (`DamagedMember`); the message names it.
     """
     infos = archive.infolist() if members is None else [archive.getinfo(each) for each in members]
     infos = [info for info in infos if not info.is_dir()]
@@ -248,8 +264,9 @@ def extract(
                 shutil.copyfileobj(source, file, PIECE)
         except BaseException as error:
             target.unlink(missing_ok=True)
-            if isinstance(error, zipfile.BadZipFile | zlib.error | EOFError | NotImplementedError):
-                raise BadArchive(f"{name}: member {info.filename} is damaged: {error}") from None
+            if isinstance(error, DAMAGED) or (type(error) is OSError and error.errno is None):
+                said = f"{name}: member {info.filename} is damaged"
+                raise DamagedMember(f"{said}: {str(error) or 'its bytes end too early'}") from None
             raise _full(error, f"{name} could not be unpacked") from None
         done(1)
 
@@ -274,17 +291,16 @@ def extract_remote(
     def work(part: list[str]) -> None:
         reason = ""
         for attempt in range(ATTEMPTS):
+            if attempt and stopped.wait(_pause(attempt - 1)):
+                break
             missing = [each for each in part if not (folder / each).exists()]
             try:
                 with RemoteZip(url, session=session, timeout=TIMEOUT) as archive:
                     return extract(archive, name, folder, missing, count)
             except DiskFull:
                 raise
-            except (*BROKEN, BadArchive, OSError) as error:
+            except (*BROKEN, DamagedMember, OSError) as error:
                 reason = _reason(error)
-            if stopped.is_set():
-                break
-            _wait(attempt)
         raise Unavailable(f"{url}: {reason}")
 
     def count(n: int) -> None:
@@ -295,7 +311,8 @@ def extract_remote(
     parts = [members[i::CONNECTIONS] for i in range(min(CONNECTIONS, len(members)))]
     with progress(name, len(members), unit=" files") as bar, ThreadPoolExecutor() as pool:
         try:
-            list(pool.map(work, parts))
+            for job in as_completed([pool.submit(work, part) for part in parts]):
+                job.result()
         finally:
             stopped.set()  # the other threads, when one has failed or the user has
 
@@ -348,8 +365,12 @@ def _full(error: BaseException, message: str) -> BaseException:
     return error
 
 
-def _wait(attempts: int) -> None:
-    time.sleep(min(BACKOFF * 2**attempts, LONGEST_WAIT))
+def _pause(attempts: int) -> float:
+    return min(BACKOFF * 2**attempts, LONGEST_WAIT)
+
+
+def _length(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def _size(number: int | None) -> str:

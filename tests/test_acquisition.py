@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import ExifTags, Image
 from test_download import Server
 
 from lib import acquisition, datasets, download, paths
@@ -255,9 +256,13 @@ def test_the_next_source_is_tried_and_says_that_no_checksum_is_published(server,
     said = capsys.readouterr()
     sha256 = hashlib.sha256(SERVED["input"]).hexdigest()
     assert (
-        "no published checksum for ISIC2018_Task3_Training_Input.zip; checked: size and CRC-32 of "
-        f"every member; its SHA-256 is {sha256}\n"
+        "no published checksum for ISIC2018_Task3_Training_Input.zip; checked: the CRC-32 of each "
+        "member as it is unpacked, and its size if the server gave one; its SHA-256 is "
+        f"{sha256}\n"
     ) in said.out
+    assert "LesionGroupings.csv; checked: its columns, and its size if the" in said.out
+    assert [each["published"] for each in note()["files"]] == [None] * 3 + [md5(SERVED["masks"])]
+    assert note()["files"][2]["sha256"] == sha256
     assert "dataverse: " in said.err and "HTTP 404 Not Found" in said.err
     assert note()["source"] == "isic"
     assert read()["lesion_id"].equals(METADATA["lesion_id"])
@@ -293,6 +298,36 @@ def test_a_page_in_place_of_an_archive_is_refused(server, capsys):
     server.files["input"] = b"<html>please log in</html>"
     assert acquisition.main([]) == 1
     assert "not a zip archive" in capsys.readouterr().err and nothing_is_there()
+
+
+@pytest.mark.parametrize("page", [b"<html>please log in</html>", b"<p>\n<a>a, b, c</a>\n", b""])
+def test_a_page_in_place_of_a_table_is_refused_and_not_kept(server, capsys, page):
+    edit(lambda sources: sources.pop(0))
+    server.files["groups"] = page
+    assert acquisition.main([]) == 1
+    assert "groups: " in (error := capsys.readouterr().err) and "not a table" in error
+    assert nothing_is_there() and server.asked("truth") == []
+    server.files["groups"] = SERVED["groups"]
+    assert acquisition.main([]) == 0
+
+
+def test_after_a_page_in_place_of_a_table_the_next_address_is_tried(server):
+    edit(lambda sources: sources.pop(0))
+    edit(lambda sources: sources[0]["files"][0]["urls"].update({server.url("mirror"): None}))
+    server.files["groups"], server.files["mirror"] = b"<html></html>", SERVED["groups"]
+    assert acquisition.main([]) == 0
+    assert note()["files"][0]["url"] == server.url("mirror")
+
+
+def test_a_faulty_table_without_a_checksum_is_fetched_anew_and_the_images_are_not(server, capsys):
+    edit(lambda sources: sources.pop(0))
+    server.files["groups"] = csv(groupings().iloc[1:])
+    assert acquisition.main([]) == 1
+    assert "1 images have no row" in capsys.readouterr().err
+    server.files["groups"] = SERVED["groups"]
+    server.log.clear()
+    assert acquisition.main([]) == 0
+    assert server.asked("groups") and not server.asked("input")
 
 
 def test_missing_masks_are_said_and_do_without(server, capsys):
@@ -424,8 +459,25 @@ def test_a_folder_of_ones_own_is_in_the_way(server, capsys):
     assert os.listdir(made()) == ["HAM10000_metadata.csv"]
 
 
-def test_the_test_set_counts_each_image_as_a_lesion(server):
+@pytest.mark.parametrize("gone", ["copy", "copy/all"])
+def test_links_to_what_has_moved_are_said_with_what_to_do(bring, tmp_path, capsys, gone):
+    table = "HAM10000_metadata.csv" if gone == "copy" else "HAM10000_metadata.tab"
+    assert bring({table: CSV} | images(IDS, "all/")) == 0
+    assert made().is_symlink() == (gone == "copy")
+    (tmp_path / gone).rename(tmp_path / "moved")
+    assert acquisition.main([]) == 1
+    said = capsys.readouterr()
+    assert "nothing to do" not in said.out and f" to {tmp_path / gone}" in said.err
+    assert "bring the images from where they are now (make data FROM=<that folder>)" in said.err
+    assert ("40 images" in said.err and "rm -r" in said.err) == (gone == "copy/all")
+
+
+def test_the_test_set_counts_each_image_as_a_lesion(server, capsys):
     assert acquisition.main(["--dataset", "isic2018_test"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert (
+        f"ISIC2018_Task3_Test_GroundTruth.csv: without {IDS[0]}, as data/registry.yaml says" in said
+    )
     table = datasets.read_metadata(acquisition.DATA / "isic2018_test")
     assert list(table["image_id"]) == IDS[1:] and table["lesion_id"].equals(table["image_id"])
 
@@ -455,6 +507,15 @@ def test_a_sample_keeps_a_lesion_of_the_rarest_class():
 def test_a_sample_of_an_impossible_size_is_refused(size):
     with pytest.raises(ValueError, match=f"a sample of {size} images; expected at least one"):
         acquisition.draw_sample(METADATA, size)
+
+
+@pytest.mark.parametrize("size", ["-1", "0", "3", "40"])
+def test_a_sample_of_an_impossible_size_ends_at_once_in_one_line(server, capsys, size):
+    assert acquisition.main(["--sample", size]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: a sample of {size} images; expected at least ")
+    asked = {each["path"] for each in server.log}
+    assert asked == ({"meta"} if int(size) > 0 else set()) and nothing_is_there()
 
 
 @pytest.fixture
@@ -622,6 +683,10 @@ def test_isic_rows_with_other_than_one_1_are_named(bring, capsys, value):
     ("change", "message"),
     [
         (lambda t: t.iloc[1:], "1 images have no row, the first: ISIC_000"),
+        (
+            lambda t: pd.concat([t, t.iloc[4:5].assign(lesion_id="HAM_X")]),
+            "ISIC_004 has the lesion ids HAM_002, HAM_X; expected one",
+        ),
         (lambda t: t.replace(CONFIRMED, "a hunch"), "diagnosis_confirm_type 'a hunch'; expected"),
     ],
 )
@@ -629,6 +694,12 @@ def test_faulty_groupings_are_named(bring, capsys, change, message):
     name = "ISIC2018_Task3_Training_LesionGroupings.csv"
     assert bring(isic() | {name: csv(change(groupings()))}) == 1
     assert f"{name}: {message}" in capsys.readouterr().err
+
+
+def test_repeated_groupings_that_agree_are_fine(bring):
+    twice = csv(pd.concat([groupings(), groupings()]))
+    assert bring(isic() | {"ISIC2018_Task3_Training_LesionGroupings.csv": twice}) == 0
+    assert read()["lesion_id"].equals(METADATA["lesion_id"])
 
 
 @pytest.mark.parametrize("name", ["copy", "copy.zip"])
@@ -661,6 +732,17 @@ def test_a_mask_of_another_size_is_refused(bring, capsys):
     small = cv2.imencode(".png", np.full((SIDE, 40), 255, np.uint8))[1].tobytes()
     assert bring(kaggle() | {f"{IDS[0]}_segmentation.png": small}) == 1
     assert f"40 x {SIDE} pixels; expected the image's {SIDE} x {SIDE}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("shape", "status"), [((SIDE, 40), 0), ((40, SIDE), 1)])
+def test_a_mask_has_the_size_of_the_image_as_it_is_turned(bring, capsys, shape, status):
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = 6  # stored as 72 x 40 pixels, seen as 40 x 72
+    Image.new("RGB", (SIDE, 40)).save(file, "jpeg", exif=exif)
+    mask = cv2.imencode(".png", np.full(shape, 255, np.uint8))[1].tobytes()
+    turned = {f"{PARTS[0]}/{IDS[0]}.jpg": file.getvalue(), f"{IDS[0]}_segmentation.png": mask}
+    assert bring(kaggle() | turned) == status
+    assert ("expected the image's" in capsys.readouterr().err) == bool(status)
 
 
 @pytest.mark.parametrize("name", ["copy", "copy.zip", "copy/below"])

@@ -16,6 +16,7 @@ import threading
 import time
 import zipfile
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -134,6 +135,24 @@ def half(fetch, server):
     server.log.clear()
 
 
+def fill(monkeypatch, room):
+    """Simulate a disk that has room for so many bytes a file."""
+    usual = Path.open
+
+    class Small(io.FileIO):
+        def write(self, data):
+            if self.tell() + len(data) > room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    def small(file, mode="r", *arguments, **options):
+        return (
+            Small(file, mode) if mode in ("ab", "wb") else usual(file, mode, *arguments, **options)
+        )
+
+    monkeypatch.setattr(Path, "open", small)
+
+
 def left(folder):
     return sorted(file.name for file in folder.rglob("*") if file.is_file())
 
@@ -238,6 +257,14 @@ def test_a_connection_that_breaks_without_a_byte_is_given_up(fetch, server):
     assert len(server.log) == 5
 
 
+def test_a_server_without_ranges_that_cuts_at_other_places_is_given_up(fetch, server):
+    server.ranges = False
+    server.faults["file.bin"] = [("cut", 70_000), ("cut", 150_000)] * 20
+    with pytest.raises(download.Unavailable, match=r"file\.bin"):
+        fetch()
+    assert len(server.log) == 7, "two that got further than any before, and five"
+
+
 @pytest.mark.parametrize("status", [403, 404])
 def test_an_address_without_the_file_is_given_up_at_once(fetch, server, status):
     server.faults["file.bin"] = [status]
@@ -270,7 +297,7 @@ def test_a_download_that_is_killed_goes_on(server, fetch, target):
     assert server.asked("file.bin")[-1] == f"bytes={there}-"
 
 
-def test_a_full_disk_keeps_the_part(fetch, server, target, tmp_path):
+def test_a_full_disk_keeps_the_part(fetch, server, target, monkeypatch):
     """On a disk of one megabyte where the tests may mount one, else with a write that fails."""
     server.files["file.bin"] = os.urandom(3_000_000)
     target.parent.mkdir()
@@ -278,24 +305,27 @@ def test_a_full_disk_keeps_the_part(fetch, server, target, tmp_path):
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", target.parent], capture_output=True
     )
     if mounted.returncode:
-        pytest.skip("no right to mount a small disk")
+        fill(monkeypatch, 1_000_000)
     try:
         with pytest.raises(download.DiskFull, match=r"no space left .*file\.bin\.part is kept"):
             fetch(None)
         assert target.with_name("file.bin.part").stat().st_size > 500_000
         assert not target.exists()
     finally:
-        subprocess.run(["umount", target.parent], check=True)
+        if not mounted.returncode:
+            subprocess.run(["umount", target.parent], check=True)
 
 
-def test_a_disk_that_fills_up_is_said(fetch, target, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(download.paths, "write_text", full)
-    with pytest.raises(download.DiskFull, match=r"no space left on the disk; .*part is kept"):
-        fetch()
-    assert not target.exists()
+def test_a_disk_that_fills_up_is_said_and_the_next_run_goes_on(fetch, server, target, monkeypatch):
+    with monkeypatch.context() as patch:
+        fill(patch, 300_000)
+        with pytest.raises(download.DiskFull, match=r"no space left on the disk; .*part is kept"):
+            fetch()
+    assert left(target.parent) == ["file.bin.part", "file.bin.part.json"]
+    there = target.with_name("file.bin.part").stat().st_size
+    assert 200_000 < there <= 300_000
+    assert fetch().read_bytes() == CONTENT
+    assert server.asked("file.bin") == [None, f"bytes={there}-"]
 
 
 def test_space_is_asked_for(tmp_path):
@@ -430,6 +460,38 @@ def test_a_corrupted_member_is_named(tmp_path):
     assert left(tmp_path / "out") == ["good.jpg"]
 
 
+def test_a_bomb_that_lies_about_its_packed_size_is_refused_with_a_reason(tmp_path):
+    options = {"compression": zipfile.ZIP_DEFLATED}
+    file = write_zip(tmp_path / "a.zip", {"bomb.jpg": bytes(20_000_000)}, **options)
+    data = bytearray(file.read_bytes())
+    struct.pack_into("<I", data, data.index(b"PK\1\2") + 20, 1_000_000)
+    file.write_bytes(data)
+    with pytest.raises(download.BadArchive, match=r"bomb\.jpg is damaged: its bytes end too early"):
+        unpack(file, tmp_path / "out")
+    assert left(tmp_path) == ["a.zip"]
+
+
+@pytest.mark.parametrize(
+    "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+def test_damage_is_named_however_the_archive_is_packed(tmp_path, compression):
+    file = write_zip(tmp_path / "a.zip", {"bad.jpg": CONTENT}, compression=compression)
+    data = bytearray(file.read_bytes())
+    data[40:600] = bytes(each ^ 0x5A for each in data[40:600])
+    file.write_bytes(data)
+    with pytest.raises(download.BadArchive, match=r"a\.zip: member bad\.jpg is damaged: \w"):
+        unpack(file, tmp_path / "out")
+    assert left(tmp_path) == ["a.zip"]
+
+
+def test_a_disk_that_fills_up_while_unpacking_leaves_no_half_member(tmp_path, monkeypatch):
+    file = write_zip(tmp_path / "a.zip", {"1.jpg": CONTENT[:9], "2.jpg": CONTENT})
+    fill(monkeypatch, 300_000)
+    with pytest.raises(download.DiskFull, match=r"no space left .*; a\.zip could not be unpacked"):
+        unpack(file, tmp_path / "out")
+    assert left(tmp_path) == ["1.jpg", "a.zip"]
+
+
 # ------------------------------------------------------------------------------- remote archives
 
 
@@ -459,6 +521,46 @@ def test_a_connection_that_breaks_within_a_member_is_tried_again(server, members
     session = download.open_session()
     download.extract_remote(server.url("a.zip"), "a.zip", tmp_path, names, session)
     assert all((tmp_path / name).read_bytes() == members[name] for name in names)
+
+
+def test_a_remote_archive_that_reaches_outside_is_not_tried_again(server, tmp_path):
+    contents = {"good.jpg": b"good", "../evil.jpg": b"evil"}
+    server.files["a.zip"] = write_zip(io.BytesIO(), contents).getvalue()
+    url, session = server.url("a.zip"), download.open_session()
+    with pytest.raises(download.BadArchive, match="would leave the folder"):
+        download.extract_remote(url, "a.zip", tmp_path, ["good.jpg"], session)
+    assert len(server.log) == 1 and left(tmp_path) == []
+
+
+def test_a_damaged_member_is_fetched_again_and_not_waited_for_in_the_end(
+    server, tmp_path, monkeypatch
+):
+    data = write_zip(io.BytesIO(), {"bad.jpg": b"contents"}).getvalue()
+    server.files["a.zip"] = data.replace(b"contents", b"cXntents")
+    waits = []
+    monkeypatch.setattr(download, "_pause", lambda attempt: waits.append(attempt) or 0.01)
+    url, session = server.url("a.zip"), download.open_session()
+    with pytest.raises(download.Unavailable, match=r"member bad\.jpg is damaged: Bad CRC-32"):
+        download.extract_remote(url, "a.zip", tmp_path, ["bad.jpg"], session)
+    assert waits == [0, 1, 2, 3], "of five attempts"
+
+
+def test_what_stops_one_connection_stops_the_others(server, members, tmp_path, monkeypatch):
+    names, taken = [f"{i}.jpg" for i in range(400)], []
+
+    def extract(archive, name, folder, part, done):
+        if names[3] in part:
+            raise download.DiskFull("no space left on the disk")
+        for each in part:
+            time.sleep(0.02)
+            taken.append(each)
+            done(1)
+
+    monkeypatch.setattr(download, "extract", extract)
+    url, session = server.url("a.zip"), download.open_session()
+    with pytest.raises(download.DiskFull):
+        download.extract_remote(url, "a.zip", tmp_path, names, session)
+    assert len(taken) < 100
 
 
 def test_a_remote_archive_on_a_server_without_ranges_is_not_fetched(server, members):
