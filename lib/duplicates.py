@@ -8,7 +8,8 @@ looked up among the whole of the others:
 1. Candidates. The low spatial frequencies of lightness and colour (a discrete cosine transform),
    their signs dropped and transposed pairs sorted, are the same for all eight flips and quarter
    turns; divided by the contrast, also for other brightness. A k-d tree finds the nearest whole
-   images of each part, at most `NEIGHBOURS` of them: the work grows with n log n, not n squared.
+   images of each part, and each image keeps its nearest candidates only, at most `CONFIRMED`: their
+   number grows with n, not with n squared.
 2. Confirmation. The fine texture of both is laid over one another in the best two orientations,
    and shifted until it fits best: `similarity` is the correlation there, 1 for the same image.
 """
@@ -32,6 +33,8 @@ from lib import datasets, preprocessing
 SAME_IMAGE = 0.6
 #: Distance of descriptions beyond which a pair is no candidate, and how many are looked at.
 CANDIDATE_DISTANCE, NEIGHBOURS = 0.15, 6
+#: Candidates of one image, and of one size of its parts, that are confirmed: the nearest ones.
+CONFIRMED = 6
 #: Correlation of low frequencies that a candidate must have in some orientation.
 COARSE_FIT = 0.95
 #: Sides, in pixels, of the thumbnails: in colour for candidates, in grey for confirmation.
@@ -244,7 +247,8 @@ def _candidates(images, tree, project, side, step) -> pd.DataFrame:
     pairs = pairs[pairs["part_of"] != pairs["whole"]]
     pairs["first"] = pairs[["part_of", "whole"]].min(axis=1)
     pairs["second"] = pairs[["part_of", "whole"]].max(axis=1)
-    return pairs.sort_values("distance", kind="stable").drop_duplicates(["first", "second"])
+    pairs = pairs.sort_values("distance", kind="stable").drop_duplicates(["first", "second"])
+    return pairs[pairs.groupby("part_of").cumcount() < CONFIRMED]
 
 
 def _confirm(images: Thumbnails, candidates: pd.DataFrame, side: int) -> pd.DataFrame:

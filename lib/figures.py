@@ -169,25 +169,26 @@ def class_shares(found: pd.DataFrame, judged: pd.DataFrame, label: str) -> Figur
     return figure
 
 
-def paired_scores(table: pd.DataFrame, score: str, label: str) -> Figure:
-    """Draw a score over the ways to split, one panel a classifier, one line a seed.
+def split_scores(table: pd.DataFrame, score: str, label: str) -> Figure:
+    """Draw a score over the ways to split, one panel a classifier: each seed, and the mean.
 
     Parameters
     ----------
     table : DataFrame
-        `leakage.RESULT_SCHEMA`.
+        `leakage.RESULT_SCHEMA`; three classes, so chance is at one third.
     """
-    order, names = list(table["split"].unique()), list(table["classifier"].unique())
+    names = list(table["classifier"].unique())
     figure, axes = plt.subplots(
         1, len(names), figsize=(3.4 * len(names), 2.8), sharey=True, squeeze=False
     )
     for axis, name in zip(axes.flat, names, strict=True):
         rows = table[table["classifier"] == name]
-        wide = rows.pivot(index="split", columns="seed", values=score).loc[order]
-        axis.plot(order, wide, color="gray", lw=0.7, marker="o", ms=3)
-        axis.plot(order, wide.mean(axis=1), color=TRAINING, lw=2.5, marker="s", ms=6)
+        axis.plot(rows["split"], rows[score], "o", color="gray", ms=4, mfc="none")
+        means = rows.groupby("split", sort=False)[score].mean()
+        axis.plot(means.index, means, "_", color=TRAINING, ms=30, mew=2.5)
+        axis.axhline(1 / 3, color="black", lw=0.8, ls="--")
         axis.set(title=name)
-        axis.margins(x=0.15)
+        axis.margins(x=0.2)
     axes.flat[0].set_ylabel(label)
     return figure
 
@@ -357,9 +358,11 @@ def triples(groups: dict[str, list[tuple[str, np.ndarray]]], columns: int) -> Fi
 
 def class_boxes(table: pd.DataFrame, axis_labels: dict[str, str]) -> Figure:
     """Draw box plots of columns by class (`dx`), whiskers at the 5th and 95th percentile."""
-    figure, axes = plt.subplots(1, len(axis_labels), figsize=(3.6 * len(axis_labels), 2.8))
+    columns = 2 if len(axis_labels) == 4 else len(axis_labels)
+    rows = -(-len(axis_labels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.8 * rows))
     order = [name for name in CLASS_COLORS if name in set(table["dx"])]
-    for axis, (column, label) in zip(axes, axis_labels.items(), strict=True):
+    for axis, (column, label) in zip(np.ravel(axes), axis_labels.items(), strict=True):
         sns.boxplot(
             table,
             x="dx",

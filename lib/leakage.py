@@ -112,13 +112,14 @@ def deep_features(folder: Path, files: pd.Series, kept: Path) -> np.ndarray:
         square = preprocessing.crop_square(datasets.read_image(folder / path))
         return cv2.resize(square, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
 
-    parts = []
+    started, parts = time.monotonic(), []
     for start in range(0, len(files), 256):
         images = np.stack(datasets.map_files(read, files.iloc[start : start + 256]))
         parts.append(training.forward(model, images))
     features = np.concatenate(parts)
     kept.parent.mkdir(parents=True, exist_ok=True)
     np.save(kept, features)
+    said["seconds"] = round(time.monotonic() - started)
     paths.write_text(kept.with_suffix(".json"), json.dumps(said, indent=1) + "\n")
     return features
 
@@ -222,10 +223,13 @@ def find_groups(folder: Path, metadata: pd.DataFrame, files: pd.Series) -> tuple
     recall = duplicates.planted_recall(folder, files, images, PLANTED, seed=0)
     tables.write_table(recall.reset_index(), paths.run_folder("leakage") / "planted_copies.csv")
     other_lesion = pairs["lesion_id_1"] != pairs["lesion_id_2"]
+    per_lesion = metadata["lesion_id"].value_counts()
     return duplicates.join(metadata, pairs), {
         "images": len(metadata),
         "lesions": int(metadata["lesion_id"].nunique()),
         "pairs": len(pairs),
+        "pairs_of_one_lesion": int((~other_lesion).sum()),
+        "pairs_of_one_lesion_there_are": int((per_lesion * (per_lesion - 1) // 2).sum()),
         "pairs_of_different_lesions": int(other_lesion.sum()),
         "pairs_of_different_classes": int((pairs["dx_1"] != pairs["dx_2"]).sum()),
         "planted_copies": int(recall["planted"].sum()),
@@ -256,7 +260,8 @@ def run(folder: Path) -> dict:
     print(f"near-duplicates: {searched}", flush=True)
     images = metadata[metadata["dx"].isin(CLASSES)].rename(columns={"dx": "label"})
     images = images.assign(group_id=images["image_id"].map(groups))
-    features = deep_features(folder, files[images["image_id"]], output / "features.npy")
+    kept = output / "features.npy"
+    features = deep_features(folder, files[images["image_id"]], kept)
     rows = []
     for seed in SEEDS:
         for unit in UNITS:
@@ -274,6 +279,7 @@ def run(folder: Path) -> dict:
         "regularisation": REGULARISATION,
         "regularisation_grid": regularisation_grid(images, features),
         "seconds": round(time.monotonic() - started),
+        "seconds_for_features": json.loads(kept.with_suffix(".json").read_text())["seconds"],
         "cores": os.cpu_count(),
         "near_duplicates": searched,
         "scores": summarise(result),

@@ -147,7 +147,6 @@ def evaluate(table: pd.DataFrame, config: Config) -> dict:
     }
     counts = confusion_matrix(table["label"], table["predicted"], labels=classes)
     return {
-        "title": MODELS[table["model"].iloc[0]],
         **{name: scores[name] for name in SCORES},
         "per_class": {
             name: per_class(counts, i)
@@ -321,7 +320,10 @@ def build_metrics(predictions: pd.DataFrame, index: pd.DataFrame, config: Config
         "split_sha256": splits.digest(index),
         "interval": f"{100 * settings.confidence:g}% percentile bootstrap over lesions, "
         f"{settings.bootstrap_draws} draws",
-        "models": {name: evaluate(test[test["model"] == name], config) for name in MODELS},
+        "models": {
+            name: {"title": title} | evaluate(test[test["model"] == name], config)
+            for name, title in MODELS.items()
+        },
         "paper": PAPER,
         "manifest": _manifests(config),
     }

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from lib import datasets, preprocessing
@@ -123,27 +123,40 @@ def shrink(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
 
 
-def predict_class(measured: pd.DataFrame, folds: np.ndarray) -> pd.Series:
-    """Predict the class from the measurements alone, each fold from the others.
+#: What a class is predicted from (`predict_class`): all, or what is measured outside the lesion.
+#: Without the ink, for want of masks.
+_OUTSIDE = ["ita", "hair_score", "ruler_score", "dark_corners_score"]
+MEASUREMENTS = {
+    "all measurements": [
+        *("brightness", "sharpness", "lightness", "green_red", "blue_yellow"),
+        *_OUTSIDE,
+    ],
+    "outside the lesion only": _OUTSIDE,
+}
+
+
+def predict_class(
+    measured: pd.DataFrame, labels: pd.Series, folds: np.ndarray, classes: list[str]
+) -> np.ndarray:
+    """Predict the class from measurements alone, each fold from the others.
 
     Parameters
     ----------
-    measured : DataFrame
-        `SURVEY_SCHEMA` and `dx`.
+    measured : DataFrame of float, shape (n, measurements)
     folds : ndarray of int, shape (n,)
 
     Returns
     -------
-    Series of float
-        Sensitivity of each class; their mean is the balanced accuracy.
+    ndarray of float, shape (n, classes)
+        Probabilities, in the order of `classes`.
     """
-    scores = [f"{name}_score" for name in THRESHOLDS if name != "ink"]  # for want of masks
-    colors = ["brightness", "sharpness", "lightness", "green_red", "blue_yellow", "ita"]
-    trees = HistGradientBoostingClassifier(class_weight="balanced", max_iter=50, random_state=0)
-    inputs = measured[[*colors, *scores]].fillna(-999).to_numpy(float)  # apart from all others
-    predicted = cross_val_predict(trees, inputs, measured["dx"], cv=PredefinedSplit(folds))
-    right = predicted == measured["dx"]
-    return right.groupby(measured["dx"]).mean().rename("sensitivity")
+    forest = RandomForestClassifier(
+        200, class_weight="balanced", min_samples_leaf=5, random_state=0
+    )
+    inputs = measured.fillna(-999).to_numpy(float)  # what is missing is apart from all else
+    targets = labels.map(classes.index).to_numpy()
+    cv = PredefinedSplit(folds)
+    return cross_val_predict(forest, inputs, targets, cv=cv, method="predict_proba")
 
 
 # ----------------------------------------------------------------------------------- skin tone

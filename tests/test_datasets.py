@@ -153,7 +153,7 @@ def test_a_field_too_many_is_said_with_the_file(write_folder):
 def test_a_comma_at_the_end_of_a_row_shifts_nothing(write_folder):
     folder = write_folder([("I1", "L1", "nv")])
     write_line(folder, "I3,L3,nv,histo,50,male,back,")
-    assert datasets.read_metadata(folder)[["image_id", "age"]].values.tolist() == [["I3", 50.0]]
+    assert datasets.read_metadata(folder)[["image_id", "age"]].to_numpy().tolist() == [["I3", 50.0]]
 
 
 def test_a_table_without_rows_is_refused(write_folder):

@@ -71,6 +71,11 @@ def test_the_near_duplicates_are_as_many_as_were_published():
     _, said = leakage.read_result()
     assert said["near_duplicates"]["pairs_of_different_lesions"] == 6
     assert said["near_duplicates"]["pairs_of_different_classes"] == 0
+    found = said["near_duplicates"]
+    assert (
+        f"only the {found['pairs_of_one_lesion']} of {found['pairs_of_one_lesion_there_are']:,} "
+        "that are nearly the same view" in SECTIONS["HAM10000: datasheet"]
+    )
     assert "Six pairs of near-duplicates" in SECTIONS["HAM10000: datasheet"]
     assert "none has two diagnoses" in SECTIONS["HAM10000: datasheet"]
 
