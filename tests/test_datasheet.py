@@ -15,9 +15,8 @@ SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, flags=re.MULTIL
 
 def table(section):
     """Return the table of a section that begins with the column Class."""
-    lines = re.findall(r"^\|.*\|$", section, flags=re.MULTILINE)
+    lines = re.search(r"^\| Class(.*\n)(\|.*\n)+", section, flags=re.MULTILINE)[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    cells = cells[[row[0] for row in cells].index("Class") :]
     rows = pd.DataFrame(cells[2:], columns=cells[0]).set_index("Class")
     return rows.map(lambda cell: int(cell.replace(",", "")) if re.match(r"[\d,]+$", cell) else cell)
 
