@@ -104,7 +104,7 @@ data: $(ENV) ## Download HAM10000 (3 GB), SAMPLE=500 of it, or bring a copy FROM
 	@$(PY) -m lib.acquisition $(if $(FROM),--from "$(FROM)") $(if $(SAMPLE),--sample $(SAMPLE)) \
 	  $(if $(DATASET),--dataset $(DATASET))
 
-leakage: $(ENV) ## Measure what a split by image flatters, on data/ham10000 or FROM=<folder> (15 minutes)
+leakage: $(ENV) ## Measure what a split by image flatters, on data/ham10000 or FROM=<folder> (20 minutes)
 	@$(PY) -m lib.leakage "$(or $(FROM),data/ham10000)"
 
 notebooks: ## Refresh the committed notebooks with the outputs of the demo (5 minutes)
