@@ -162,7 +162,8 @@ def test_steps_that_are_off_are_not_done(run):
 def index(run, data_folder):
     metadata = datasets.read_metadata(data_folder)
     files = datasets.find_images(data_folder, metadata["image_id"])
-    return datasets.build_index(metadata, files, run).head(6)
+    groups = metadata.set_index("image_id")["lesion_id"]
+    return datasets.build_index(metadata, files, groups, run).head(6)
 
 
 def test_row_i_of_the_array_is_row_i_of_the_index(run, index, data_folder):
