@@ -118,7 +118,7 @@ refresh:
 	@for file in $(EXECUTED) $(HTML) $(REPORTS)/index.html; do touch $$file; done  # still up to date
 
 publish: | $(ENV) ## Put a finished run's numbers into the README: make publish CONFIG=<run>
-	@$(MAKE) --question --no-print-directory $(REPORTS)/index.html || \
+	@$(MAKE) --question --no-print-directory ENV= $(REPORTS)/index.html || \
 	  { echo "error: run $(RUN) is not up to date; make reproduce CONFIG=$(CONFIG) first" >&2; exit 1; }
 	@$(PY) -m lib.readme $(OUTPUT)/runs/$(RUN)/metrics.json
 
