@@ -134,8 +134,11 @@ def class_bars(counts: pd.DataFrame, names: dict[str, str], label: str) -> Figur
         colors = [(*plt.matplotlib.colors.to_rgb(CLASS_COLORS[c]), shades[i]) for c in counts.index]
         bars = axis.bar(places, counts[column], width, color=colors, edgecolor="black", lw=0.6)
         axis.bar_label(bars, [f"{n:,}\n{column}" for n in counts[column]], fontsize=7)
-    letters = 20 if len(counts) < 5 else 13
-    ticks = [f"{name}\n{textwrap.fill(names[name], letters)}" for name in counts.index]
+    letters = 20 if len(counts) < 5 else 12
+    ticks = [
+        f"{name}\n{textwrap.fill(names[name], letters, break_long_words=False)}"
+        for name in counts.index
+    ]
     axis.set_xticks(range(len(counts)), ticks)
     axis.set_ylabel(label)
     axis.margins(y=0.2)
