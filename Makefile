@@ -122,9 +122,9 @@ publish: | $(ENV) ## Put a finished run's numbers into the README: make publish 
 	  { echo "error: run $(RUN) is not up to date; make reproduce CONFIG=$(CONFIG) first" >&2; exit 1; }
 	@$(PY) -m lib.readme $(OUTPUT)/runs/$(RUN)/metrics.json
 
-test: lint test-unit test-notebooks ## Everything CI checks (8 minutes on two cores)
+test: lint test-unit test-notebooks ## Everything CI checks (10 minutes on two cores)
 
-test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (4 minutes)
+test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (5 minutes)
 	$(PY) -m pytest tests
 
 # the readers' own runs are left alone: what the notebooks write goes to a folder of its own
