@@ -24,7 +24,7 @@ CLASS_COLORS = {
     "nv": "#44AA99",
     "vasc": "#AA4499",
 }
-CLASS_LINES = dict(zip(CLASS_COLORS, ["-", "--", "-.", ":", "-", "-.", ":"], strict=True))
+CLASS_LINES = dict(zip(CLASS_COLORS, ["-", "--", "-.", ":", "-", "-.", "--"], strict=True))
 TRAINING, VALIDATION = "#332288", "#CC6677"
 
 
@@ -243,11 +243,14 @@ def confusion_matrices(confusions: dict[str, np.ndarray], classes: list[str]) ->
 
     With a single model they stand side by side.
     """
-    columns = len(confusions)
-    shape, size = ((2, columns), (3 * columns + 0.4, 5.8)) if columns > 1 else ((1, 2), (6.4, 3))
+    columns, side = len(confusions), max(3, 0.6 * len(classes))  # inches
+    shape, size = (2, columns), (side * columns + 0.4, 2 * side - 0.2)
+    if columns == 1:
+        shape, size = (1, 2), (2 * side + 0.4, side)
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
     axes = axes.reshape(2, columns)
     options = {"xticklabels": classes, "yticklabels": classes, "cmap": "Blues", "square": True}
+    options["annot_kws"] = {"fontsize": 8} if len(classes) > 4 else {}
     for column, (title, counts) in enumerate(confusions.items()):
         counts = np.asarray(counts)
         rates = counts / counts.sum(axis=1, keepdims=True)
