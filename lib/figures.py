@@ -31,7 +31,7 @@ TRAINING, VALIDATION = "#332288", "#CC6677"
 def use_style(config: Config) -> None:
     """Set the style of every figure of the session, and colours for classes that have none yet."""
     invented = [name for name in config.classes if name not in CLASS_COLORS]
-    spare = [name for name in CLASS_COLORS if name not in config.classes]
+    spare = [name for name in CLASS_COLORS if name not in config.classes] or list(CLASS_COLORS)
     for i, name in enumerate(invented):
         CLASS_COLORS[name] = CLASS_COLORS[spare[i % len(spare)]]
         CLASS_LINES[name] = CLASS_LINES[spare[i % len(spare)]]

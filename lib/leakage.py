@@ -28,7 +28,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from lib import datasets, duplicates, paths, preprocessing, splits, tables
+from lib import datasets, duplicates, metrics, paths, preprocessing, splits, tables
 
 CLASSES = ["bcc", "mel", "nv"]
 SEEDS = range(10)
@@ -182,7 +182,8 @@ def summarise(result: pd.DataFrame) -> dict:
     Returns
     -------
     dict
-        For each classifier, way to split or difference, and score: `mean`, `low`, `high` (95 %).
+        For each classifier, way to split or difference, and score: `value` (the mean), `low` and
+        `high` (95 %).
     """
     said = {}
     for classifier, rows in result.groupby("classifier", sort=False):
@@ -328,8 +329,7 @@ def score_table(said: dict) -> pd.DataFrame:
     """Return the published scores in words, one row a way to split or a difference."""
     rows = {
         (classifier, name): {
-            score.replace("_", " "): "{mean:.3f} ({low:.3f} to {high:.3f})".format(**values[score])
-            for score in SCORES
+            score.replace("_", " "): metrics.format_interval(values[score]) for score in SCORES
         }
         for classifier, ways in said["scores"].items()
         for name, values in ways.items()
@@ -353,7 +353,7 @@ def _interval(values: np.ndarray, confidence: float = 0.95) -> dict[str, float]:
     error = np.sqrt((1 / n + TEST_SHARE / (1 - TEST_SHARE)) * values.var(ddof=1))
     reach = student.ppf(0.5 + confidence / 2, n - 1) * error
     mean = values.mean()
-    return {"mean": float(mean), "low": float(mean - reach), "high": float(mean + reach)}
+    return {"value": float(mean), "low": float(mean - reach), "high": float(mean + reach)}
 
 
 def main(arguments: list[str] | None = None) -> int:

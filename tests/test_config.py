@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib import config, paths
+from lib import config, figures, paths
 
 DEMO = paths.ROOT / "configs" / "demo.yaml"
 
@@ -87,3 +87,15 @@ def test_a_file_without_keys_is_refused(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
     with pytest.raises(ValueError, match="expected keys and values, found list"):
         config.load_config(tmp_path / "list.yaml")
+
+
+def test_every_class_has_a_colour_even_beside_all_of_ham10000_s(run):
+    known = dict(figures.CLASS_COLORS), dict(figures.CLASS_LINES)
+    try:
+        figures.use_style(run.model_copy(update={"classes": [*config.CLASS_NAMES, "wart"]}))
+        assert "wart" in figures.CLASS_COLORS
+        assert "wart" in figures.CLASS_LINES
+    finally:
+        for table, before in zip((figures.CLASS_COLORS, figures.CLASS_LINES), known, strict=True):
+            table.clear()
+            table.update(before)

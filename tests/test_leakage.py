@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import leakage, paths, tables
+from lib import leakage, metrics, paths, tables
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,9 @@ def test_the_interval_allows_for_overlapping_splits():
     values = np.array([0.0, 1.0, 0.0, 1.0]) / 2 + 0.25
     half = 3.1824 * np.sqrt((1 / 4 + 0.25) * 1 / 12)
     found = leakage._interval(values)
-    assert found["mean"] == 0.5
-    assert found["high"] - found["mean"] == pytest.approx(half, rel=1e-4)
-    assert found["mean"] - found["low"] == pytest.approx(half, rel=1e-4)
+    assert found["value"] == 0.5
+    assert found["high"] - found["value"] == pytest.approx(half, rel=1e-4)
+    assert found["value"] - found["low"] == pytest.approx(half, rel=1e-4)
 
 
 def test_differences_are_taken_seed_by_seed():
@@ -78,9 +78,9 @@ def test_differences_are_taken_seed_by_seed():
     ]
     said = leakage.summarise(pd.DataFrame(rows))["c"]
     assert said["by image − by lesion"]["accuracy"] == pytest.approx(
-        {"mean": 0.1, "low": 0.1, "high": 0.1}
+        {"value": 0.1, "low": 0.1, "high": 0.1}
     )
-    assert said["by image"]["accuracy"]["high"] > said["by image"]["accuracy"]["mean"] + 0.1
+    assert said["by image"]["accuracy"]["high"] > said["by image"]["accuracy"]["value"] + 0.1
 
 
 def test_features_are_computed_once_for_the_same_images(data_folder, tmp_path, monkeypatch):
@@ -164,7 +164,7 @@ def test_what_notebook_01_says_of_the_published_scores_holds():
         for classifier, ways in said["scores"].items()
     }
     assert gain["nearest neighbour"]["low"] > 0.1
-    assert gain["logistic regression"]["low"] < 0 < gain["logistic regression"]["mean"] < 0.05
+    assert gain["logistic regression"]["low"] < 0 < gain["logistic regression"]["value"] < 0.05
     for ways in said["scores"].values():
         for score in ways["by lesion − by group"].values():
             assert score["low"] < 0 < score["high"]
@@ -175,7 +175,7 @@ def test_the_readme_quotes_the_published_scores():
     text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
     for classifier, ways in said["scores"].items():
         cells = [
-            "{mean:.3f} ({low:.3f} to {high:.3f})".format(**ways[way]["balanced_accuracy"])
+            metrics.format_interval(ways[way]["balanced_accuracy"])
             for way in ("by image", "by lesion", "by image − by lesion")
         ]
         assert f"| {classifier} | {' | '.join(cells)} |" in text
