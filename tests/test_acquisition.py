@@ -738,7 +738,7 @@ def test_a_mask_of_another_size_is_refused(bring, capsys):
 def test_a_mask_has_the_size_of_the_image_as_it_is_turned(bring, capsys, shape, status):
     exif, file = Image.Exif(), io.BytesIO()
     exif[ExifTags.Base.Orientation] = 6  # stored as 72 x 40 pixels, seen as 40 x 72
-    Image.new("RGB", (SIDE, 40)).save(file, "jpeg", exif=exif)
+    Image.linear_gradient("L").resize((SIDE, 40)).convert("RGB").save(file, "jpeg", exif=exif)
     mask = cv2.imencode(".png", np.full(shape, 255, np.uint8))[1].tobytes()
     turned = {f"{PARTS[0]}/{IDS[0]}.jpg": file.getvalue(), f"{IDS[0]}_segmentation.png": mask}
     assert bring(kaggle() | turned) == status

@@ -262,7 +262,7 @@ def test_png_files_are_images_and_masks_are_not(write_folder):
 
 
 def test_colours_are_red_green_blue(tmp_path):
-    blue_first = np.zeros((8, 8, 3), np.uint8)
+    blue_first = np.zeros((32, 32, 3), np.uint8)
     blue_first[..., 2] = 255
     cv2.imwrite(str(tmp_path / "red.png"), blue_first)
     assert datasets.read_image(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]

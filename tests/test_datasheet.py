@@ -79,6 +79,11 @@ def test_the_near_duplicates_are_as_many_as_were_published():
     assert "none has two diagnoses" in SECTIONS["HAM10000: datasheet"]
 
 
+def test_the_limits_of_an_image_are_those_that_are_checked():
+    assert f"| a side below {datasets.SMALLEST_SIDE} pixels | refused |" in TEXT
+    assert f"| more than {datasets.LARGEST_AREA // 10**6} million pixels | refused" in TEXT
+
+
 def test_the_columns_are_those_of_the_schema():
     listed = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", TEXT, flags=re.MULTILINE)
     names = [name for cell in listed for name in re.findall(r"\w+", cell)]
