@@ -1,9 +1,50 @@
-"""The array of a run's images."""
+"""The array of a run's images: streamed, resumable, keyed by content."""
 
+import collections
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
+from jupyter_client.manager import start_new_kernel
 
 from lib import datasets, paths, pipeline, preprocessing
+
+OFF = {
+    "remove_hair": False,
+    "remove_bubbles": False,
+    "median_kernel": 0,
+    "color_constancy": False,
+    "equalize_contrast": False,
+}
+
+#: Runs in a process of its own: configuration, index and folder are its arguments.
+PREAMBLE = """
+import os, sys, time
+from pathlib import Path
+import numpy as np, pandas as pd
+from lib import pipeline, preprocessing
+from lib.config import Config
+run = Config.model_validate_json(sys.argv[1])
+index, folder = pd.read_csv(sys.argv[2]), Path(sys.argv[3])
+"""
+
+
+def with_settings(run, **changes):
+    settings = run.preprocessing.model_copy(update=changes)
+    return run.model_copy(update={"preprocessing": settings})
+
+
+@pytest.fixture
+def plain(run):
+    """The tiny run with every step but crop and resize off: a millisecond an image."""
+    return with_settings(run, **OFF)
 
 
 @pytest.fixture
@@ -14,8 +55,59 @@ def index(run, data_folder):
     return datasets.build_index(metadata, files, groups, run).head(6)
 
 
+@pytest.fixture
+def draw(tmp_path):
+    """Write `n` small images that all differ, and return their index and folder."""
+
+    def draw_images(n):
+        folder = tmp_path / f"{n}_images"
+        folder.mkdir()
+        names = [f"image_{i:05d}" for i in range(n)]
+        for i, name in enumerate(names):
+            image = np.zeros((36, 48, 3), np.uint8)
+            image[:] = (i % 256, i // 256, 90)
+            cv2.imwrite(str(folder / f"{name}.png"), image)
+        return pd.DataFrame({"image_id": names, "path": [f"{name}.png" for name in names]}), folder
+
+    return draw_images
+
+
+@pytest.fixture
+def two_at_a_time(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pipeline, "CHUNK_BYTES", 1)
+
+
+def array_file(run):
+    return paths.run_folder(run.name) / "images.npy"
+
+
+def partial_file(run):
+    return paths.temporary(array_file(run))
+
+
+def unbroken(index, folder, run, monkeypatch, tmp_path):
+    """The bytes of images.npy, made elsewhere and at one go."""
+    with monkeypatch.context() as patch:
+        patch.setenv("SKIN_OUTPUT", str(tmp_path / "unbroken"))
+        counts = pipeline.write_images(index, folder, run)
+        assert counts == {"processed": len(index), "taken_over": 0}
+        return array_file(run).read_bytes()
+
+
+def break_off(index, folder, run):
+    """Make all rows but the last two, then meet an image that is not there."""
+    lacking = index.assign(path=[*index["path"].iloc[:-1], "nowhere.png"])
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png: no such image"):
+        pipeline.write_images(lacking, folder, run)
+
+
+# ------------------------------------------------------------------------------------- the array
+
+
 def test_row_i_of_the_array_is_row_i_of_the_index(run, index, data_folder):
-    pipeline.write_images(index, data_folder, run)
+    counts = pipeline.write_images(index, data_folder, run)
+    assert counts == {"processed": 6, "taken_over": 0}
     images = pipeline.open_images(index, run)
     assert images.shape == (6, 256, 256, 3)
     for i, path in enumerate(index["path"]):
@@ -27,15 +119,362 @@ def test_row_i_of_the_array_is_row_i_of_the_index(run, index, data_folder):
 
 def test_an_array_made_with_other_settings_is_refused(run, index, data_folder):
     pipeline.write_images(index, data_folder, run)
-    settings = run.preprocessing.model_copy(update={"remove_hair": False})
     with pytest.raises(ValueError, match="made with other preprocessing"):
-        pipeline.open_images(index, run.model_copy(update={"preprocessing": settings}))
-    with pytest.raises(ValueError, match="made with other image_ids_sha256|made with other shape"):
+        pipeline.open_images(index, with_settings(run, remove_hair=False))
+    with pytest.raises(ValueError, match="made with other image_ids_sha256"):
         pipeline.open_images(index.iloc[::-1], run)
+    with pytest.raises(ValueError, match="made with other shape"):
+        pipeline.open_images(index.head(5), run)
 
 
-def test_a_broken_image_leaves_no_array_behind(run, index, data_folder, tmp_path):
+def test_the_array_is_what_numpy_saves(plain, draw, tmp_path):
+    index, folder = draw(5)
+    pipeline.write_images(index, folder, plain)
+    np.save(tmp_path / "saved.npy", pipeline.open_images(index, plain))
+    assert (tmp_path / "saved.npy").read_bytes() == array_file(plain).read_bytes()
+
+
+def test_the_array_does_not_depend_on_the_number_of_cores(
+    run, index, data_folder, monkeypatch, tmp_path
+):
+    made = []
+    for cores in (1, 3):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        made.append(unbroken(index, data_folder, run, monkeypatch, tmp_path / str(cores)))
+    assert made[0] == made[1]
+
+
+def test_opencv_has_its_threads_back(plain, draw):
+    index, folder = draw(3)
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        pipeline.write_images(index, folder, plain)
+        assert cv2.getNumThreads() == 3
+        break_off(index, folder, with_settings(plain, median_kernel=3))
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
+
+
+# -------------------------------------------------------------------------------- keyed by content
+
+
+def test_the_same_images_and_settings_are_not_processed_twice(plain, draw, monkeypatch):
+    index, folder = draw(40)
+    pipeline.write_images(index, folder, plain)
+    before = {file: file.stat() for file in array_file(plain).parent.iterdir()}
+    assert {file.name for file in before} == {"images.npy", "images.keys", "images.json"}
+    monkeypatch.setattr(preprocessing, "preprocess_image", None)
+    assert pipeline.write_images(index, folder, plain) == {"processed": 0, "taken_over": 40}
+    after = {file: file.stat() for file in array_file(plain).parent.iterdir()}
+    assert {f: (s.st_ino, s.st_mtime_ns) for f, s in before.items()} == {
+        f: (s.st_ino, s.st_mtime_ns) for f, s in after.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_size": 257},
+        {"median_kernel": 3},
+        *({key: True} for key, off in OFF.items() if off is False),
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_one_changed_setting_processes_every_image(plain, draw, change):
+    index, folder = draw(4)
+    pipeline.write_images(index, folder, plain)
+    changed = with_settings(plain, **change)
+    assert pipeline.write_images(index, folder, changed) == {"processed": 4, "taken_over": 0}
+    assert pipeline.open_images(index, changed).shape[1] == changed.preprocessing.image_size
+
+
+def test_other_code_or_another_opencv_processes_every_image(plain, draw, monkeypatch, tmp_path):
+    index, folder = draw(4)
+    pipeline.write_images(index, folder, plain)
+    monkeypatch.setattr(cv2, "__version__", "0.0")
+    assert pipeline.write_images(index, folder, plain)["processed"] == 4
+    code = tmp_path / "preprocessing.py"
+    code.write_bytes(pipeline._SOURCE.read_bytes() + b"# another line\n")
+    monkeypatch.setattr(pipeline, "_SOURCE", code)
+    with pytest.raises(ValueError, match=r"preprocessing\.py was changed after it was imported"):
+        pipeline.write_images(index, folder, plain)
+    monkeypatch.setattr(pipeline, "_SOURCE_READ", code.read_bytes())
+    assert pipeline.write_images(index, folder, plain)["processed"] == 4
+    assert pipeline.write_images(index, folder, plain)["processed"] == 0
+
+
+def test_one_changed_image_is_processed_alone(plain, draw):
+    index, folder = draw(40)
+    pipeline.write_images(index, folder, plain)
+    before = np.array(pipeline.open_images(index, plain))
+    cv2.imwrite(str(folder / index["path"].iloc[33]), np.full((36, 48, 3), 7, np.uint8))
+    assert pipeline.write_images(index, folder, plain) == {"processed": 1, "taken_over": 39}
+    differs = (before != pipeline.open_images(index, plain)).any(axis=(1, 2, 3))
+    assert np.flatnonzero(differs).tolist() == [33]
+
+
+def test_images_in_another_order_added_or_removed_are_taken_over(plain, draw):
+    index, folder = draw(8)
+    pipeline.write_images(index.iloc[:6], folder, plain)
+    before = np.array(pipeline.open_images(index.iloc[:6], plain))
+    backwards = index.iloc[::-1]
+    assert pipeline.write_images(backwards, folder, plain) == {"processed": 2, "taken_over": 6}
+    np.testing.assert_array_equal(pipeline.open_images(backwards, plain)[:1:-1], before)
+    some = index.iloc[[1, 4]]
+    assert pipeline.write_images(some, folder, plain) == {"processed": 0, "taken_over": 2}
+    np.testing.assert_array_equal(pipeline.open_images(some, plain), before[[1, 4]])
+
+
+def test_a_note_that_is_missing_or_of_another_index_is_written_again(plain, draw):
+    index, folder = draw(4)
+    pipeline.write_images(index, folder, plain)
+    array_file(plain).with_suffix(".json").unlink()
+    assert pipeline.write_images(index, folder, plain)["processed"] == 0
+    pipeline.open_images(index, plain)
+    renamed = index.assign(image_id=index["image_id"] + "x")
+    assert pipeline.write_images(renamed, folder, plain)["processed"] == 0
+    pipeline.open_images(renamed, plain)
+
+
+# ------------------------------------------------------------------------------------- resumable
+
+
+def test_a_run_that_is_killed_goes_on_and_ends_the_same(plain, draw, monkeypatch, tmp_path):
+    index, folder = draw(60)
+    expected = unbroken(index, folder, plain, monkeypatch, tmp_path)
+    index.to_csv(tmp_path / "index.csv", index=False)
+    code = """
+quick = preprocessing.preprocess_image
+def slow(image, settings):
+    time.sleep(0.05)
+    return quick(image, settings)
+preprocessing.preprocess_image, pipeline.CHUNK_BYTES, os.cpu_count = slow, 1, lambda: 2
+pipeline.write_images(index, folder, run)
+"""
+    arguments = [plain.model_dump_json(), tmp_path / "index.csv", folder]
+    command = [sys.executable, "-c", PREAMBLE + code, *map(str, arguments)]
+    keys = partial_file(plain).with_suffix(".keys")
+
+    def count_done():
+        written = keys.read_bytes() if keys.exists() else b""
+        return sum(any(written[i : i + 32]) for i in range(0, len(written), 32))
+
+    with subprocess.Popen(command, cwd=paths.ROOT) as process:
+        while count_done() < 20:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    done = count_done()
+    assert 20 <= done < 60
+    assert not array_file(plain).exists()
+    assert pipeline.write_images(index, folder, plain) == {
+        "processed": 60 - done,
+        "taken_over": done,
+    }
+    assert array_file(plain).read_bytes() == expected
+    assert not keys.exists() and not partial_file(plain).exists()
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in lib may catch it."""
+
+
+@pytest.mark.usefixtures("two_at_a_time")
+def test_a_kill_after_any_write_costs_two_rows_at_most(plain, draw, monkeypatch, tmp_path):
+    """Over an attempt with other settings, whose keys must not vouch for the new rows."""
+    index, folder = draw(6)
+    expected = unbroken(index, folder, plain, monkeypatch, tmp_path)
+    write, left = pipeline._write, 0
+
+    def write_until_killed(file, pieces):
+        nonlocal left
+        write(file, pieces)
+        left -= 1
+        if left == 0:
+            raise Killed
+
+    other = with_settings(plain, median_kernel=3)
+    for written in range(1, 10):  # three chunks: old keys, rows and keys of each
+        array_file(plain).unlink(missing_ok=True)
+        array_file(plain).with_suffix(".keys").unlink(missing_ok=True)
+        break_off(index, folder, other)
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, "_write", write_until_killed)
+            left = written
+            with pytest.raises(Killed):
+                pipeline.write_images(index, folder, plain)
+        assert not array_file(plain).exists()
+        counts = pipeline.write_images(index, folder, plain)
+        assert counts == {"processed": 6 - written // 3 * 2, "taken_over": written // 3 * 2}
+        assert array_file(plain).read_bytes() == expected
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2], ids=["array", "keys", "note"])
+def test_a_kill_while_files_get_their_names_costs_nothing(
+    plain, draw, monkeypatch, tmp_path, renamed
+):
+    index, folder = draw(6)
+    expected = unbroken(index, folder, plain, monkeypatch, tmp_path)
+    pipeline.write_images(index, folder, with_settings(plain, median_kernel=3))
+    replace, names = os.replace, []
+
+    def replace_until_killed(source, target):
+        if len(names) == renamed:
+            raise Killed
+        names.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_until_killed)
+        with pytest.raises(Killed):
+            pipeline.write_images(index, folder, plain)
+    with pytest.raises(FileNotFoundError, match=r"images\.npy: no such file; run notebook 02"):
+        pipeline.open_images(index, plain)
+    assert pipeline.write_images(index, folder, plain) == {"processed": 0, "taken_over": 6}
+    pipeline.open_images(index, plain)
+    assert array_file(plain).read_bytes() == expected
+
+
+@pytest.mark.usefixtures("two_at_a_time")
+def test_a_broken_image_leaves_no_array_behind_and_what_was_done_stays(run, index, data_folder):
     broken = index.assign(path=[*index["path"].iloc[:-1], "README.md"])
     with pytest.raises(ValueError, match=r"README\.md: not an image"):
         pipeline.write_images(broken, data_folder, run)
-    assert list(paths.run_folder(run.name).iterdir()) == []
+    assert not array_file(run).exists()
+    with pytest.raises(FileNotFoundError, match="run notebook 02"):
+        pipeline.open_images(index, run)
+    assert pipeline.write_images(index, data_folder, run) == {"processed": 2, "taken_over": 4}
+
+
+@pytest.mark.usefixtures("two_at_a_time")
+@pytest.mark.parametrize("suffix", [".npy", ".keys"])
+@pytest.mark.parametrize("share", [0, 0.00001, 0.5], ids=["empty", "header", "half"])
+def test_a_partial_array_that_is_cut_short_is_started_over(
+    plain, draw, monkeypatch, tmp_path, suffix, share
+):
+    index, folder = draw(6)
+    expected = unbroken(index, folder, plain, monkeypatch, tmp_path)
+    break_off(index, folder, plain)
+    torn = partial_file(plain).with_suffix(suffix)
+    os.truncate(torn, int(torn.stat().st_size * share))
+    with pytest.warns(UserWarning, match=r"partial\.npy: .* cut short; it is started over"):
+        counts = pipeline.write_images(index, folder, plain)
+    assert counts == {"processed": 6, "taken_over": 0}
+    assert array_file(plain).read_bytes() == expected
+
+
+def test_an_array_that_is_cut_short_is_made_again(plain, draw):
+    index, folder = draw(6)
+    pipeline.write_images(index, folder, plain)
+    expected = array_file(plain).read_bytes()
+    os.truncate(array_file(plain), len(expected) - 1)
+    with pytest.warns(UserWarning, match=r"tiny/images\.npy: .* cut short"):
+        assert pipeline.write_images(index, folder, plain)["processed"] == 6
+    assert array_file(plain).read_bytes() == expected
+
+
+@pytest.mark.usefixtures("two_at_a_time")
+def test_an_attempt_at_another_index_is_not_taken_for_this_one(plain, draw, monkeypatch, tmp_path):
+    index, folder = draw(6)
+    expected = unbroken(index.head(5), folder, plain, monkeypatch, tmp_path)
+    break_off(index, folder, plain)
+    pipeline.write_images(index.head(5), folder, plain)
+    assert array_file(plain).read_bytes() == expected
+
+
+# ------------------------------------------------------------------------------ memory, disk, bar
+
+
+def test_memory_does_not_grow_with_the_number_of_images(plain, draw, tmp_path):
+    """Peak memory of 3,000 rows (590 MB) against that of 300, in a process of their own."""
+    index, folder = draw(3000)
+    index.to_csv(tmp_path / "index.csv", index=False)
+    code = """
+import json, resource
+def peak():  # MiB
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if "VmHWM" in line) / 1024
+    except FileNotFoundError:  # macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+peaks = []
+for n in (300, 3000):
+    counts = pipeline.write_images(index.head(n), folder, run)
+    peaks.append(peak())
+size = len(pipeline.open_images(index, run))
+ballast = np.ones(200 * 2**20, np.uint8)
+print(json.dumps([*peaks, peak(), size, counts]))
+"""
+    arguments = [plain.model_dump_json(), tmp_path / "index.csv", folder]
+    command = [sys.executable, "-c", PREAMBLE + code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    small, large, with_ballast, size, counts = json.loads(done.stdout)
+    shutil.rmtree(array_file(plain).parent)
+    assert size == 3000 and counts == {"processed": 2700, "taken_over": 300}
+    assert large - small < 100
+    assert with_ballast - large > 100  # it is measured at all
+    assert done.stderr == ""
+
+
+def test_a_disk_that_is_too_full_is_refused_before_the_work(plain, draw, monkeypatch):
+    index, folder = draw(6)
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 10**6, 10**6))
+    monkeypatch.setattr(preprocessing, "preprocess_image", None)
+    with pytest.raises(OSError, match=r"runs/tiny: images\.npy needs 1\.18MB more; 1\.00MB are"):
+        pipeline.write_images(index, folder, plain)
+    assert not array_file(plain).exists()
+
+
+@pytest.mark.usefixtures("two_at_a_time")
+def test_rows_that_are_there_need_no_space(plain, draw, monkeypatch):
+    index, folder = draw(6)
+    break_off(index, folder, plain)
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 10**6, 10**6))
+    assert pipeline.write_images(index, folder, plain)["processed"] == 2
+
+
+def test_a_bar_is_drawn_when_asked_for_and_else_only_in_a_terminal(plain, draw, capfd):
+    index, folder = draw(3)
+    pipeline.write_images(index, folder, plain)
+    assert capfd.readouterr() == ("", "")
+    pipeline.write_images(index, folder, plain, progress=True)
+    assert "images: " in capfd.readouterr().err
+
+
+def test_a_bar_is_drawn_in_jupyterlab_and_not_in_a_notebook_executed_to_a_file(
+    plain, draw, tmp_path
+):
+    """JupyterLab names the cell in its request; papermill and nbval do not."""
+    index, folder = draw(3)
+    index.to_csv(tmp_path / "index.csv", index=False)
+    arguments = ["", plain.model_dump_json(), str(tmp_path / "index.csv"), str(folder)]
+    prepare = f"import sys; sys.argv = {arguments!r}\n{PREAMBLE}"
+    manager, client = start_new_kernel(cwd=str(paths.ROOT))
+
+    def streams(code, metadata):
+        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
+        message = client.session.msg("execute_request", content, metadata=metadata)
+        client.shell_channel.send(message)
+        written = collections.Counter()
+        while True:
+            answer = client.get_iopub_msg(timeout=60)
+            assert answer["msg_type"] != "error", answer["content"]
+            if answer["msg_type"] == "stream":
+                written[answer["content"]["name"]] += len(answer["content"]["text"])
+            if answer["content"].get("execution_state") == "idle" and (
+                answer["parent_header"]["msg_id"] == message["header"]["msg_id"]
+            ):
+                return written
+
+    try:
+        streams(prepare, {})
+        code = "_ = pipeline.write_images(index, folder, run)"
+        assert streams(code, {}) == {}
+        assert streams(code, {"cellId": "5f0c"})["stderr"] > 10
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
