@@ -65,10 +65,10 @@ def test_the_lock_has_every_direct_dependency_in_a_version_that_is_asked_for(pla
 
 
 def imported():
-    """Return the top-level modules that lib, the tests and the notebooks import."""
+    """Return the top-level modules that lib, benchmarks, tests and notebooks import."""
     sources = [
         f.read_text(encoding="utf-8")
-        for part in ("lib", "tests")
+        for part in ("lib", "benchmarks", "tests")
         for f in (paths.ROOT / part).glob("*.py")
     ]
     for file in (paths.ROOT / "notebooks").glob("*.ipynb"):
@@ -83,7 +83,7 @@ def imported():
 
 def test_what_is_imported_is_a_direct_dependency():
     tests = {file.stem for file in (paths.ROOT / "tests").glob("*.py")}
-    ours = {"lib", *tests, *sys.stdlib_module_names}
+    ours = {"lib", "benchmarks", *tests, *sys.stdlib_module_names}
     known = {canonicalize_name(r.name) for r in direct(PLATFORMS["linux-x86_64-3.11"])}
     distributions = importlib.metadata.packages_distributions()
     for module in sorted(set(imported()) - ours):
