@@ -130,8 +130,11 @@ def _fill(
     row_bytes = int(np.prod(shape[1:]))
     done = _resume(partial, shape)
     _require_space(partial, int((~done.any(axis=1)).sum()) * row_bytes)
-    known = {} if finished is None else {each.tobytes(): i for i, each in enumerate(finished)}
-    start = np.load(partial, mmap_mode="r").offset  # the length of the header
+    start = _header_bytes(partial)
+    known = {}  # key to offset in the finished array
+    if finished is not None:
+        first = _header_bytes(target)
+        known = {name.tobytes(): first + i * row_bytes for i, name in enumerate(finished)}
     counts = {"processed": 0, "taken_over": 0}
 
     def make(row: int) -> tuple[bytes, np.ndarray | None, str]:
@@ -139,8 +142,7 @@ def _fill(
         if name == done[row].tobytes():
             return name, None, "taken_over"
         if name in known:  # read, not mapped: mapped pages count as memory
-            offset = start + known[name] * row_bytes
-            return name, np.fromfile(target, np.uint8, row_bytes, offset=offset), "taken_over"
+            return name, np.fromfile(target, np.uint8, row_bytes, offset=known[name]), "taken_over"
         image = process(row)
         if image.shape != shape[1:] or image.dtype != np.uint8:
             raise ValueError(f"row {row}: {image.dtype} of shape {image.shape}; expected {shape}")
@@ -179,6 +181,10 @@ def _chunks(shape: tuple[int, ...], bar: tqdm) -> Iterator[range]:
         rows = range(first, min(first + length, shape[0]))
         yield rows
         bar.update(len(rows))
+
+
+def _header_bytes(array: Path) -> int:
+    return np.load(array, mmap_mode="r").offset
 
 
 def _write(file: BinaryIO, pieces: dict[int, bytes | np.ndarray]) -> None:
