@@ -1,7 +1,7 @@
 """The networks, as flat functional Keras models from uint8 RGB images to class probabilities."""
 
 from lib.backend import keras
-from lib.config import Augmentation, BaselineCNN, VGG16Transfer
+from lib.config import Augmentation, BaselineCNN, ColorJitter, VGG16Transfer
 
 layers = keras.layers
 
@@ -37,7 +37,7 @@ def baseline_cnn(
         )
     inputs = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 255, name="rescale")(inputs)
-    for layer in augmentation_layers(augmentation, seed):
+    for layer in augmentation_layers(augmentation, seed, white=1.0):
         x = layer(x)
     for i, filters in enumerate(settings.filters, start=1):
         x = layers.Conv2D(filters, 3, padding="same", name=f"conv{i}", **RELU)(x)
@@ -69,7 +69,7 @@ def vgg16_transfer(
     x = layers.Rescaling(1.0, name="to_float")(inputs)
     if size != image_size:
         x = layers.Resizing(size, size, antialias=True, name="resize")(x)
-    for layer in augmentation_layers(augmentation, seed):
+    for layer in augmentation_layers(augmentation, seed, white=255.0):
         x = layer(x)
     x = layers.GlobalAveragePooling2D(name="features")(_vgg16(x).output)
     x = layers.Dense(settings.dense_units, name="dense", **RELU)(x)
@@ -95,12 +95,18 @@ def vgg16_features(image_size: int, blocks: tuple[int, ...] = (3, 4, 5)) -> kera
     return keras.Model(inputs, outputs, name="vgg16_features")
 
 
-def augmentation_layers(settings: Augmentation, seed: int) -> list[keras.Layer]:
-    """Return layers for random flips, rotation and zoom (paper, Methodology).
+def augmentation_layers(settings: Augmentation, seed: int, white: float = 1.0) -> list[keras.Layer]:
+    """Return layers for random flips, rotation and zoom (paper, Methodology), and colour jitter.
 
     They act in training only: in `fit`, not in `predict`. Called directly, a model must be told
     `training=False`, for Keras's default is to augment. What lies outside a turned image is
-    filled by reflection.
+    filled by reflection. Every image of a batch has its own draws.
+
+    Parameters
+    ----------
+    white : float
+        The largest value a pixel may have where the layers stand, 1 or 255; the smallest is 0.
+        Only colour jitter heeds it.
     """
     made = []
     if settings.flip != "none":
@@ -111,7 +117,7 @@ def augmentation_layers(settings: Augmentation, seed: int) -> list[keras.Layer]:
     if settings.zoom:
         zoom = settings.zoom
         made.append(layers.RandomZoom(zoom, fill_mode="reflect", seed=seed + 2, name="random_zoom"))
-    return made
+    return made + _color_layers(settings.color_jitter or ColorJitter(), seed + 3, white)
 
 
 def split_model(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Model]:
@@ -132,6 +138,25 @@ def split_model(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Mode
     trunk = keras.Model(first, _apply(chain[:place], first), name=f"{model.name}_to_{layer}")
     top = keras.Model(second, _apply(chain[place:], second), name=f"{model.name}_from_{layer}")
     return trunk, top
+
+
+def _color_layers(settings: ColorJitter, seed: int, white: float) -> list[keras.Layer]:
+    """Return a layer for each amount that is not 0; what leaves the range of values is clipped."""
+    # Keras's RandomContrast only raises it when given one number (3.15), and its RandomSaturation
+    # multiplies by f / (1 - f), and clips at the largest saturation, 1 whatever white is
+    contrast, saturation = settings.contrast, settings.saturation
+    shares = ((1 - saturation) / (2 - saturation), (1 + saturation) / (2 + saturation))
+    made = {
+        "brightness": (layers.RandomBrightness, settings.brightness, white),
+        "contrast": (layers.RandomContrast, contrast and (contrast, contrast), white),
+        "saturation": (layers.RandomSaturation, saturation and shares, 1.0),
+        "hue": (layers.RandomHue, settings.hue_degrees / 180, white),  # of half a turn
+    }
+    return [
+        kind(factor, value_range=(0.0, top), seed=seed + place, name=f"random_{name}")
+        for place, (name, (kind, factor, top)) in enumerate(made.items())
+        if factor
+    ]
 
 
 def _vgg16(x) -> keras.Model:

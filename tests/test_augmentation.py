@@ -1,0 +1,272 @@
+"""Augmentation: in training only, its own for each image, no wedges, and colours kept close."""
+
+import cv2
+import numpy as np
+import pytest
+
+from lib import config, datasets, models, training
+from lib.backend import keras
+
+PINK = np.array([220, 160, 150], np.float32)
+MILD = config.ColorJitter(brightness=0.05, contrast=0.1, saturation=0.1, hue_degrees=4)
+OFF = config.Augmentation(rotation_degrees=0, zoom=0, flip="none")
+PAPER = config.Augmentation(rotation_degrees=180, zoom=0.1, flip="horizontal_and_vertical")
+STRONGER = PAPER.model_copy(update={"color_jitter": MILD})
+
+
+def only(**amounts):
+    """Return an augmentation that does one thing to the colours, and nothing else."""
+    return OFF.model_copy(update={"color_jitter": config.ColorJitter(**amounts)})
+
+
+def draw(batch, settings, seed=1, white=1.0):
+    for layer in models.augmentation_layers(settings, seed, white):
+        batch = layer(batch, training=True)
+    return keras.ops.convert_to_numpy(batch)
+
+
+def network(settings, seed=1):
+    """Return the paper's CNN, as small as it can be."""
+    run = config.load_config("tests/tiny.yaml")
+    return models.baseline_cnn(256, 3, run.baseline_cnn, settings, seed)
+
+
+def hue_and_saturation(pixels):
+    """Return hue in degrees from red, -180 to 180, and saturation of HSV, of an RGB array."""
+    hsv = cv2.cvtColor(np.float32(pixels).reshape(1, -1, 3), cv2.COLOR_RGB2HSV)[0]
+    return (hsv[:, 0] + 180) % 360 - 180, hsv[:, 1]
+
+
+@pytest.fixture
+def images():
+    """Four smooth images that no flip or turn leaves as they are, uint8."""
+    noise = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.float32)
+    return np.stack([cv2.resize(each, (256, 256)) for each in noise]).astype(np.uint8)
+
+
+@pytest.fixture
+def plain():
+    """Four hundred images of one pinkish colour, 0 to 1."""
+    return np.broadcast_to(PINK / 255, (400, 4, 4, 3)).astype(np.float32)
+
+
+# ----------------------------------------------------------------------------- in training only
+
+
+def test_outside_training_a_model_is_bit_for_bit_the_one_without_augmentation(images):
+    plain, augmented = network(OFF), network(STRONGER)
+    assert len(augmented.layers) == len(plain.layers) + 7
+    augmented.set_weights(plain.get_weights())
+    for say in (training.forward, lambda model, batch: model.predict(batch, verbose=0)):
+        np.testing.assert_array_equal(say(augmented, images), say(plain, images))
+
+
+def test_a_saved_model_augments_as_before(images, tmp_path):
+    model = network(STRONGER)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    draws = [
+        keras.ops.convert_to_numpy(each(images, training=True)) for each in (model, model, loaded)
+    ]
+    assert not np.array_equal(draws[0], draws[1])
+    np.testing.assert_array_equal(draws[0], draws[2])
+
+
+def test_what_is_off_adds_no_layer():
+    assert models.augmentation_layers(OFF, 1) == []
+    assert models.augmentation_layers(only(), 1) == []
+    names = [layer.name for layer in models.augmentation_layers(only(contrast=0.1), 1)]
+    assert names == ["random_contrast"]
+
+
+def test_colours_are_left_alone_unless_the_configuration_says_otherwise():
+    for name in ("demo", "ham10000", "ham10000_lite", "ham10000_seven"):
+        assert config.load_config(f"configs/{name}.yaml").augmentation.color_jitter is None
+
+
+# ------------------------------------------------------------------------------------- the draws
+
+
+def test_the_same_seed_draws_the_same_and_another_draws_another(images):
+    batch = images / np.float32(255)
+    np.testing.assert_array_equal(draw(batch, STRONGER, 1), draw(batch, STRONGER, 1))
+    assert np.abs(draw(batch, STRONGER, 1) - draw(batch, STRONGER, 2)).max() > 0.1
+
+
+def test_two_models_of_one_seed_train_on_the_same_draws(images):
+    def seen(seed):
+        model = network(STRONGER, seed)
+        last = keras.Model(model.input, model.get_layer("random_hue").output)
+        return [keras.ops.convert_to_numpy(last(images, training=True)) for _ in range(2)]
+
+    first, again, other = seen(1), seen(1), seen(2)
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first[0], other[0])
+    assert not np.allclose(*first), "each batch is drawn anew"
+
+
+@pytest.mark.parametrize("settings", [PAPER, only(**MILD.model_dump())], ids=["shape", "colour"])
+def test_each_image_of_a_batch_has_its_own_draws(images, settings):
+    drawn = draw(np.repeat(images[:1], 8, axis=0) / np.float32(255), settings)
+    for i in range(8):
+        for j in range(i):
+            assert np.abs(drawn[i] - drawn[j]).max() > 0.004, (i, j)
+
+
+def test_a_chain_of_one_seed_does_not_draw_the_same_number_in_each_layer(plain):
+    """Brightness and contrast that went up and down together would be one change, not two."""
+    half = plain.copy()
+    half[:, :2] *= 0.5
+    drawn = draw(half, only(brightness=0.05, contrast=0.1))
+    brightness, contrast = drawn.mean(axis=(1, 2, 3)), np.ptp(drawn, axis=(1, 2)).mean(axis=1)
+    assert abs(np.corrcoef(brightness, contrast)[0, 1]) < 0.2
+
+
+# ------------------------------------------------------------------------------------- the labels
+
+
+def test_every_image_keeps_its_label_through_a_training():
+    """The images are red, green or blue, and the model says which: it must always be right."""
+    targets = np.random.default_rng(1).integers(3, size=50)
+    colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]], np.uint8)[targets]
+    images = np.broadcast_to(colours[:, None, None], (50, 16, 16, 3))
+    inputs = keras.Input((16, 16, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    for layer in models.augmentation_layers(STRONGER, 1):
+        x = layer(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    as_it_is = {"use_bias": False, "kernel_initializer": "identity"}
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax", **as_it_is)(x))
+    optimizer = keras.optimizers.SGD(0.0)
+    model.compile(optimizer, "categorical_crossentropy", metrics=["categorical_accuracy"])
+    batches = training.Batches(images, np.arange(50), targets, np.ones(3), 8, seed=2)
+    history = model.fit(batches, epochs=2, verbose=0).history
+    assert history["categorical_accuracy"] == [1, 1]
+    assert history["loss"][0] != history["loss"][1], "the colours were drawn anew"
+
+
+def test_kept_views_of_an_image_are_its_own(tmp_path):
+    """View v of the i-th row lies at v * n + i, whatever was drawn."""
+    levels = np.array([30, 90, 150, 210, 250], np.uint8)
+    images = np.broadcast_to(levels[:, None, None, None], (5, 16, 16, 3))
+    inputs = keras.Input((16, 16, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1.0)(inputs)
+    for layer in models.augmentation_layers(STRONGER, 1, white=255.0):
+        x = layer(x)
+    trunk = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    rows = np.array([4, 0, 2])
+    kept = training.cache_features(trunk, images, rows, tmp_path / "f.npy", views=4, batch_size=2)
+    views = kept.reshape(4, 3, 3).astype(float)
+    np.testing.assert_allclose(views[0], np.repeat(levels[rows, None], 3, axis=1), atol=0.1)
+    np.testing.assert_allclose(views, np.broadcast_to(views[:1], views.shape), atol=13)
+    assert np.abs(views[1:] - views[0]).min(axis=2).max() > 1, "further views are augmented"
+
+
+# ------------------------------------------------------------------------------------- no wedges
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0])
+def test_a_turned_and_zoomed_image_of_one_colour_stays_that_colour(white):
+    settings = PAPER.model_copy(update={"zoom": 0.49})
+    batch = np.broadcast_to(PINK / 255 * white, (32, 64, 64, 3)).astype(np.float32)
+    drawn = draw(batch, settings, white=white)
+    np.testing.assert_allclose(drawn, batch, atol=white / 255 / 10)
+
+
+def test_turning_and_zooming_do_change_an_image(images):
+    batch = images / np.float32(255)
+    for change in ({"rotation_degrees": 180}, {"zoom": 0.49}, {"flip": "horizontal_and_vertical"}):
+        assert np.abs(draw(batch, OFF.model_copy(update=change)) - batch).max() > 0.1, change
+
+
+# ------------------------------------------------------------------------------ how much colour
+
+
+def test_brightness_is_shifted_by_no_more_than_the_configuration_says(plain):
+    shift = draw(plain, only(brightness=0.05)) - plain
+    assert np.ptp(shift, axis=(1, 2, 3)).max() < 1e-6, "the same everywhere in an image"
+    assert 0.045 < shift.max() <= 0.0501
+    assert -0.045 > shift.min() >= -0.0501
+
+
+def test_contrast_grows_or_shrinks_by_no_more_than_the_configuration_says(plain):
+    half = plain.copy()
+    half[:, :2] *= 0.5
+    drawn = draw(half, only(contrast=0.1))
+    np.testing.assert_allclose(drawn.mean(axis=(1, 2)), half.mean(axis=(1, 2)), atol=1e-5)
+    share = np.ptp(drawn, axis=(1, 2)) / np.ptp(half, axis=(1, 2))
+    assert 0.8999 <= share.min() < 0.91
+    assert 1.09 < share.max() <= 1.1001
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0])
+def test_saturation_grows_or_shrinks_by_no_more_than_the_configuration_says(plain, white):
+    drawn = draw(plain * white, only(saturation=0.1), white=white)
+    hue, saturation = hue_and_saturation(drawn[:, 0, 0] / white)
+    expected_hue, expected = hue_and_saturation(PINK / 255)
+    np.testing.assert_allclose(hue, expected_hue[0], atol=0.1)
+    np.testing.assert_allclose(drawn.max(axis=3), plain.max(axis=3) * white, rtol=1e-5)
+    assert 0.8999 <= (saturation / expected).min() < 0.91
+    assert 1.09 < (saturation / expected).max() <= 1.1001
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0])
+def test_hue_is_turned_either_way_by_no_more_than_the_configuration_says(plain, white):
+    drawn = draw(plain * white, only(hue_degrees=4), white=white)
+    hue, saturation = hue_and_saturation(drawn[:, 0, 0] / white)
+    expected, expected_saturation = hue_and_saturation(PINK / 255)
+    np.testing.assert_allclose(saturation, expected_saturation[0], atol=1e-3)
+    assert 3.8 < (hue - expected).max() <= 4.01
+    assert -3.8 > (hue - expected).min() >= -4.01
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0])
+def test_jitter_stays_within_the_range_of_values_and_is_the_same_in_both_ranges(images, white):
+    most = only(brightness=0.06, contrast=0.2, saturation=0.2, hue_degrees=8)
+    extremes = np.where(images > 127, np.float32(1), np.float32(0))  # pure colours, all saturated
+    drawn = draw(extremes * np.float32(white), most, white=white)
+    assert drawn.min() >= 0
+    assert drawn.max() <= white * (1 + 1e-6)
+    np.testing.assert_allclose(drawn / white, draw(extremes, most), atol=1e-4)
+
+
+def test_the_most_that_the_configuration_allows_leaves_pink_skin_pink(plain):
+    most = only(brightness=0.06, contrast=0.2, saturation=0.2, hue_degrees=8)
+    drawn = draw(plain, most)[:, 0, 0]
+    assert np.abs(drawn - PINK / 255).max() < 0.15
+    assert (np.argmax(drawn, axis=1) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("brightness", 0.07), ("contrast", 0.3), ("saturation", 0.21), ("hue_degrees", 9)],
+)
+def test_more_than_that_is_refused(key, value):
+    with pytest.raises(ValueError, match=f"{key}\n.*less than or equal to"):
+        config.ColorJitter(**{key: value})
+
+
+def test_the_limits_stay_below_what_differs_between_real_images(ham10000):
+    """Light and camera change skin more than jitter may; hue, less than lesion and skin differ."""
+
+    def measure(path):
+        image = datasets.read_image(ham10000 / path).astype(np.float32) / 255
+        lesion = datasets.read_mask(ham10000 / masks[path.stem])
+        outside = cv2.dilate(lesion.astype(np.uint8), np.ones((15, 15))) == 0
+        if outside.sum() < 2000 or lesion.sum() < 500:
+            return None
+        colours = np.array([np.median(image[where], axis=0) for where in (outside, lesion)])
+        hue, saturation = hue_and_saturation(colours)
+        contrast = image.mean(axis=2).std()
+        return colours[0].mean(), saturation[0], contrast, abs((hue[1] - hue[0] + 180) % 360 - 180)
+
+    files = sorted((ham10000 / "images").glob("*.jpg"))[::20]
+    masks = datasets.find_masks(ham10000, [file.stem for file in files])
+    measured = [measure(file.relative_to(ham10000)) for file in files if file.stem in masks]
+    brightness, saturation, contrast, hue = np.array([each for each in measured if each]).T
+    assert len(hue) > 250
+    limits = {name: field.metadata[1].le for name, field in config.ColorJitter.model_fields.items()}
+    assert limits["brightness"] < brightness.std()
+    assert limits["saturation"] < saturation.std() / saturation.mean()
+    assert limits["contrast"] < contrast.std() / contrast.mean()
+    assert limits["hue_degrees"] < np.median(hue)
