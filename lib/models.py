@@ -78,8 +78,17 @@ def vgg16_transfer(
     return keras.Model(inputs, outputs, name="vgg16_transfer")
 
 
-def vgg16_features(image_size: int, blocks: tuple[int, ...] = (3, 4, 5)) -> keras.Model:
+def vgg16_features(
+    image_size: int, blocks: tuple[int, ...] = (3, 4, 5), input_size: int | None = None
+) -> keras.Model:
     """Build VGG16 up to the averages of some blocks' last maps: features for a linear classifier.
+
+    The averages are taken in float32, whatever precision the convolutions have.
+
+    Parameters
+    ----------
+    input_size : int, optional
+        Side in pixels that VGG16 sees, resized to inside the model; by default `image_size`.
 
     Returns
     -------
@@ -87,11 +96,16 @@ def vgg16_features(image_size: int, blocks: tuple[int, ...] = (3, 4, 5)) -> kera
         From uint8 RGB images, shape (n, image_size, image_size, 3), to features, shape
         (n, 1280) for blocks 3 (256 values), 4 (512) and 5 (512).
     """
+    size, exact = input_size or image_size, {"dtype": "float32"}
     inputs = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
-    backbone = _vgg16(layers.Rescaling(1.0, name="to_float")(inputs))
+    x = layers.Rescaling(1.0, name="to_float", **exact)(inputs)
+    if size != image_size:
+        x = layers.Resizing(size, size, antialias=True, name="resize", **exact)(x)
+    backbone = _vgg16(x)
     maps = [backbone.get_layer(f"block{block}_pool").output for block in blocks]
-    pooled = [layers.GlobalAveragePooling2D()(each) for each in maps]
-    outputs = layers.Concatenate(name="features")(pooled) if len(pooled) > 1 else pooled[0]
+    pooled = [layers.GlobalAveragePooling2D(**exact)(each) for each in maps]
+    joined = layers.Concatenate(name="features", **exact)
+    outputs = joined(pooled) if len(pooled) > 1 else pooled[0]
     return keras.Model(inputs, outputs, name="vgg16_features")
 
 
