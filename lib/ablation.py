@@ -78,7 +78,6 @@ STEPS = {
     "colour constancy": {"color_constancy": True},
     "contrast": {"equalize_contrast": True},
 }
-STEPS = {name: on for name, on in STEPS.items() if on.keys() <= Preprocessing.model_fields.keys()}
 PAPER = ("hair removal", "bubble removal", "median filter")
 #: The median and the mean both smooth; the paper's is taken.
 EVERYTHING = tuple(name for name in STEPS if name != "mean filter")

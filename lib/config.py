@@ -93,6 +93,8 @@ class Preprocessing(_Section):
     remove_bubbles: bool
     #: side of the median filter in pixels; 0 leaves it out
     median_kernel: Literal[0, 3, 5]
+    #: side of the mean filter in pixels, to compare with; 0 leaves it out
+    mean_kernel: Literal[0, 3, 5] = 0
     color_constancy: bool
     equalize_contrast: bool
 

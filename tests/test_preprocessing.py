@@ -113,7 +113,7 @@ def test_hair_removal_beats_a_median_filter_on_synthetic_hair(data_folder):
 
 
 def test_glare_is_found_and_pale_skin_is_not():
-    image = np.full((256, 256, 3), 215, np.uint8)
+    image = np.full((256, 256, 3), 200, np.uint8)
     cv2.circle(image, (100, 100), 4, (255, 255, 255), -1)
     found = preprocessing.bubble_mask(image)
     assert found[100, 100]
