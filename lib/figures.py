@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import display
 from matplotlib.figure import Figure
+from PIL import Image
 from scipy.stats import binomtest
 
 from lib import paths, tables
@@ -69,7 +70,8 @@ def show(
     alt : str
         What a reader who does not see the figure needs to know.
     credit : bool
-        The figure shows images of the data set, so the caption says whose they are.
+        The figure shows images of the data set, so the caption says whose they are; what the
+        notebook keeps has 256 colours, the saved file all of them.
     """
     folder = paths.report_folder(config.name) / "figures"
     folder.mkdir(exist_ok=True)
@@ -79,10 +81,18 @@ def show(
     (folder / f"{number}_{name}.png").write_bytes(buffer.getvalue())
     if table is not None:
         tables.write_table(table, folder / f"{number}_{name}.csv")
-    picture = {"image/png": buffer.getvalue(), "text/plain": f"Figure {number}: {alt}"}
+    shown = _lighter(buffer) if credit else buffer.getvalue()
+    picture = {"image/png": shown, "text/plain": f"Figure {number}: {alt}"}
     display(picture, raw=True, metadata={"image/png": {"alt": alt}})
     text = f"**Figure {number}.** {caption}" + (f" {config.data.attribution}" if credit else "")
     display({"text/markdown": text, "text/plain": text}, raw=True)
+
+
+def _lighter(picture: io.BytesIO) -> bytes:
+    """Return a PNG picture with 256 colours: photographs take a third of the room."""
+    light = io.BytesIO()
+    Image.open(picture).convert("RGB").quantize(256).save(light, format="png", optimize=True)
+    return light.getvalue()
 
 
 def image_grid(
@@ -208,6 +218,43 @@ def histograms(images: dict[str, np.ndarray]) -> Figure:
         axis.set_xlabel("intensity (0–255)")
     np.atleast_1d(axes)[0].set_ylabel("share of pixels")
     np.atleast_1d(axes)[-1].legend(frameon=False, fontsize=7)
+    return figure
+
+
+def mean_histograms(table: pd.DataFrame) -> Figure:
+    """Draw the mean histogram of each channel, one panel a step, the first step's in grey behind.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `real_scores.HISTOGRAM_SCHEMA`.
+    """
+    steps = table["step"].unique()
+    columns = 4
+    rows = -(-len(steps) // columns)
+    size = (2.2 * columns, 2.1 * rows)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    lines = {"red": ("#CC3311", "-"), "green": ("#228833", "--"), "blue": ("#0077BB", "-.")}
+    for axis, step in zip(axes.flat, steps, strict=False):
+        for channel, (color, line) in lines.items():
+            for name, style in (
+                (steps[0], {"color": "silver", "lw": 2.5}),
+                (step, {"color": color, "ls": line, "lw": 1.2, "label": channel}),
+            ):
+                of_step = table[(table["step"] == name) & (table["channel"] == channel)]
+                axis.plot(of_step["low"], of_step["share"], **style)
+        axis.set_title(step, fontsize=9)
+    for axis in axes.flat[len(steps) :]:
+        axis.set_visible(False)
+    for axis in axes.flat[max(0, len(steps) - columns) : len(steps)]:
+        axis.tick_params(labelbottom=True)
+        axis.set_xlabel("intensity (0–255)")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of pixels")
+    axes.flat[0].legend(frameon=False, fontsize=7)
+    sns.despine(figure)
     return figure
 
 

@@ -32,6 +32,21 @@ _SOURCE = Path(preprocessing.__file__)
 _SOURCE_READ = _SOURCE.read_bytes()  # with the import: the code that runs
 
 
+def prepare(file: Path, settings: Preprocessing) -> np.ndarray:
+    """Return what every model is given for an image file, in training and ever after.
+
+    Returns
+    -------
+    ndarray of uint8, shape (image_size, image_size, 3), RGB
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        An image that is missing or cannot be used (`datasets.read_image`).
+    """
+    return preprocessing.preprocess_image(datasets.read_image(file), settings)
+
+
 def write_images(
     index: pd.DataFrame, folder: Path, config: Config, progress: bool | None = None
 ) -> dict[str, int]:
@@ -70,8 +85,7 @@ def write_images(
         return file_key(folder / files[row])
 
     def process(row: int) -> np.ndarray:
-        image = datasets.read_image(folder / files[row])
-        return preprocessing.preprocess_image(image, config.preprocessing)
+        return prepare(folder / files[row], config.preprocessing)
 
     _mend_names(target)
     finished = _read_keys(target, shape)

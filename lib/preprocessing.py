@@ -16,10 +16,11 @@ from lib.config import Preprocessing
 STRAND_FRAME = 256
 #: grey levels by which a strand stands out somewhere; half as many carry it on
 STRAND_CONTRAST = 8
-#: how many times the mean contrast of the surroundings, dark and light, is taken off
-STRAND_TEXTURE = 0.8
+#: how many times the mean contrast of the surroundings is taken off, and the most that one pixel
+#: counts there: a dense coat of hair must not hide itself
+STRAND_TEXTURE, STRAND_TEXTURE_CAP = 1.8, 10
 #: length of a strand, and the most it may cover of the square of that length
-STRAND_LENGTH, STRAND_COVER = 28, 0.15
+STRAND_LENGTH, STRAND_COVER = 24, 0.15
 #: grey levels by which hair may be more colourful than what surrounds it
 STRAND_COLOR = 1
 #: Eight directions: shifts that, one after the other, double the samples along a line of about 16
@@ -60,12 +61,13 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 def hair_mask(image: np.ndarray) -> np.ndarray:
     """Find hair: long thin strands darker, or lighter, than what lies on both sides of them.
 
-    A black hat (for light hair a top hat) that passes over blobs and borders: in each of eight
-    directions the mean along a short line is compared with the means along the parallel lines at
-    either side, and the lesser difference counts. What the surroundings respond on average is
-    taken off, which passes over a pigment network. Of the connected strands that are left, those
-    that are short, compact, or more colourful than what surrounds them (vessels, pigment) are
-    discarded; the rest is cut back to the pixels that differ.
+    Dark hair is looked for in red, where pigment absorbs least, light hair in green turned upside
+    down. A black hat that passes over blobs and borders: in each of eight directions the mean
+    along a short line is compared with the means along the parallel lines at either side, and the
+    lesser difference counts. What the surroundings respond on average is taken off, which passes
+    over a pigment network. Of the connected strands that are left, those that are short, compact,
+    or more colourful than what surrounds them (vessels, pigment) are discarded; the rest is cut
+    back to the pixels that differ.
 
     Parameters
     ----------
@@ -77,19 +79,17 @@ def hair_mask(image: np.ndarray) -> np.ndarray:
     """
     height, width = image.shape[:2]
     found = np.zeros((height, width), np.uint8)
-    if min(height, width) < SAMPLES:  # no room for a strand
+    if min(height, width) <= MARGIN:  # no room for a strand
         return found.astype(bool)
-    gray, (lightest, darkest) = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), _extremes(image)
     scale = max(1, max(height, width) / STRAND_FRAME)
     frame = round(width / scale), round(height / scale)
-    small = [
-        cv2.resize(each, frame, interpolation=cv2.INTER_AREA) if scale > 1 else each
-        for each in (gray, cv2.subtract(lightest, darkest))
-    ]
-    for strands, hat in zip(_strands(*small), (cv2.MORPH_BLACKHAT, cv2.MORPH_TOPHAT), strict=True):
+    colorfulness = _shrunk(cv2.subtract(*_extremes(image)), frame)
+    red, green, _ = cv2.split(image)
+    for channel in (red, cv2.bitwise_not(green)):
+        strands = _keep_strands(_strand_contrast(_shrunk(channel, frame)), colorfulness)
         if strands is not None:
             strands = cv2.resize(strands, (width, height), interpolation=cv2.INTER_NEAREST)
-            found |= _cut_back(gray, strands, hat, scale)
+            found |= _cut_back(channel, strands, scale)
     return found.astype(bool)
 
 
@@ -208,37 +208,26 @@ def preprocess_mask(mask: np.ndarray, size: int) -> np.ndarray:
 # ------------------------------------------------------------------------------------ strands
 
 
-def _strands(gray: np.ndarray, colorfulness: np.ndarray) -> list[np.ndarray | None]:
-    """Find dark and light strands: a mask of 0 and 1 each, shape (height, width), or None."""
-    contrasts = _strand_contrasts(gray)
-    texture = cv2.blur(cv2.add(*contrasts), (21, 21))
-    texture = cv2.convertScaleAbs(texture, alpha=STRAND_TEXTURE)
-    return [_keep_strands(cv2.subtract(each, texture), colorfulness) for each in contrasts]
+def _strand_contrast(channel: np.ndarray) -> np.ndarray:
+    """Say by how many grey levels each pixel's strand is darker than the skin on both sides.
 
-
-def _strand_contrasts(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compare each line with its neighbours, in all directions.
-
-    Returns
-    -------
-    dark, light : ndarray of uint8, shape (height, width)
-        Largest contrast to the nearer side, in grey levels, where the line is darker, or lighter,
-        than both; else 0.
+    The largest over the directions, less what the surroundings respond on average; ndarray of
+    uint8, shape (height, width), 0 where there is no strand.
     """
-    height, width = gray.shape
-    padded = cv2.copyMakeBorder(gray, *[MARGIN] * 4, cv2.BORDER_REPLICATE).astype(np.uint16)
-    dark, light = np.zeros((2, height, width), np.uint16)
+    height, width = channel.shape
+    padded = cv2.copyMakeBorder(channel, *[MARGIN] * 4, cv2.BORDER_REFLECT_101).astype(np.uint16)
+    contrast = np.zeros((height, width), np.uint16)
     for doublings, (dx, dy) in LINES:
         sums = _line_sums(padded, doublings)
         top, left = (sums.shape[0] - height) // 2, (sums.shape[1] - width) // 2
-        middle, one_side, other_side = (
+        line, one_side, other_side = (
             sums[top + y : top + y + height, left + x : left + x + width]
             for x, y in ((0, 0), (dx, dy), (-dx, -dy))
         )
-        # cv2.subtract stops at 0
-        cv2.max(dark, cv2.subtract(cv2.min(one_side, other_side), middle), dst=dark)
-        cv2.max(light, cv2.subtract(middle, cv2.max(one_side, other_side)), dst=light)
-    return tuple(cv2.convertScaleAbs(each, alpha=1 / SAMPLES) for each in (dark, light))
+        cv2.max(contrast, cv2.subtract(cv2.min(one_side, other_side), line), dst=contrast)
+    contrast = cv2.convertScaleAbs(contrast, alpha=1 / SAMPLES)
+    texture = cv2.blur(cv2.min(contrast, STRAND_TEXTURE_CAP), (21, 21))
+    return cv2.subtract(contrast, cv2.convertScaleAbs(texture, alpha=STRAND_TEXTURE))
 
 
 def _line_sums(image: np.ndarray, doublings: tuple) -> np.ndarray:
@@ -252,22 +241,26 @@ def _line_sums(image: np.ndarray, doublings: tuple) -> np.ndarray:
     return image
 
 
-def _keep_strands(response: np.ndarray, colorfulness: np.ndarray) -> np.ndarray | None:
+def _keep_strands(contrast: np.ndarray, colorfulness: np.ndarray) -> np.ndarray | None:
     """Keep connected strands that stand out, are long and thin, and not more colourful.
 
     Length is the diagonal of the box around a strand.
 
     Parameters
     ----------
-    response : ndarray of uint8, shape (height, width)
-        Contrast of strands, in grey levels.
+    contrast : ndarray of uint8, shape (height, width)
+        From `_strand_contrast`.
     colorfulness : ndarray of uint8, shape (height, width)
         Largest less smallest channel.
+
+    Returns
+    -------
+    ndarray of uint8, 0 and 1, shape (height, width); None where no strand is left
     """
-    strong = cv2.compare(response, STRAND_CONTRAST, cv2.CMP_GT)
+    strong = cv2.compare(contrast, STRAND_CONTRAST, cv2.CMP_GT)
     if not cv2.countNonZero(strong):
         return None
-    labels, boxes = _components(cv2.compare(response, STRAND_CONTRAST // 2, cv2.CMP_GT))
+    labels, boxes = _components(cv2.compare(contrast, STRAND_CONTRAST // 2, cv2.CMP_GT))
     length = np.hypot(boxes[:, cv2.CC_STAT_WIDTH], boxes[:, cv2.CC_STAT_HEIGHT])
     keep = (length >= STRAND_LENGTH) & _touched(labels, strong, len(boxes))
     keep &= boxes[:, cv2.CC_STAT_AREA] < STRAND_COVER * length**2
@@ -283,13 +276,13 @@ def _keep_strands(response: np.ndarray, colorfulness: np.ndarray) -> np.ndarray 
     return np.take(keep.astype(np.uint8), labels) if keep.any() else None
 
 
-def _cut_back(gray: np.ndarray, strands: np.ndarray, hat: int, scale: float) -> np.ndarray:
+def _cut_back(channel: np.ndarray, strands: np.ndarray, scale: float) -> np.ndarray:
     """Cut strands, widened by a pixel, back to what differs from around them; 0 and 255.
 
     A pixel counts if it stands out by 10 grey levels and a quarter of its neighbours' most.
     """
     side = round(4 * scale) * 2 + 1
-    excess = cv2.morphologyEx(gray, hat, np.ones((side, side), np.uint8))
+    excess = cv2.morphologyEx(channel, cv2.MORPH_BLACKHAT, np.ones((side, side), np.uint8))
     excess = cv2.multiply(excess, cv2.dilate(strands, SQUARE))
     peak = cv2.dilate(excess, np.ones((5, 5), np.uint8))
     return cv2.compare(excess, cv2.max(cv2.convertScaleAbs(peak, alpha=1 / 4), 10), cv2.CMP_GT)
@@ -310,6 +303,13 @@ def _touched(labels: np.ndarray, mask: np.ndarray, count: int) -> np.ndarray:
     touched[labels[mask > 0]] = True
     touched[0] = False
     return touched
+
+
+def _shrunk(channel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a channel at `size` (width, height), as it is where it has that size."""
+    if channel.shape == size[::-1]:
+        return channel
+    return cv2.resize(channel, size, interpolation=cv2.INTER_AREA)
 
 
 def _extremes(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

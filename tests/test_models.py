@@ -74,40 +74,6 @@ def test_pixels_are_rescaled_to_zero_to_one_inside_the_model(paper):
     np.testing.assert_allclose(np.asarray(scaled).ravel(), [0, 128 / 255, 1], rtol=1e-6)
 
 
-# ---------------------------------------------------------------------------------- augmentation
-
-
-def test_augmentation_is_inactive_outside_training(paper, images):
-    np.testing.assert_array_equal(run(paper, images), run(paper, images))
-    assert not np.allclose(run(paper, images, training=True), run(paper, images, training=True))
-
-
-def test_augmentation_repeats_for_a_seed(images):
-    settings = config.load_config("configs/demo.yaml").augmentation
-
-    def draw(seed):
-        batch = images / np.float32(255)
-        for layer in models.augmentation_layers(settings, seed):
-            batch = layer(batch, training=True)
-        return np.asarray(batch)
-
-    np.testing.assert_array_equal(draw(1), draw(1))
-    assert not np.allclose(draw(1), draw(2))
-
-
-def test_a_turned_image_has_no_black_wedges():
-    settings = config.load_config("configs/demo.yaml").augmentation
-    batch = np.full((8, 64, 64, 3), 0.8, np.float32)
-    for layer in models.augmentation_layers(settings, seed=3):
-        batch = layer(batch, training=True)
-    assert np.asarray(batch).min() > 0.79
-
-
-def test_augmentation_that_is_off_adds_no_layer():
-    settings = config.Augmentation(rotation_degrees=0, zoom=0, flip="none")
-    assert models.augmentation_layers(settings, seed=1) == []
-
-
 # ----------------------------------------------------------------------------------------- VGG16
 
 

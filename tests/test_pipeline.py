@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,11 +49,16 @@ def plain(run):
 
 
 @pytest.fixture
-def index(run, data_folder):
+def whole_index(run, data_folder):
     metadata = datasets.read_metadata(data_folder)
     files = datasets.find_images(data_folder, metadata["image_id"])
     groups = metadata.set_index("image_id")["lesion_id"]
-    return datasets.build_index(metadata, files, groups, run).head(6)
+    return datasets.build_index(metadata, files, groups, run)
+
+
+@pytest.fixture
+def index(whole_index):
+    return whole_index.head(6)
 
 
 @pytest.fixture
@@ -105,16 +111,24 @@ def break_off(index, folder, run):
 # ------------------------------------------------------------------------------------- the array
 
 
-def test_row_i_of_the_array_is_row_i_of_the_index(run, index, data_folder):
-    counts = pipeline.write_images(index, data_folder, run)
-    assert counts == {"processed": 6, "taken_over": 0}
-    images = pipeline.open_images(index, run)
-    assert images.shape == (6, 256, 256, 3)
-    for i, path in enumerate(index["path"]):
-        expected = preprocessing.preprocess_image(
-            datasets.read_image(data_folder / path), run.preprocessing
-        )
-        np.testing.assert_array_equal(images[i], expected)
+def test_training_evaluation_and_prediction_see_identical_pixels(run, whole_index, data_folder):
+    """Row i of the array is what `prepare` makes of the file of row i, on whichever side it is."""
+    sides = whole_index.groupby("split").head(2).reset_index(drop=True)
+    assert set(sides["split"]) == {"train", "validation", "test"}
+    counts = pipeline.write_images(sides, data_folder, run)
+    assert counts == {"processed": len(sides), "taken_over": 0}
+    images = pipeline.open_images(sides, run)
+    assert images.shape == (len(sides), 256, 256, 3)
+    for row, path in zip(images, sides["path"], strict=True):
+        np.testing.assert_array_equal(row, pipeline.prepare(data_folder / path, run.preprocessing))
+
+
+@pytest.mark.parametrize("number", ["03", "04", "05", "06"])
+def test_the_notebooks_of_the_models_take_images_from_the_array_alone(number):
+    (file,) = (paths.ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    text = file.read_text(encoding="utf-8")
+    assert "pipeline.open_images(" in text
+    assert not re.search(r"read_image|imread|imdecode|preprocess_image", text)
 
 
 def test_an_array_made_with_other_settings_is_refused(run, index, data_folder):

@@ -1,0 +1,325 @@
+"""Scores on real images: the list of hairless ones, what is measured, and what is published."""
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import ablation, datasets, preprocessing, real_scores, tables
+
+LINE = "order,image_id,verdict\n"
+
+
+@pytest.fixture(scope="module")
+def published():
+    return real_scores.read_tables()
+
+
+@pytest.fixture(scope="module")
+def said():
+    return real_scores.read_result()
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    monkeypatch.setattr(real_scores, "DRAWS", 200)
+
+
+@pytest.fixture
+def strand_folder(write_folder):
+    """Two images of flat skin, the lesion their left half; I1 has a dark strand in it."""
+    folder = write_folder([("I0", "L0", "nv"), ("I1", "L1", "nv"), ("I2", "L2", "nv")])
+    (folder / "masks").mkdir()
+    lesion = np.zeros((256, 256), np.uint8)
+    lesion[:, :128] = 255
+    for name in ("I0", "I1"):
+        image = np.full((256, 256, 3), 200, np.uint8)
+        if name == "I1":
+            cv2.line(image, (60, 40), (60, 200), (60, 60, 60), 2)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 100]
+        cv2.imwrite(str(folder / "images" / f"{name}.jpg"), image, quality)
+        cv2.imwrite(str(folder / "masks" / f"{name}_segmentation.png"), lesion)
+    return folder
+
+
+def judged(names, verdict="hairless"):
+    return pd.DataFrame({"order": range(len(names)), "image_id": names, "verdict": verdict})
+
+
+# ---------------------------------------------------------------------------- the list that exists
+
+
+def test_200_of_the_images_that_were_looked_at_are_hairless():
+    chosen = real_scores.read_hairless()
+    assert chosen["verdict"].value_counts().to_dict() == {
+        "hairless": 200,
+        "unsure": 242,
+        "hair": 814,
+    }
+    assert chosen["verdict"].iloc[-1] == "hairless", "looking ended with the 200th"
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ("0,I0,hairless\n1,I1,bald\n", "column verdict, isin.*: 'bald' in row 3"),
+        ("0,I0,hairless\n2,I1,hair\n", "column order, counted from 0: 2 in row 3"),
+        ("0,I0,hairless\n1,I0,hair\n", "column image_id, field_uniqueness: 'I0'"),
+    ],
+)
+def test_a_faulty_list_is_refused(tmp_path, rows, fault):
+    file = tmp_path / "hairless.csv"
+    file.write_text(LINE + rows, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"(?s)hairless.csv: not as expected.*{fault}"):
+        real_scores.read_hairless(file)
+
+
+def test_the_list_follows_the_seeded_rule(ham10000):
+    order = real_scores.judging_order(ham10000)
+    chosen = real_scores.read_hairless()
+    assert order[: len(chosen)] == chosen["image_id"].tolist()
+    assert len(order) == len(set(order)) > len(chosen)
+
+
+# ------------------------------------------------------------------------------- what is measured
+
+
+def test_shares_are_of_the_pixels_inside_and_outside_the_mask(strand_folder):
+    alarms = real_scores.false_alarms(strand_folder, judged(["I1", "I0"]))
+    assert alarms["image_id"].tolist() == ["I1", "I0"], "in the order of the list"
+    strand, flat = alarms.to_dict("records")
+    # the line covers 2 or 3 x 161 of the lesion's 256 x 128 pixels; a rim and ends may be added
+    assert 2 * 150 / (256 * 128) < strand["inside"] < 8 * 175 / (256 * 128)
+    assert strand["outside"] == flat["inside"] == flat["outside"] == 0
+
+
+def test_an_image_that_is_not_there_is_named(strand_folder):
+    with pytest.raises(ValueError, match="1 of the 2 images that were judged .* the first I9"):
+        real_scores.false_alarms(strand_folder, judged(["I0", "I9"]))
+
+
+def test_an_image_without_a_mask_is_named(strand_folder):
+    with pytest.raises(ValueError, match="not there with a mask, the first I2"):
+        real_scores.false_alarms(strand_folder, judged(["I2"]))
+
+
+def test_each_step_alone_is_what_the_pipeline_does():
+    image = np.random.default_rng(0).integers(0, 255, (256, 256, 3)).astype(np.uint8)
+    alone = real_scores.steps_alone()
+    assert list(alone) == list(real_scores.STEPS)
+    np.testing.assert_array_equal(alone[real_scores.START](image), image)
+    for name in ablation.STEPS:
+        settings = ablation.settings_of((name,))
+        expected = preprocessing.preprocess_image(image, settings)
+        np.testing.assert_array_equal(alone[name](image), expected, err_msg=name)
+
+
+def test_a_histogram_counts_each_channel_of_each_image(strand_folder):
+    images = real_scores.list_images(strand_folder)
+    assert images["image_id"].tolist() == ["I0", "I1"], "I2 has no mask"
+    for path in images["path"]:
+        cv2.imwrite(str(strand_folder / path), np.full((256, 256, 3), 100, np.uint8))
+    channels, histograms = real_scores.color_scores(strand_folder, images)
+    start = histograms[histograms["step"] == real_scores.START]
+    full = start[start["share"] > 0]
+    assert full["low"].tolist() == [100] * 3 and full["share"].tolist() == [1.0] * 3
+    start = channels[channels["step"] == real_scores.START]
+    assert start[["mean_red", "variance_blue"]].to_numpy().tolist() == [[100, 0], [100, 0]]
+
+
+def test_a_class_with_too_few_lesions_is_named(strand_folder):
+    with pytest.raises(ValueError, match="0 lesions of class bcc .* expected at least 100"):
+        real_scores.draw_sample(strand_folder)
+
+
+# ----------------------------------------------------------------------------------- what they say
+
+
+def test_an_interval_leaves_out_what_is_missing(few_draws):
+    rows = pd.DataFrame({"lesion_id": ["L0", "L1", "L2"], "dx": "nv"})
+    values = pd.DataFrame({"some": [0.2, 0.4, np.nan], "all": [0.2, 0.4, 0.9]})
+    found = real_scores.mean_intervals(values, rows)
+    assert found["some"] == pytest.approx({"value": 0.3, "low": 0.2, "high": 0.4})
+    assert found["all"]["value"] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="some: none of 3 images has a value"):
+        real_scores.mean_intervals(values * np.nan, rows)
+
+
+def test_images_of_one_lesion_are_drawn_together(few_draws):
+    rows = pd.DataFrame({"lesion_id": "L0", "dx": "nv"}, index=range(2))
+    found = real_scores.mean_intervals(pd.DataFrame({"share": [0.2, 0.4]}), rows)
+    assert found["share"] == pytest.approx({"value": 0.3, "low": 0.3, "high": 0.3})
+
+
+def test_what_is_left_is_a_share_of_the_image_s_own_variance(few_draws):
+    """Noise of deviation 4 and 8, halved by a median and quartered by a mean filter."""
+    rows = []
+    for image, noise in (("I0", 4.0), ("I1", 8.0)):
+        for method in real_scores.METHODS:
+            factor = {"nothing": 1, "median": 1 / 2, "mean": 1 / 4}[method.split()[0]]
+            rows.append((image, f"L{image}", "nv", method, factor * noise, factor * 3.0))
+    noise = pd.DataFrame(rows, columns=list(real_scores.NOISE_SCHEMA.columns))
+    found = real_scores.summarise_noise(noise)
+    median, mean = found["filters"]["median 3"], found["filters"]["mean 3"]
+    assert found["filters"]["nothing"]["variance"]["value"] == (16 + 64) / 2
+    assert median["variance_left"]["value"] == 1 / 4 and mean["variance_left"]["value"] == 1 / 16
+    assert median["border_kept"]["value"] == 1 / 2
+    difference = found["median_less_mean"]["5"]
+    assert difference["variance_left"]["value"] == 3 / 16
+    assert difference["border_kept"] == {"value": 0.25, "low": 0.25, "high": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("border", "words"),
+    [
+        ((0.30, 0.20, 0.40), "of the border more is kept"),
+        ((0.01, 0.005, 0.015), "of the border hardly more is kept"),
+        ((0.0, -0.01, 0.01), "of the border as much, within the interval, is kept"),
+        ((-0.01, -0.015, -0.005), "of the border a little less is kept"),
+        ((-0.30, -0.40, -0.20), "of the border less is kept"),
+    ],
+)
+def test_the_words_follow_the_interval(said, border, words):
+    interval = dict(zip(("value", "low", "high"), border, strict=True))
+    other = said["median_less_mean"] | {
+        "3": said["median_less_mean"]["3"] | {"border_kept": interval}
+    }
+    assert words in real_scores._compared(3, {"median_less_mean": other})
+
+
+# ------------------------------------------------------------------------------------ a whole run
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path, data_folder, few_draws):
+    """A run on synthetic lesions whose result goes into a folder of its own."""
+    monkeypatch.setattr(real_scores, "IMAGES_PER_CLASS", 3)
+    monkeypatch.setattr(real_scores, "PUBLISHED", tmp_path / "published")
+    real_scores.PUBLISHED.mkdir()
+    images = real_scores.list_images(data_folder).groupby("dx").head(6)
+    verdicts = images.groupby("dx").cumcount() % 3
+    chosen = judged(images["image_id"].tolist(), [real_scores.VERDICTS[i] for i in verdicts])
+    tables.write_table(chosen, real_scores.PUBLISHED / "hairless.csv")
+    return data_folder
+
+
+def test_a_small_run_is_published_with_what_the_readme_says(small):
+    readme = real_scores.PUBLISHED / "README.md"
+    readme.write_text(
+        f"Before.\n{real_scores.BEGIN}\nearlier\n{real_scores.END}\nAfter.\n", encoding="utf-8"
+    )
+    said = real_scores.run(small)
+    assert real_scores.read_result() == said
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith("Before.\n") and text.endswith(f"{real_scores.END}\nAfter.\n")
+    assert real_scores.describe(said) in text and "earlier" not in text
+    files = {file.name for file in real_scores.PUBLISHED.iterdir()}
+    assert files == {*real_scores.FILES, "hairless.csv", "README.md"}
+    assert said["sample"] == {"bcc": 3, "mel": 3, "nv": 3} and said["sample_lesions"] == 9
+    agrees(real_scores.read_tables(), said)
+
+
+def test_a_readme_without_a_place_for_the_result_stops_the_run(small):
+    readme = real_scores.PUBLISHED / "README.md"
+    readme.write_text("All else.", encoding="utf-8")
+    with pytest.raises(ValueError, match="README.md: expected one '<!-- real images"):
+        real_scores.run(small)
+    assert readme.read_text(encoding="utf-8") == "All else."
+
+
+# ------------------------------------------------------------------------------ what is published
+
+
+def test_the_published_numbers_follow_from_the_published_tables(published, said):
+    agrees(published, said)
+    assert said["sample"] == {name: 100 for name in real_scores.CLASSES}
+    assert said["draws"] == real_scores.DRAWS
+
+
+def test_every_image_that_was_judged_is_scored(published):
+    alarms, chosen = published["false_alarms"], real_scores.read_hairless()
+    columns = ["image_id", "verdict"]
+    pd.testing.assert_frame_equal(alarms[columns], chosen[columns])
+
+
+def test_at_most_one_percent_of_hairless_lesions_is_changed(said):
+    groups = said["false_alarms"]
+    assert groups["hairless"]["images"] == 200
+    assert groups["hairless or unsure"]["inside"]["high"] < real_scores.GOAL
+    assert groups["hair"]["inside"]["low"] > 3 * groups["hairless"]["inside"]["high"]
+
+
+def test_the_published_histograms_are_whole(published):
+    histograms = published["histograms"]
+    sums = histograms.groupby(["step", "channel"])["share"].agg(["sum", "size"])
+    assert len(sums) == 3 * len(real_scores.STEPS) and (sums["size"] == real_scores.BINS).all()
+    np.testing.assert_allclose(sums["sum"], 1, atol=1e-4)
+
+
+def test_the_published_readme_says_what_the_numbers_say(said):
+    text = (real_scores.PUBLISHED / "README.md").read_text(encoding="utf-8")
+    assert real_scores.describe(said) in text
+
+
+@pytest.mark.parametrize("name", real_scores.FILES)
+def test_the_published_files_are_small(name):
+    assert 0 < (real_scores.PUBLISHED / name).stat().st_size < 200_000
+
+
+# ---------------------------------------------------------------------------------- real images
+
+
+def test_hair_removal_leaves_hairless_lesions_alone_and_not_those_with_hair(ham10000, published):
+    chosen = real_scores.read_hairless()
+    without = chosen[chosen["verdict"] == "hairless"]
+    with_hair = chosen[chosen["verdict"] == "hair"].head(200)
+    alarms = real_scores.false_alarms(ham10000, pd.concat([without, with_hair]))
+    assert alarms["verdict"].value_counts().to_dict() == {"hairless": 200, "hair": 200}
+    mean = alarms.groupby("verdict")[["inside", "outside"]].mean()
+    assert mean.loc["hairless", "inside"] <= real_scores.GOAL
+    assert (mean.loc["hair"] > 3 * mean.loc["hairless"]).all(), "the detector is alive"
+    before = published["false_alarms"].set_index("image_id").loc[alarms["image_id"]]
+    before = before.groupby("verdict")[["inside", "outside"]].mean()
+    pd.testing.assert_frame_equal(mean, before, check_exact=False, rtol=0, atol=1e-3)
+
+
+def test_a_sample_of_the_published_noise_is_measured_again(ham10000, published):
+    sample = real_scores.draw_sample(ham10000)
+    assert set(sample["image_id"]) == set(published["noise"]["image_id"])
+    again = real_scores.noise_scores(ham10000, sample.head(10))
+    rows = published["noise"].set_index(["image_id", "method"])
+    rows = rows.loc[again.set_index(["image_id", "method"]).index]
+    names = ["noise", "border_strength"]
+    np.testing.assert_allclose(again[names], rows[names], rtol=0.02)
+
+
+def test_the_published_lesions_are_those_of_the_metadata(ham10000, published):
+    metadata = datasets.read_metadata(ham10000).set_index("image_id")[["lesion_id", "dx"]]
+    for name in ("false_alarms", "noise", "channel_statistics"):
+        rows = published[name].set_index("image_id")[["lesion_id", "dx"]]
+        pd.testing.assert_frame_equal(rows, metadata.loc[rows.index])
+
+
+def agrees(found, said):
+    """Check `real_images.json` against the tables beside it."""
+    alarms, noise, channels = (
+        found[name] for name in ("false_alarms", "noise", "channel_statistics")
+    )
+    assert real_scores.summarise_alarms(alarms) == said["false_alarms"]
+    assert real_scores.summarise_noise(noise) == {
+        name: said[name] for name in ("filters", "median_less_mean")
+    }
+    assert real_scores.summarise_colors(channels) == said["steps"]
+    # not by the same way: means that a reader would compute
+    assert said["judged"] == alarms["verdict"].value_counts().to_dict()
+    mean = alarms.groupby("verdict")[["inside", "outside"]].mean()
+    for verdict, row in mean.iterrows():
+        for name, value in row.items():
+            interval = said["false_alarms"][verdict][name]
+            assert interval["value"] == pytest.approx(value, abs=1e-6)
+            assert interval["low"] <= value <= interval["high"] or value == 0
+    left = noise.set_index(["image_id", "method"])["noise"].unstack()
+    left = (left.div(left["nothing"], axis=0) ** 2).mean()
+    for method in real_scores.METHODS:
+        value = said["filters"][method]["variance_left"]["value"]
+        assert value == pytest.approx(left[method], abs=1e-6)
