@@ -16,7 +16,7 @@ TIMEOUT ?= 21600
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: check-python help env reproduce test test-unit test-notebooks data leakage ablation bench-preprocessing notebooks publish lab lint format lock clean
+.PHONY: check-python help env reproduce test test-unit test-notebooks data leakage ablation preprocessing bench-preprocessing notebooks publish lab lint format lock clean
 
 # ------------------------------------------------------------------------------------ environment
 # PYTHON counts on the command line only: a variable of that name in the shell may mean anything.
@@ -109,6 +109,9 @@ leakage: $(ENV) ## Measure what a split by image flatters, on data/ham10000 or F
 
 ablation: $(ENV) ## Measure what each preprocessing step does, on data/ham10000 or FROM=<folder> (40 minutes)
 	@$(PY) -m lib.ablation "$(or $(FROM),data/ham10000)"
+
+preprocessing: $(ENV) ## Score the preprocessing on real images, data/ham10000 or FROM=<folder> (1 minute)
+	@$(PY) -m lib.real_scores "$(or $(FROM),data/ham10000)"
 
 bench-preprocessing: $(ENV) ## Time the preprocessing, on data/ham10000 or FROM=<folder> (10 minutes)
 	@$(PY) -m benchmarks.preprocessing "$(or $(FROM),data/ham10000)"
