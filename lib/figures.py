@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import display
 from matplotlib.figure import Figure
+from PIL import Image
 from scipy.stats import binomtest
 
 from lib import paths, tables
@@ -69,7 +70,8 @@ def show(
     alt : str
         What a reader who does not see the figure needs to know.
     credit : bool
-        The figure shows images of the data set, so the caption says whose they are.
+        The figure shows images of the data set, so the caption says whose they are; what the
+        notebook keeps has 256 colours, the saved file all of them.
     """
     folder = paths.report_folder(config.name) / "figures"
     folder.mkdir(exist_ok=True)
@@ -79,10 +81,18 @@ def show(
     (folder / f"{number}_{name}.png").write_bytes(buffer.getvalue())
     if table is not None:
         tables.write_table(table, folder / f"{number}_{name}.csv")
-    picture = {"image/png": buffer.getvalue(), "text/plain": f"Figure {number}: {alt}"}
+    shown = _lighter(buffer) if credit else buffer.getvalue()
+    picture = {"image/png": shown, "text/plain": f"Figure {number}: {alt}"}
     display(picture, raw=True, metadata={"image/png": {"alt": alt}})
     text = f"**Figure {number}.** {caption}" + (f" {config.data.attribution}" if credit else "")
     display({"text/markdown": text, "text/plain": text}, raw=True)
+
+
+def _lighter(picture: io.BytesIO) -> bytes:
+    """Return a PNG picture with 256 colours: photographs take a third of the room."""
+    light = io.BytesIO()
+    Image.open(picture).convert("RGB").quantize(256).save(light, format="png", optimize=True)
+    return light.getvalue()
 
 
 def image_grid(
