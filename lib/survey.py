@@ -18,7 +18,7 @@ from lib import datasets, preprocessing
 #: Pixels of the shorter side at which the detectors work; larger images are shrunk to it.
 WORKING_SIZE = 224
 #: An image has hair, a ruler, dark corners or ink if its score is at least this.
-THRESHOLDS = {"hair": 0.02, "ruler": 6, "dark_corners": 0.6, "ink": 0.003}
+THRESHOLDS = {"hair": 0.015, "ruler": 6, "dark_corners": 0.6, "ink": 0.003}
 #: Classes of the individual typology angle, and the limits between them in degrees (Chardon 1991).
 SKIN_TONES = ("dark", "brown", "tan", "intermediate", "light", "very light")
 TONE_LIMITS = (-30, 10, 28, 41, 55)
