@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -29,7 +30,7 @@ HAIRLESS_SEED, LEAST_LESION = 2018, 0.01
 #: Of the sample for noise and colours, and of the bootstrap.
 SEED = 0
 IMAGES_PER_CLASS = 100
-DRAWS, CONFIDENCE = 10_000, 0.95
+DRAWS, CONFIDENCE = 2000, 0.95
 BINS = 64
 #: A difference in the share of the border's strength that is not worth having.
 LITTLE = 0.02
@@ -314,19 +315,23 @@ def mean_intervals(values: pd.DataFrame, rows: pd.DataFrame) -> dict[str, dict[s
     ValueError
         A column without any value.
     """
-    lesions = rows.rename(columns={"lesion_id": "group_id", "dx": "label"})
-    weights, found = {}, {}  # columns that miss the same images share their draws
+    found = {}
     for name, column in values.items():
         there = column.notna().to_numpy()
         if not there.any():
             raise ValueError(f"{name}: none of {len(rows)} images has a value; expected one")
-        key = there.tobytes()
-        if key not in weights:
-            weights[key] = metrics.lesion_weights(lesions[there], DRAWS, SEED)
-        means = weights[key] @ column[there].to_numpy(float) / weights[key].sum(axis=1)
+        weights = _weights(tuple(rows["lesion_id"][there]), tuple(rows["dx"][there]), DRAWS)
+        means = weights @ column[there].to_numpy(float) / weights.sum(axis=1)
         interval = metrics._interval(means, CONFIDENCE)
         found[name] = {end: round(value, DIGITS) for end, value in interval.items()}
     return found
+
+
+@lru_cache(maxsize=1)
+def _weights(lesions: tuple[str, ...], labels: tuple[str, ...], draws: int) -> np.ndarray:
+    """Return `metrics.lesion_weights`; one score after the other is of the same images."""
+    table = pd.DataFrame({"group_id": lesions, "label": labels})
+    return metrics.lesion_weights(table, draws, SEED)
 
 
 def summarise_alarms(alarms: pd.DataFrame) -> dict:
@@ -516,6 +521,9 @@ def _describe_alarms(said: dict) -> list[str]:
     judged, groups = said["judged"], said["false_alarms"]
     found = groups["hairless"]["inside"]["value"]
     lines = [
+        f"Values in brackets are {said['confidence']:.0%} intervals from {said['draws']:,} draws of "
+        "lesions with replacement within each class.",
+        "",
         "### What hair removal changes where there is no hair",
         "",
         f"**Which images.** The {', '.join(CLASSES[:-1])} and {CLASSES[-1]} images whose lesion "
