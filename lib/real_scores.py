@@ -521,8 +521,8 @@ def _describe_alarms(said: dict) -> list[str]:
     judged, groups = said["judged"], said["false_alarms"]
     found = groups["hairless"]["inside"]["value"]
     lines = [
-        f"Values in brackets are {said['confidence']:.0%} intervals from {said['draws']:,} draws of "
-        "lesions with replacement within each class.",
+        f"Values in brackets are {said['confidence']:.0%} intervals from {said['draws']:,} draws "
+        "of lesions with replacement within each class.",
         "",
         "### What hair removal changes where there is no hair",
         "",
