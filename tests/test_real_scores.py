@@ -293,6 +293,20 @@ def test_a_sample_of_the_published_noise_is_measured_again(ham10000, published):
     np.testing.assert_allclose(again[names], rows[names], rtol=0.02)
 
 
+@pytest.mark.parametrize("step", ["hair removal", "bubble removal"])
+def test_the_published_colours_are_of_the_steps_as_they_are(ham10000, published, step):
+    """Measured again on the ten images that the step changed most."""
+    rows = published["channel_statistics"].set_index(["image_id", "step"])
+    rows = rows.drop(columns=["lesion_id", "dx"])
+    change = (rows.xs(step, level="step") - rows.xs(real_scores.START, level="step")).abs()
+    most = change["variance_red"].nlargest(10)
+    assert (most > 0).all()
+    images = real_scores.list_images(ham10000)
+    again, _ = real_scores.color_scores(ham10000, images[images["image_id"].isin(most.index)])
+    again = again.set_index(["image_id", "step"])[rows.columns]
+    np.testing.assert_allclose(again, rows.loc[again.index], rtol=1e-3, atol=0.05)
+
+
 def test_the_published_lesions_are_those_of_the_metadata(ham10000, published):
     metadata = datasets.read_metadata(ham10000).set_index("image_id")[["lesion_id", "dx"]]
     for name in ("false_alarms", "noise", "channel_statistics"):
