@@ -64,7 +64,7 @@ TEMPLATES   := lib/reports.py $(wildcard lib/templates/*.j2 lib/templates/report
 help: ## Show this list
 	@awk '/^#/ {print substr($$0, 3); next} {exit}' Makefile
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' Makefile
 
 env: $(ENV) ## Build .venv from requirements.lock (2 minutes, 2.5 GB)
 

@@ -83,10 +83,12 @@ def hair_mask(image: np.ndarray) -> np.ndarray:
         return found.astype(bool)
     scale = max(1, max(height, width) / STRAND_FRAME)
     frame = round(width / scale), round(height / scale)
-    colorfulness = _shrunk(cv2.subtract(*_extremes(image)), frame)
     red, green, _ = cv2.split(image)
-    for channel in (red, cv2.bitwise_not(green)):
-        strands = _keep_strands(_strand_contrast(_shrunk(channel, frame)), colorfulness)
+    channels = red, cv2.bitwise_not(green)
+    contrasts = _strand_contrasts([_shrunk(each, frame) for each in channels])
+    colorfulness = _shrunk(cv2.subtract(*_extremes(image)), frame)
+    for channel, contrast in zip(channels, contrasts, strict=True):
+        strands = _keep_strands(contrast, colorfulness)
         if strands is not None:
             strands = cv2.resize(strands, (width, height), interpolation=cv2.INTER_NEAREST)
             found |= _cut_back(channel, strands, scale)
@@ -208,24 +210,39 @@ def preprocess_mask(mask: np.ndarray, size: int) -> np.ndarray:
 # ------------------------------------------------------------------------------------ strands
 
 
-def _strand_contrast(channel: np.ndarray) -> np.ndarray:
+def _strand_contrasts(channels: list[np.ndarray]) -> list[np.ndarray]:
     """Say by how many grey levels each pixel's strand is darker than the skin on both sides.
 
-    The largest over the directions, less what the surroundings respond on average; ndarray of
-    uint8, shape (height, width), 0 where there is no strand.
+    The largest over the directions, less what the surroundings respond on average. The channels
+    go through below one another: half as many calls, twice as long, are faster.
+
+    Parameters
+    ----------
+    channels : list of ndarray of uint8, shape (height, width)
+
+    Returns
+    -------
+    list of ndarray of uint8, shape (height, width), 0 where there is no strand
     """
-    height, width = channel.shape
-    padded = cv2.copyMakeBorder(channel, *[MARGIN] * 4, cv2.BORDER_REFLECT_101).astype(np.uint16)
-    contrast = np.zeros((height, width), np.uint16)
+    height, width = channels[0].shape
+    padded = [cv2.copyMakeBorder(c, *[MARGIN] * 4, cv2.BORDER_REFLECT_101) for c in channels]
+    padded = np.concatenate(padded).astype(np.uint16)
+    rows = len(padded) - 2 * MARGIN  # those between two channels are of no use
+    contrast = np.zeros((rows, width), np.uint16)
     for doublings, (dx, dy) in LINES:
         sums = _line_sums(padded, doublings)
-        top, left = (sums.shape[0] - height) // 2, (sums.shape[1] - width) // 2
+        top, left = (sums.shape[0] - rows) // 2, (sums.shape[1] - width) // 2
         line, one_side, other_side = (
-            sums[top + y : top + y + height, left + x : left + x + width]
+            sums[top + y : top + y + rows, left + x : left + x + width]
             for x, y in ((0, 0), (dx, dy), (-dx, -dy))
         )
         cv2.max(contrast, cv2.subtract(cv2.min(one_side, other_side), line), dst=contrast)
     contrast = cv2.convertScaleAbs(contrast, alpha=1 / SAMPLES)
+    starts = range(0, rows, height + 2 * MARGIN)
+    return [_less_texture(contrast[start : start + height]) for start in starts]
+
+
+def _less_texture(contrast: np.ndarray) -> np.ndarray:
     texture = cv2.blur(cv2.min(contrast, STRAND_TEXTURE_CAP), (21, 21))
     return cv2.subtract(contrast, cv2.convertScaleAbs(texture, alpha=STRAND_TEXTURE))
 
@@ -249,7 +266,7 @@ def _keep_strands(contrast: np.ndarray, colorfulness: np.ndarray) -> np.ndarray 
     Parameters
     ----------
     contrast : ndarray of uint8, shape (height, width)
-        From `_strand_contrast`.
+        From `_strand_contrasts`.
     colorfulness : ndarray of uint8, shape (height, width)
         Largest less smallest channel.
 
