@@ -81,6 +81,7 @@ reproduce: $(HTML) $(REPORTS)/index.html ## Execute every notebook, render every
 	@echo "$(REPORTS)/index.html"
 
 $(RUNS)/01_data_survey.ipynb: $(DATA) $(wildcard reports/leakage/*.csv reports/leakage/*.json)
+$(RUNS)/02_preprocessing.ipynb: $(wildcard reports/preprocessing/*.csv reports/preprocessing/*.json)
 $(RUNS)/%.ipynb: notebooks/%.ipynb $(CONFIG_FILE) $(LIB) | $(ENV)
 	@mkdir -p $(@D)
 	@rm -f $(REPORTS)/$*.html $(REPORTS)/index.html $(REPORTS)/metrics.json  # no longer true

@@ -85,7 +85,7 @@ EVERYTHING = tuple(name for name in STEPS if name != "mean filter")
 #: Where the published result lies; committed, for it holds numbers and ids only.
 PUBLISHED = paths.ROOT / "reports" / "preprocessing"
 FILES = ("ablation.csv", "ablation_answers.csv", "ablation.json", "ablation.png")
-BEGIN, END = "<!-- ablation: make ablation writes this -->", "<!-- end of ablation -->"
+MARKS = "<!-- ablation: make ablation writes this -->", "<!-- end of ablation -->"
 
 HELPS, HARMS = "helps", "harms"
 NO_DIFFERENCE = "makes no difference that can be seen"
@@ -355,7 +355,7 @@ def score_variant(
         columns = {f"prob_{name}": probabilities[:, i] for i, name in enumerate(CLASSES)}
         predicted = np.array(CLASSES)[probabilities.argmax(axis=1)]
         table = images[["label"]].assign(predicted=predicted, **columns)
-        scores.append(metrics._scores(table, CLASSES, weights))
+        scores.append(metrics.score_draws(table, CLASSES, weights))
         answers += (table["label"] == table["predicted"]).to_numpy()
     names = ("balanced_accuracy", "macro_auc")
     return {name: np.stack([each[name] for each in scores]) for name in names}, answers
@@ -390,7 +390,7 @@ def summarise(scores: dict[str, dict[str, np.ndarray]], keys: pd.DataFrame) -> p
     for name, steps in variants().items():
         row = {"variant": name, "steps": " + ".join(steps) or "none"}
         for score, values in scores[name].items():
-            row |= _columns(score, metrics._interval(values.mean(axis=0), CONFIDENCE))
+            row |= _columns(score, metrics.interval(values.mean(axis=0), CONFIDENCE))
         if name in compared:
             row |= _compare(compared[name], scores, keys)
         rows.append(row)
@@ -405,9 +405,9 @@ def _compare(each: Comparison, scores: dict, keys: pd.DataFrame) -> dict:
         for score in ("balanced_accuracy", "macro_auc")
     )
     mean = difference.mean(axis=0)
-    exact = metrics._interval(mean, CONFIDENCE)
+    exact = metrics.interval(mean, CONFIDENCE)
     interval = {end: round(value, DIGITS) for end, value in exact.items()}  # -1e-17 is zero
-    corrected = metrics._interval(mean, 1 - (1 - CONFIDENCE) / len(comparisons()))
+    corrected = metrics.interval(mean, 1 - (1 - CONFIDENCE) / len(comparisons()))
     return {
         "compared": each.label,
         "against": each.less if _subject(each) == each.more else each.more,
@@ -418,7 +418,7 @@ def _compare(each: Comparison, scores: dict, keys: pd.DataFrame) -> dict:
         "corrected_high": corrected["high"],
         "repeat_low": float(difference[:, 0].min()),
         "repeat_high": float(difference[:, 0].max()),
-        **_columns("auc_difference", metrics._interval(auc.mean(axis=0), CONFIDENCE)),
+        **_columns("auc_difference", metrics.interval(auc.mean(axis=0), CONFIDENCE)),
     }
 
 
@@ -536,15 +536,12 @@ def run(folder: Path, load_model: Callable = load_features_model) -> dict:
 def publish() -> None:
     """Copy the result from runs/ablation to reports/preprocessing, and write its README's part."""
     PUBLISHED.mkdir(parents=True, exist_ok=True)
+    readme = PUBLISHED / "README.md"
+    if readme.is_file():
+        paths.read_part(readme, MARKS)  # one without a place for the result is found out first
     for name in FILES:
         shutil.copy(paths.run_folder("ablation") / name, PUBLISHED / name)
-    file = PUBLISHED / "README.md"
-    text = file.read_text(encoding="utf-8") if file.is_file() else f"{BEGIN}\n{END}\n"
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{paths.relative(file)}: expected one {BEGIN!r} and one {END!r}")
-    before, rest = text.split(BEGIN)
-    described = describe(*read_result())
-    paths.write_text(file, f"{before}{BEGIN}\n{described}{END}{rest.split(END)[1]}")
+    paths.write_part(readme, MARKS, describe(*read_result()))
 
 
 def read_result() -> tuple[pd.DataFrame, dict]:
@@ -566,31 +563,39 @@ def describe(result: pd.DataFrame, said: dict) -> str:
     result, said : DataFrame, dict
         From `read_result`.
     """
-    rows = result.dropna(subset=["compared"])
     counts = ", ".join(
         f"{said['images'][name]:,} of {said['images_there_are'][name]:,} {name}"
         for name in said["classes"]
     )
+    return "\n".join(
+        [
+            f"{counts}; {said['different_pictures']:,} different pictures. Computed in "
+            f"{said['seconds'] / 60:.0f} minutes on {said['cores']} cores.",
+            "",
+            conclusions(result),
+            "",
+            "| Variant | Balanced accuracy | Macro AUC | Difference made by "
+            "| in balanced accuracy | folds dealt anew | in macro AUC | Images changed |",
+            "|---|---|---|---|---|---|---|---|",
+            *(_table_row(row) for row in result.to_dict("records")),
+            "",
+        ]
+    )
+
+
+def conclusions(result: pd.DataFrame) -> str:
+    """Say in Markdown what helps, what harms and what makes no difference that can be seen."""
+    rows = result.dropna(subset=["compared"])
     lines = [
-        f"{counts}; {said['different_pictures']:,} different pictures. Computed in "
-        f"{said['seconds'] / 60:.0f} minutes on {said['cores']} cores.",
-        "",
+        f"- **{name.capitalize()}:** {_listed(rows[rows['verdict'] == name])}"
+        for name in (HELPS, HARMS, NO_DIFFERENCE)
     ]
-    for name in (HELPS, HARMS, NO_DIFFERENCE):
-        lines.append(f"- **{name.capitalize()}:** {_listed(rows[rows['verdict'] == name])}")
     corrected = rows[(rows["corrected_low"] > 0) | (rows["corrected_high"] < 0)]
     seen = (rows["verdict"] != NO_DIFFERENCE).sum()
     lines += [
         "",
         f"Of the {len(rows)} differences, {seen} exclude zero each by itself. With the level "
-        f"divided by {said['comparisons']} (Bonferroni), {len(corrected)} still do: "
-        f"{_listed(corrected)}",
-        "",
-        "| Variant | Balanced accuracy | Macro AUC | Difference made by | in balanced accuracy | "
-        "folds dealt anew | in macro AUC | Images changed |",
-        "|---|---|---|---|---|---|---|---|",
-        *(_table_row(row) for row in result.to_dict("records")),
-        "",
+        f"divided by {len(rows)} (Bonferroni), {len(corrected)} still do: {_listed(corrected)}",
     ]
     return "\n".join(lines)
 

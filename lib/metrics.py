@@ -142,8 +142,8 @@ def evaluate(table: pd.DataFrame, config: Config) -> dict:
     table = table.sort_values("image_id")
     draws = lesion_weights(table, settings.bootstrap_draws, config.seed)
     scores = {
-        name: _interval(values, settings.confidence)
-        for name, values in _scores(table, classes, draws).items()
+        name: interval(values, settings.confidence)
+        for name, values in score_draws(table, classes, draws).items()
     }
     counts = confusion_matrix(table["label"], table["predicted"], labels=classes)
     return {
@@ -178,13 +178,13 @@ def paired_differences(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     for name in MODELS:
         rows = table[table["model"] == name].sort_values("image_id")
         weights = lesion_weights(rows, config.evaluation.bootstrap_draws, config.seed)
-        draws[name] = _scores(rows, config.classes, weights)
+        draws[name] = score_draws(rows, config.classes, weights)
     steps = list(MODELS)
     return pd.DataFrame(
         {
             f"{MODELS[after]}, less {MODELS[before]}": {
                 title: format_interval(
-                    _interval(
+                    interval(
                         draws[after][score] - draws[before][score], config.evaluation.confidence
                     )
                 )
@@ -274,10 +274,21 @@ def roc_curves(table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
 def mean_interval(values: np.ndarray, table: pd.DataFrame, config: Config) -> dict:
     """Return the mean of one value an image with its bootstrap interval over lesions."""
     weights = lesion_weights(table, config.evaluation.bootstrap_draws, config.seed)
-    return _interval(weights @ values / weights.sum(axis=1), config.evaluation.confidence)
+    return interval(weights @ values / weights.sum(axis=1), config.evaluation.confidence)
 
 
-def _scores(table: pd.DataFrame, classes: list[str], weights: np.ndarray) -> dict[str, np.ndarray]:
+def score_draws(
+    table: pd.DataFrame, classes: list[str], weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return every score for each row of weights, ndarray of float, shape (draws,).
+
+    Parameters
+    ----------
+    table : DataFrame
+        `label`, `predicted` and the probabilities, one row an image.
+    weights : ndarray of float, shape (draws, n)
+        From `lesion_weights`.
+    """
     right = (table["label"] == table["predicted"]).to_numpy(float)
     scores = {"accuracy": weights @ right / weights.sum(axis=1)}
     for name in classes:
@@ -293,7 +304,7 @@ def _scores(table: pd.DataFrame, classes: list[str], weights: np.ndarray) -> dic
     return scores
 
 
-def _interval(values: np.ndarray, confidence: float) -> dict[str, float]:
+def interval(values: np.ndarray, confidence: float) -> dict[str, float]:
     """Return the first value (the sample's own) and the percentile interval of the others."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(values[1:], [tail, 1 - tail])

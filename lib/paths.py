@@ -65,6 +65,25 @@ def write_text(target: Path, text: str) -> Path:
     return target
 
 
+def read_part(file: Path, marks: tuple[str, str]) -> str:
+    """Return what stands in a text file between two marks, each a line of its own.
+
+    Raises
+    ------
+    ValueError
+        A mark is missing or there twice.
+    """
+    return _around(file, marks)[1]
+
+
+def write_part(file: Path, marks: tuple[str, str], part: str) -> Path:
+    """Replace what stands between two marks; where there is no file yet, make one of them."""
+    if not file.is_file():
+        write_text(file, "\n".join([*marks, ""]))
+    before, _, after = _around(file, marks)
+    return write_text(file, before + part + after)
+
+
 def check_note(file: Path, expected: dict, maker: str) -> None:
     """Check that a file's `.json` note, written beside it, says what is expected.
 
@@ -90,6 +109,15 @@ def check_note(file: Path, expected: dict, maker: str) -> None:
                 f"{relative(file)} was made with other {key}: found {found.get(key)}, expected "
                 f"{expected[key]}; run {maker} again"
             )
+
+
+def _around(file: Path, marks: tuple[str, str]) -> tuple[str, str, str]:
+    text, (begin, end) = file.read_text(encoding="utf-8"), marks
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{relative(file)}: expected one {begin!r} and one {end!r}")
+    before, rest = text.split(f"{begin}\n")
+    part, after = rest.split(end)
+    return f"{before}{begin}\n", part, f"{end}{after}"
 
 
 def _made(folder: Path) -> Path:

@@ -23,6 +23,8 @@ STRAND_TEXTURE, STRAND_TEXTURE_CAP = 1.8, 10
 STRAND_LENGTH, STRAND_COVER = 24, 0.15
 #: grey levels by which hair may be more colourful than what surrounds it
 STRAND_COLOR = 1
+#: a strand most of which lies this near to the frame is its dark rim, mirrored at the edge
+FRAME_RIM = 2
 #: Eight directions: shifts that, one after the other, double the samples along a line of about 16
 #: pixels, and where the parallel line at one side lies, 3 pixels off.
 LINES = (
@@ -259,7 +261,7 @@ def _line_sums(image: np.ndarray, doublings: tuple) -> np.ndarray:
 
 
 def _keep_strands(contrast: np.ndarray, colorfulness: np.ndarray) -> np.ndarray | None:
-    """Keep connected strands that stand out, are long and thin, and not more colourful.
+    """Keep connected strands that stand out, are long and thin, not more colourful, not the rim.
 
     Length is the diagonal of the box around a strand.
 
@@ -284,12 +286,14 @@ def _keep_strands(contrast: np.ndarray, colorfulness: np.ndarray) -> np.ndarray 
     if not keep.any():
         return None
     around = cv2.blur(colorfulness, (15, 15))
+    inside = np.zeros_like(contrast)
+    inside[FRAME_RIM:-FRAME_RIM, FRAME_RIM:-FRAME_RIM] = 1
     for i in np.flatnonzero(keep):
-        x, y, width, height, _ = boxes[i]
+        x, y, width, height, area = boxes[i]
         box = slice(y, y + height), slice(x, x + width)
         part = (labels[box] == i).astype(np.uint8)
         excess = cv2.mean(colorfulness[box], part)[0] - cv2.mean(around[box], part)[0]
-        keep[i] = excess < STRAND_COLOR
+        keep[i] = excess < STRAND_COLOR and 2 * cv2.countNonZero(part & inside[box]) > area
     return np.take(keep.astype(np.uint8), labels) if keep.any() else None
 
 

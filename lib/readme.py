@@ -11,7 +11,7 @@ from lib import metrics, paths, splits, tables
 
 PUBLISHED = paths.ROOT / "reports" / "published"
 README = paths.ROOT / "README.md"
-BEGIN, END = "<!-- results: make publish writes this -->", "<!-- end of results -->"
+MARKS = "<!-- results: make publish writes this -->", "<!-- end of results -->"
 
 
 def publish(file: Path) -> Path:
@@ -36,16 +36,13 @@ def publish(file: Path) -> Path:
     PUBLISHED.mkdir(parents=True, exist_ok=True)
     tables.write_table(index[splits.COLUMNS], PUBLISHED / f"{results['run']}_split.csv")
     kept = metrics.write_json(results, PUBLISHED / f"{results['run']}.json")
-    before, after = _around(README.read_text(encoding="utf-8"))
-    paths.write_text(README, before + results_tables(PUBLISHED) + after)
+    paths.write_part(README, MARKS, results_tables(PUBLISHED))
     return kept
 
 
 def current_tables() -> str:
     """Return the results that stand in the README now."""
-    text = README.read_text(encoding="utf-8")
-    before, after = _around(text)
-    return text[len(before) : len(text) - len(after)]
+    return paths.read_part(README, MARKS)
 
 
 def results_tables(folder: Path) -> str:
@@ -70,13 +67,6 @@ def _table(run: dict) -> str:
         scores = " | ".join(metrics.format_interval(model[score]) for score in metrics.SCORES)
         lines.append(f"| {model['title']} | {scores} |")
     return "\n".join([*lines, "", f"In brackets: {run['interval']}.", ""])
-
-
-def _around(text: str) -> tuple[str, str]:
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"README.md: expected one {BEGIN!r} and one {END!r}")
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n", END + rest.split(END)[1]
 
 
 def main(arguments: list[str] | None = None) -> int:

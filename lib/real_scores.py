@@ -47,8 +47,10 @@ FILES = (
     "histograms.png",
     "real_images.json",
 )
-BEGIN = "<!-- real images: make preprocessing writes this -->"
-END = "<!-- end of real images -->"
+MARKS = (
+    "<!-- real images: make preprocessing writes this -->",
+    "<!-- end of real images -->",
+)
 
 VERDICTS = ("hairless", "unsure", "hair")
 #: Which images are scored together; leaving out the unsure ones flatters.
@@ -322,7 +324,7 @@ def mean_intervals(values: pd.DataFrame, rows: pd.DataFrame) -> dict[str, dict[s
             raise ValueError(f"{name}: none of {len(rows)} images has a value; expected one")
         weights = _weights(tuple(rows["lesion_id"][there]), tuple(rows["dx"][there]), DRAWS)
         means = weights @ column[there].to_numpy(float) / weights.sum(axis=1)
-        interval = metrics._interval(means, CONFIDENCE)
+        interval = metrics.interval(means, CONFIDENCE)
         found[name] = {end: round(value, DIGITS) for end, value in interval.items()}
     return found
 
@@ -443,7 +445,9 @@ def run(folder: Path) -> dict:
     dict
         The contents of `real_images.json`.
     """
-    _around(_readme())  # a README without a place for the result is found out first
+    readme = PUBLISHED / "README.md"
+    if readme.is_file():
+        paths.read_part(readme, MARKS)  # one without a place for the result is found out first
     alarms = false_alarms(folder, read_hairless())
     sample = draw_sample(folder)
     noise = noise_scores(folder, sample)
@@ -478,8 +482,7 @@ def run(folder: Path) -> dict:
     figure.savefig(paths.temporary(picture), dpi=100, metadata={"Software": None})
     os.replace(paths.temporary(picture), picture)
     metrics.write_json(said, PUBLISHED / "real_images.json")
-    before, after = _around(_readme())
-    paths.write_text(PUBLISHED / "README.md", before + describe(said) + after)
+    paths.write_part(readme, MARKS, describe(said))
     return said
 
 
@@ -646,20 +649,6 @@ def _points(difference: dict[str, float]) -> str:
 
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _readme() -> str:
-    file = PUBLISHED / "README.md"
-    return file.read_text(encoding="utf-8") if file.is_file() else f"{BEGIN}\n{END}\n"
-
-
-def _around(text: str) -> tuple[str, str]:
-    """Return what stands before and after the generated part, with its marks."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        file = paths.relative(PUBLISHED / "README.md")
-        raise ValueError(f"{file}: expected one {BEGIN!r} and one {END!r}")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n", f"{END}{rest.split(END)[1]}"
 
 
 # -------------------------------------------------------------------------------------- details

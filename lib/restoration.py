@@ -627,9 +627,7 @@ def _mean_difference(
     table = pd.DataFrame({"group_id": of_image, "label": "any"})
     weights = metrics.lesion_weights(table, draws, seed)
     means = weights @ values.to_numpy() / weights.sum(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means[1:], [tail, 1 - tail])
-    interval = {"value": means[0], "low": low, "high": high}
+    interval = metrics.interval(means, confidence)
     return count | interval | {"difference": metrics.format_interval(interval)}
 
 

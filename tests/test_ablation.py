@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import ablation, metrics, paths, weights
+from lib import ablation, metrics, weights
 from lib.backend import keras
 from lib.config import Preprocessing
 
@@ -259,7 +259,7 @@ def test_a_small_run_is_published_with_what_the_readme_says(folder, small):
     ablation.PUBLISHED.mkdir()
     readme = ablation.PUBLISHED / "README.md"
     readme.write_text(
-        f"Before.\n{ablation.BEGIN}\nearlier\n{ablation.END}\nAfter.\n", encoding="utf-8"
+        "Before.\n{}\nearlier\n{}\nAfter.\n".format(*ablation.MARKS), encoding="utf-8"
     )
     said = ablation.run(folder, lambda: (colours, "colours"))
     ablation.publish()
@@ -268,7 +268,7 @@ def test_a_small_run_is_published_with_what_the_readme_says(folder, small):
     assert said["images"] == {"bcc": 6, "mel": 6, "nv": 6}
     assert said["images_there_are"] == {"bcc": 8, "mel": 8, "nv": 8}
     text = readme.read_text(encoding="utf-8")
-    assert text.startswith("Before.\n") and text.endswith(f"{ablation.END}\nAfter.\n")
+    assert text.startswith("Before.\n") and text.endswith(f"{ablation.MARKS[1]}\nAfter.\n")
     assert ablation.describe(result, said) in text and "earlier" not in text
     assert {file.name for file in ablation.PUBLISHED.iterdir()} == {*ablation.FILES, "README.md"}
     assert result["balanced_accuracy"].between(0.3, 0.99).any(), "some answers are wrong"
@@ -284,8 +284,6 @@ def test_a_missing_class_is_named(write_folder):
 def test_a_readme_without_a_place_for_the_result_is_left_alone(folder, small):
     ablation.PUBLISHED.mkdir()
     (ablation.PUBLISHED / "README.md").write_text("All else.", encoding="utf-8")
-    for name in ablation.FILES:
-        (paths.run_folder("ablation") / name).write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match="README.md: expected one '<!-- ablation"):
         ablation.publish()
     assert (ablation.PUBLISHED / "README.md").read_text(encoding="utf-8") == "All else."

@@ -229,7 +229,7 @@ def test_the_readme_s_results_are_those_of_the_published_metrics():
 def test_publishing_writes_the_table(run, written, tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "PUBLISHED", tmp_path / "published")
     monkeypatch.setattr(readme, "README", tmp_path / "README.md")
-    readme.README.write_text(f"# A\n\n{readme.BEGIN}\nold\n{readme.END}\n\nrest\n")
+    readme.README.write_text("# A\n\n{}\nold\n{}\n\nrest\n".format(*readme.MARKS))
     results = metrics.build_metrics(metrics.read_predictions(run, written), written, run)
     tables.write_table(written, tmp_path / "index.csv")
     readme.publish(metrics.write_json(results, tmp_path / "metrics.json"))

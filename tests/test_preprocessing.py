@@ -91,6 +91,18 @@ def test_hair_is_found_in_larger_images_too():
     assert found.mean() < 2 * large[1].mean()
 
 
+@pytest.mark.parametrize("radius", [150, 165, 175])
+def test_dark_corners_are_no_hair(radius):
+    """The rim would be a strand in the mirror; a hair that crosses the frame still is one."""
+    y, x = np.mgrid[:256, :256] - 127.5
+    dark = 1 / (1 + np.exp((np.hypot(x, y) - radius) / 3))[..., None]
+    image = (skin() * dark).astype(np.uint8)
+    assert not preprocessing.hair_mask(image).any()
+    crossed = image.copy()
+    cv2.line(crossed, (0, 90), (60, 110), (50, 40, 40), 2, cv2.LINE_AA)
+    assert preprocessing.hair_mask(crossed)[:, :20].any()
+
+
 def test_a_red_vessel_is_no_hair():
     """It is a thin dark strand too, but more colourful than the skin."""
     vessels, where = with_hairs(skin(), color=(180, 60, 60))

@@ -206,12 +206,12 @@ def small(monkeypatch, tmp_path, data_folder, few_draws):
 def test_a_small_run_is_published_with_what_the_readme_says(small):
     readme = real_scores.PUBLISHED / "README.md"
     readme.write_text(
-        f"Before.\n{real_scores.BEGIN}\nearlier\n{real_scores.END}\nAfter.\n", encoding="utf-8"
+        "Before.\n{}\nearlier\n{}\nAfter.\n".format(*real_scores.MARKS), encoding="utf-8"
     )
     said = real_scores.run(small)
     assert real_scores.read_result() == said
     text = readme.read_text(encoding="utf-8")
-    assert text.startswith("Before.\n") and text.endswith(f"{real_scores.END}\nAfter.\n")
+    assert text.startswith("Before.\n") and text.endswith(f"{real_scores.MARKS[1]}\nAfter.\n")
     assert real_scores.describe(said) in text and "earlier" not in text
     files = {file.name for file in real_scores.PUBLISHED.iterdir()}
     assert files == {*real_scores.FILES, "hairless.csv", "README.md"}
