@@ -207,27 +207,13 @@ def split_scores(table: pd.DataFrame, score: str, label: str) -> Figure:
     return figure
 
 
-def histograms(images: dict[str, np.ndarray]) -> Figure:
-    """Draw the histogram of each channel, one panel an image."""
-    figure, axes = plt.subplots(1, len(images), figsize=(2.1 * len(images), 2.2), sharey=True)
-    for axis, (name, image) in zip(np.atleast_1d(axes), images.items(), strict=True):
-        for channel, color in enumerate(("#CC3311", "#228833", "#0077BB")):
-            counts, edges = np.histogram(image[..., channel], bins=64, range=(0, 256))
-            axis.stairs(counts / image[..., channel].size, edges, color=color, label="RGB"[channel])
-        axis.set_title(name, fontsize=9)
-        axis.set_xlabel("intensity (0–255)")
-    np.atleast_1d(axes)[0].set_ylabel("share of pixels")
-    np.atleast_1d(axes)[-1].legend(frameon=False, fontsize=7)
-    return figure
-
-
-def mean_histograms(table: pd.DataFrame) -> Figure:
-    """Draw the mean histogram of each channel, one panel a step, the first step's in grey behind.
+def histograms(table: pd.DataFrame) -> Figure:
+    """Draw the histogram of each channel, one panel a step, the first step's in grey behind.
 
     Parameters
     ----------
     table : DataFrame
-        `real_scores.HISTOGRAM_SCHEMA`.
+        `step`, `channel`, `low` (the bin's lowest grey level) and `share` of the pixels.
     """
     steps = table["step"].unique()
     columns = 4

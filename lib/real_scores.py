@@ -268,26 +268,22 @@ def color_scores(folder: Path, images: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
     """
     steps = steps_alone()
 
-    def score(row) -> tuple[list[dict], np.ndarray]:
+    def score(row) -> tuple[list[dict], pd.Series]:
         image, _ = _read(folder, row)
         identity = {name: getattr(row, name) for name in _ID}
-        found, counts = [], []
+        found, histograms = [], []
         for name, step in steps.items():
             after = step(image)
             values = restoration.channel_statistics(after)
             values.index = ["_".join(each) for each in values.index]
             found.append(identity | {"step": name} | values.to_dict())
-            bins = after.reshape(-1, 3) // (256 // BINS)
-            counts.append([np.bincount(channel, minlength=BINS) for channel in bins.T])
-        return found, np.array(counts) / IMAGE_SIZE**2
+            histograms.append(restoration.channel_histograms(after, BINS))
+        return found, pd.concat(dict(zip(steps, histograms, strict=True)), names=["step"])
 
     parts = datasets.map_files(score, images.itertuples(index=False))
     channels = pd.DataFrame([row for found, _ in parts for row in found])
-    shares = np.mean([counts for _, counts in parts], axis=0)
-    index = pd.MultiIndex.from_product(
-        [steps, CHANNELS, range(0, 256, 256 // BINS)], names=["step", "channel", "low"]
-    )
-    histograms = pd.Series(shares.ravel(), index, name="share").reset_index()
+    histograms = sum(each for _, each in parts) / len(parts)
+    histograms = histograms.rename("share").reset_index()
     return CHANNEL_SCHEMA.validate(channels.round(2)), HISTOGRAM_SCHEMA.validate(
         histograms.round(DIGITS)
     )
@@ -478,7 +474,7 @@ def run(folder: Path) -> dict:
     tables.write_table(channels, PUBLISHED / "channel_statistics.csv")
     tables.write_table(histograms, PUBLISHED / "histograms.csv")
     picture = PUBLISHED / "histograms.png"
-    figure = figures.mean_histograms(histograms)
+    figure = figures.histograms(histograms)
     figure.savefig(paths.temporary(picture), dpi=100, metadata={"Software": None})
     os.replace(paths.temporary(picture), picture)
     metrics.write_json(said, PUBLISHED / "real_images.json")

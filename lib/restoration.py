@@ -243,6 +243,22 @@ def channel_statistics(image: np.ndarray) -> pd.Series:
     return pd.Series([*image.mean(axis=(0, 1)), *image.var(axis=(0, 1))], index)
 
 
+def channel_histograms(image: np.ndarray, bins: int = 64) -> pd.Series:
+    """Return the histogram of each channel, as shares of the pixels.
+
+    Returns
+    -------
+    Series of float, named `share`
+        Indexed by `channel` and `low`, the lowest grey level of the bin.
+    """
+    values = image.reshape(-1, 3) // (256 // bins)
+    shares = [np.bincount(channel, minlength=bins) / len(values) for channel in values.T]
+    index = pd.MultiIndex.from_product(
+        [["red", "green", "blue"], range(0, 256, 256 // bins)], names=["channel", "low"]
+    )
+    return pd.Series(np.concatenate(shares), index, name="share")
+
+
 # ------------------------------------------------------------------------- the textbook recipe
 
 

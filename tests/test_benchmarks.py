@@ -36,12 +36,19 @@ def test_images_are_written_once_and_spread_over_the_folder(data_folder, tmp_pat
     assert len(benchmark.write_images(data_folder, tmp_path, 10_000)) == len(names)
 
 
-def test_the_preprocessing_benchmark_writes_what_its_schema_says(data_folder, capsys):
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A folder of the test's own for what is published."""
+    monkeypatch.setattr(benchmark, "PUBLISHED", tmp_path / "published")
+    return benchmark.PUBLISHED
+
+
+def test_the_preprocessing_benchmark_writes_what_its_schema_says(data_folder, published, capsys):
     threads = cv2.getNumThreads()
     command = [str(data_folder), "--images", "6", "--rounds", "2"]
     assert benchmark.main(command) == 0
     assert cv2.getNumThreads() == threads
-    file = paths.report_folder("preprocessing") / "benchmark.csv"
+    file = published / "benchmark.csv"
     table = tables.read_table(file, benchmark.SCHEMA)
     assert (table["images"] == 6).all()
     assert set(table["round"]) == {1, 2}
@@ -58,6 +65,9 @@ def test_the_preprocessing_benchmark_writes_what_its_schema_says(data_folder, ca
     ratio = said["times_the_textbook_loop"]["all cores"]
     assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"]
     assert f"{ratio['value']:.2f} ({ratio['low']:.2f} to" in capsys.readouterr().out
+    part = paths.read_part(published / "README.md", benchmark.MARKS)
+    assert f"{ratio['value']:.2f} ({ratio['low']:.2f} to" in part
+    assert part == benchmark.describe(said)
 
 
 def test_the_ratio_is_taken_round_by_round():
@@ -65,6 +75,7 @@ def test_the_ratio_is_taken_round_by_round():
         (benchmark.REMOVALS, "all cores"): (1, 2, 4),
         (benchmark.REMOVALS, "one core"): (2, 4, 8),
         (benchmark.TEXTBOOK, "plain loop"): (6, 14, 20),
+        (benchmark.DECODING, "one core"): (1, 1, 1),
     }
     table = pd.DataFrame(
         [
@@ -77,6 +88,7 @@ def test_the_ratio_is_taken_round_by_round():
     said = benchmark.summarise(table)
     assert said["times_the_textbook_loop"]["all cores"] == {"value": 6, "low": 5, "high": 7}
     assert said["times_the_textbook_loop"]["one core"] == {"value": 3, "low": 2.5, "high": 3.5}
+    assert said["decoding_share"] == 0.25  # 1/2, 1/4 and 1/8 of the time
     first = said["images_per_second"][0]
     assert first == {
         "what": benchmark.REMOVALS,
@@ -85,6 +97,18 @@ def test_the_ratio_is_taken_round_by_round():
         "low": 2.5,
         "high": 10,
     }
+
+
+def test_the_published_benchmark_is_of_500_images_and_the_readme_says_what_it_says():
+    table = tables.read_table(benchmark.PUBLISHED / "benchmark.csv", benchmark.SCHEMA)
+    assert (table["images"] == 500).all()
+    said = json.loads((benchmark.PUBLISHED / "benchmark.json").read_text(encoding="utf-8"))
+    again = benchmark.summarise(table)["times_the_textbook_loop"][benchmark.ALL]
+    assert again["value"] == pytest.approx(
+        said["times_the_textbook_loop"][benchmark.ALL]["value"], abs=0.01
+    )
+    readme = benchmark.PUBLISHED / "README.md"
+    assert paths.read_part(readme, benchmark.MARKS) == benchmark.describe(said)
 
 
 def test_nothing_to_measure_is_an_error(data_folder, tmp_path, capsys):

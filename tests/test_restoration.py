@@ -243,6 +243,17 @@ def test_channels_have_a_mean_and_a_variance():
     assert statistics["variance"].to_dict() == {"red": 1, "green": 0, "blue": 100}
 
 
+def test_channels_have_a_histogram_of_shares():
+    image = np.array([[[0, 10, 20], [2, 10, 40]]], np.uint8)
+    shares = restoration.channel_histograms(image, bins=64)  # four grey levels a bin
+    assert shares[shares > 0].to_dict() == {
+        ("red", 0): 1,
+        ("green", 8): 1,
+        ("blue", 20): 0.5,
+        ("blue", 40): 0.5,
+    }
+
+
 # --------------------------------------------------------------------------- the textbook recipe
 
 
