@@ -2,13 +2,15 @@
 
 The images are those of a folder, brought to HAM10000's 600 x 450 pixels and written as JPEG files
 to a temporary folder. Enlarged images are smoother than originals, so their files are smaller and
-decode a little faster; that is the same for everything compared here.
+decode a little faster, and less of them is taken for hair; that is the same for everything compared
+here, but originals may take longer.
 
 What runs on all cores goes the pipeline's way: `preprocess_image` on the threads of
-`datasets.map_files`. It is compared with what public notebooks do: one Python loop that reads an
-image, removes hair at full resolution by the textbook recipe (lib/restoration.py), crops, resizes
-and filters. All is measured several times, one thing after the other, round by round, so that a
-busy moment of the machine falls on one round and not on one method.
+`datasets.map_files`, but files are not hashed and no array is written. It is compared with what
+public notebooks do: one Python loop that reads an image, removes hair at full resolution by the
+textbook recipe (lib/restoration.py), crops, resizes and filters. All is measured several times, one
+thing after the other, round by round, so that a busy moment of the machine falls on one round and
+not on one method.
 """
 
 import argparse
@@ -18,8 +20,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -27,7 +28,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from lib import config, datasets, metrics, paths, preprocessing, restoration, tables
+from lib import config, datasets, metrics, paths, pipeline, preprocessing, restoration, tables
 
 WIDTH, HEIGHT = 600, 450  # pixels, as HAM10000's originals
 QUALITY = 95  # of the JPEG files
@@ -113,7 +114,9 @@ def measure(files: list[Path], rounds: int) -> pd.DataFrame:
     switched_on = {"remove_hair": True, "remove_bubbles": True}
     kernel = settings.median_kernel or 3
     removals = settings.model_copy(update=switched_off | switched_on | {"median_kernel": kernel})
-    everything = removals.model_copy(update=dict.fromkeys(switched_off, True))
+    everything = removals.model_copy(
+        update=dict.fromkeys(switched_off, True) | {"mean_kernel": kernel}
+    )
 
     def preprocess(chosen) -> Callable:
         return lambda file: preprocessing.preprocess_image(datasets.read_image(file), chosen)
@@ -258,7 +261,7 @@ def _decode(file: Path) -> np.ndarray:
 
 def _time_one(function: Callable, items: list) -> float:
     """Return the seconds that one core takes; results are dropped at once."""
-    with _one_thread():
+    with pipeline.one_opencv_thread():
         started = time.perf_counter()
         for item in items:
             function(item)
@@ -271,7 +274,7 @@ def _time_all(function: Callable, items: list) -> float:
     def drop(item) -> None:
         function(item)
 
-    with _one_thread():  # each, as in lib/pipeline.py
+    with pipeline.one_opencv_thread():  # each, as in lib/pipeline.py
         started = time.perf_counter()
         datasets.map_files(drop, items)
         return time.perf_counter() - started
@@ -292,16 +295,6 @@ def _time_steps(files: list[Path], steps: dict[str, Callable]) -> dict[tuple[str
 def _spread(values: pd.Series) -> dict[str, float]:
     middle, low, high = values.median(), values.min(), values.max()
     return {"value": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def main(arguments: list[str] | None = None) -> int:

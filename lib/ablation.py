@@ -491,7 +491,7 @@ def run(folder: Path, load_model: Callable = load_features_model) -> dict:
     forward, model = load_model()
     files = images.set_index("image_id")["path"]
     keys, kept = compute_features(folder, files, forward, model, output / "features.npz")
-    weights = metrics.lesion_weights(images, DRAWS, SEED)
+    computed, weights = time.monotonic(), metrics.lesion_weights(images, DRAWS, SEED)
     scores, answers = {}, images[["image_id", "group_id", "label"]]
     for name in variants():
         features = np.stack([kept.features[key] for key in keys[name]]).astype(np.float32)
@@ -519,7 +519,7 @@ def run(folder: Path, load_model: Callable = load_features_model) -> dict:
         "pictures": keys.size,
         "different_pictures": len(np.unique(keys)),
         "pictures_sha256": hashlib.sha256("\n".join(keys.to_numpy().ravel()).encode()).hexdigest(),
-        "seconds": round(time.monotonic() - started),
+        "seconds": round(kept.seconds + time.monotonic() - computed),
         "seconds_for_features": round(kept.seconds),
         "cores": os.cpu_count(),
         "versions": _versions(),
@@ -535,10 +535,9 @@ def run(folder: Path, load_model: Callable = load_features_model) -> dict:
 
 def publish() -> None:
     """Copy the result from runs/ablation to reports/preprocessing, and write its README's part."""
-    PUBLISHED.mkdir(parents=True, exist_ok=True)
     readme = PUBLISHED / "README.md"
-    if readme.is_file():
-        paths.read_part(readme, MARKS)  # one without a place for the result is found out first
+    paths.expect_part(readme, MARKS)
+    PUBLISHED.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copy(paths.run_folder("ablation") / name, PUBLISHED / name)
     paths.write_part(readme, MARKS, describe(*read_result()))
@@ -595,13 +594,14 @@ def conclusions(result: pd.DataFrame) -> str:
     lines += [
         "",
         f"Of the {len(rows)} differences, {seen} exclude zero each by itself. With the level "
-        f"divided by {len(rows)} (Bonferroni), {len(corrected)} still do: {_listed(corrected)}",
+        f"divided by {len(rows)} (Bonferroni), {len(corrected)} still do: "
+        f"{_listed(corrected, 'corrected')}",
     ]
     return "\n".join(lines)
 
 
-def _listed(rows: pd.DataFrame) -> str:
-    found = [f"{row['compared']}: {_signed(row)}" for row in rows.to_dict("records")]
+def _listed(rows: pd.DataFrame, interval: str = "difference") -> str:
+    found = [f"{row['compared']}: {_signed(row, interval)}" for row in rows.to_dict("records")]
     return "; ".join(found) + "." if found else "none."
 
 
@@ -622,8 +622,9 @@ def _plain(row: dict, name: str) -> str:
     return metrics.format_interval(ends)
 
 
-def _signed(row: dict, name: str = "difference") -> str:
-    return f"{row[name]:+.3f} ({row[f'{name}_low']:+.3f} to {row[f'{name}_high']:+.3f})"
+def _signed(row: dict, interval: str = "difference") -> str:
+    value = row["auc_difference" if interval == "auc_difference" else "difference"]
+    return f"{value:+.3f} ({row[f'{interval}_low']:+.3f} to {row[f'{interval}_high']:+.3f})"
 
 
 def _minutes(started: float) -> str:
@@ -644,8 +645,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure what each preprocessing step does to a linear classifier of VGG16 features."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path, help="HAM10000, or images in its layout")
+    folder = parser.parse_args(arguments).folder.resolve()
     try:
-        run(parser.parse_args(arguments).folder.resolve())
+        paths.expect_part(PUBLISHED / "README.md", MARKS)  # before the work, not after it
+        run(folder)
         publish()
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

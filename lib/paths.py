@@ -75,6 +75,12 @@ def read_part(file: Path, marks: tuple[str, str]) -> str:
     return _around(file, marks)[1]
 
 
+def expect_part(file: Path, marks: tuple[str, str]) -> None:
+    """Raise what `write_part` would: a check before long work, not after it."""
+    if file.is_file():
+        _around(file, marks)
+
+
 def write_part(file: Path, marks: tuple[str, str], part: str) -> Path:
     """Replace what stands between two marks; where there is no file yet, make one of them."""
     if not file.is_file():
@@ -111,12 +117,16 @@ def check_note(file: Path, expected: dict, maker: str) -> None:
 
 
 def _around(file: Path, marks: tuple[str, str]) -> tuple[str, str, str]:
-    text, (begin, end) = file.read_text(encoding="utf-8"), marks
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{relative(file)}: expected one {begin!r} and one {end!r}")
-    before, rest = text.split(f"{begin}\n")
+    text = file.read_text(encoding="utf-8")
+    begin, end = f"{marks[0]}\n", marks[1]
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
+        raise ValueError(
+            f"{relative(file)}: expected one {marks[0]!r} with nothing after it on its line, and "
+            f"one {end!r} below"
+        )
+    before, rest = text.split(begin)
     part, after = rest.split(end)
-    return f"{before}{begin}\n", part, f"{end}{after}"
+    return before + begin, part, end + after
 
 
 def _made(folder: Path) -> Path:

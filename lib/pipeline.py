@@ -28,8 +28,11 @@ from lib.config import Config, Preprocessing
 KEY_BYTES = hashlib.sha256().digest_size
 CHUNK_BYTES = 32 * 2**20  # of rows made at a time; at least one a core
 
-_SOURCE = Path(preprocessing.__file__)
-_SOURCE_READ = _SOURCE.read_bytes()  # with the import: the code that runs
+#: The code that makes a row of a file, read with the import: the code that runs.
+_SOURCES = {
+    Path(module.__file__): Path(module.__file__).read_bytes()
+    for module in (datasets, preprocessing)
+}
 
 
 def prepare(file: Path, settings: Preprocessing) -> np.ndarray:
@@ -53,9 +56,9 @@ def write_images(
     """Preprocess every image of a run into `images.npy`; row i is row i of the index.
 
     Only what is not there yet is processed: a row is taken over from the last array, or from an
-    attempt that was broken off, if the image file, the settings, lib/preprocessing.py and the
-    version of OpenCV are the same. The array is the same either way, on any number of cores.
-    In memory are two chunks of rows (`CHUNK_BYTES`), and one image a core.
+    attempt that was broken off, if the image file, the settings, the code that decodes and
+    preprocesses, and the version of OpenCV are the same. The array is the same either way, on any
+    number of cores. In memory are two chunks of rows (`CHUNK_BYTES`), and a decoded image a core.
 
     Parameters
     ----------
@@ -91,11 +94,12 @@ def write_images(
     finished = _read_keys(target, shape)
     shown = _is_watched() if progress is None else progress
     with (
-        _one_opencv_thread(),
+        one_opencv_thread(),
         tqdm(desc="images", total=len(files), disable=not shown, leave=False) as bar,
     ):
         if _is_current(finished, shape, key, bar):
             counts = {"processed": 0, "taken_over": len(files)}
+            _remove(paths.temporary(target))  # what an attempt with other settings left
         else:
             bar.reset()
             counts = _fill(target, shape, finished, key, process, bar)
@@ -212,7 +216,7 @@ def _write(file: BinaryIO, pieces: dict[int, bytes | np.ndarray]) -> None:
 
 
 @contextlib.contextmanager
-def _one_opencv_thread() -> Iterator[None]:
+def one_opencv_thread() -> Iterator[None]:
     """Keep OpenCV from starting threads of its own: every core has an image of its own."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -246,16 +250,13 @@ def _is_watched() -> bool:
 
 def _file_key(settings: Preprocessing) -> Callable[[Path], bytes]:
     """Return the function from an image file to its key: SHA-256 of all that makes the row."""
-    if _SOURCE.read_bytes() != _SOURCE_READ:
-        raise ValueError(
-            f"{paths.relative(_SOURCE)} was changed after it was imported; restart Python (in a "
-            "notebook: the kernel)"
-        )
-    said = {
-        "preprocessing": settings.model_dump(),
-        "source": _SOURCE_READ.decode(),
-        "opencv": cv2.__version__,
-    }
+    for source, read in _SOURCES.items():
+        if source.read_bytes() != read:
+            raise ValueError(
+                f"{paths.relative(source)} was changed after it was imported; restart Python (in "
+                "a notebook: the kernel)"
+            )
+    said = {"preprocessing": settings.model_dump(), "code": _code()}
     start = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
 
     def key(file: Path) -> bytes:
@@ -266,6 +267,11 @@ def _file_key(settings: Preprocessing) -> Callable[[Path], bytes]:
             raise FileNotFoundError(f"{paths.relative(file)}: no such image") from None
 
     return key
+
+
+def _code() -> str:
+    """Return the SHA-256 of the code that makes a row, OpenCV's version included."""
+    return hashlib.sha256(b"".join(_SOURCES.values()) + cv2.__version__.encode()).hexdigest()
 
 
 def _keys_file(array: Path) -> Path:
@@ -295,6 +301,11 @@ def _read_keys(array: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         stacklevel=2,
     )
     return None
+
+
+def _remove(partial: Path) -> None:
+    for file in (_keys_file(partial), partial):
+        file.unlink(missing_ok=True)
 
 
 def _resume(partial: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -334,6 +345,7 @@ def _contents(index: pd.DataFrame, config: Config) -> dict:
         "image_ids_sha256": hashlib.sha256(rows).hexdigest(),
         "folder": config.data.folder,
         "preprocessing": config.preprocessing.model_dump(),
+        "code": _code(),
     }
 
 

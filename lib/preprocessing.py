@@ -40,8 +40,6 @@ LINES = (
 SAMPLES = 16
 #: half a line, and the way to its neighbour
 MARGIN = 12
-SQUARE = np.ones((3, 3), np.uint8)
-CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 # -------------------------------------------------------------------------------------- steps
 
@@ -58,6 +56,11 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     """Resize a square image to `size` x `size` pixels: by area when shrinking, else bilinearly."""
     way = cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_LINEAR
     return cv2.resize(image, (size, size), interpolation=way)
+
+
+def crop_and_resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Bring an image to `size` x `size` pixels: what every run begins with."""
+    return resize(crop_square(image), size)
 
 
 def hair_mask(image: np.ndarray) -> np.ndarray:
@@ -80,11 +83,10 @@ def hair_mask(image: np.ndarray) -> np.ndarray:
     ndarray of bool, shape (height, width)
     """
     height, width = image.shape[:2]
-    found = np.zeros((height, width), np.uint8)
-    if min(height, width) <= MARGIN:  # no room for a strand
-        return found.astype(bool)
-    scale = max(1, max(height, width) / STRAND_FRAME)
+    found, scale = np.zeros((height, width), np.uint8), _scale(image)
     frame = round(width / scale), round(height / scale)
+    if min(frame) <= MARGIN:  # no room for a strand
+        return found.astype(bool)
     red, green, _ = cv2.split(image)
     channels = red, cv2.bitwise_not(green)
     contrasts = _strand_contrasts([_shrunk(each, frame) for each in channels])
@@ -101,7 +103,7 @@ def bubble_mask(image: np.ndarray) -> np.ndarray:
     """Find glare of air bubbles and gel: small spots near white, brighter than around them.
 
     A spot must be bright somewhere and is then followed as far as it stands out; a rim of one
-    pixel is marked too. The pale inside of a bubble is not: the skin shows through it.
+    pixel (at 256) is marked too. The pale inside of a bubble is not: the skin shows through it.
 
     Parameters
     ----------
@@ -119,7 +121,7 @@ def bubble_mask(image: np.ndarray) -> np.ndarray:
         return bright
     labels, spots = _components((excess > 25).astype(np.uint8))
     keep = _touched(labels, bright, len(spots)) & (spots[:, cv2.CC_STAT_AREA] < 2 * side**2)
-    return cv2.dilate(np.take(keep.astype(np.uint8), labels), SQUARE).astype(bool)
+    return cv2.dilate(np.take(keep.astype(np.uint8), labels), _square(_scale(image))).astype(bool)
 
 
 def fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -134,13 +136,13 @@ def fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def remove_hair(image: np.ndarray) -> np.ndarray:
-    """Fill what `hair_mask` finds, and a rim of one pixel: hair throws a shadow."""
-    return fill(image, cv2.dilate(hair_mask(image).astype(np.uint8), CROSS))
+    """Fill what `hair_mask` finds, and a rim of one pixel (at 256): hair throws a shadow."""
+    return fill(image, _with_rim(hair_mask(image), _scale(image)))
 
 
 def remove_bubbles(image: np.ndarray) -> np.ndarray:
-    """Fill what `bubble_mask` finds, and a rim of one pixel more: glare is blurred."""
-    return fill(image, cv2.dilate(bubble_mask(image).astype(np.uint8), CROSS))
+    """Fill what `bubble_mask` finds, and a rim of one pixel (at 256) more: glare is blurred."""
+    return fill(image, _with_rim(bubble_mask(image), _scale(image)))
 
 
 def estimate_illuminant(image: np.ndarray, norm: int = 6) -> np.ndarray:
@@ -177,7 +179,7 @@ def steps(settings: Preprocessing) -> dict:
     """Return the steps that are switched on, in order: name to function of an image."""
     size, median, mean = settings.image_size, settings.median_kernel, settings.mean_kernel
     every = {
-        "crop and resize": (True, lambda image: resize(crop_square(image), size)),
+        "crop and resize": (True, lambda image: crop_and_resize(image, size)),
         "hair removal": (settings.remove_hair, remove_hair),
         "bubble removal": (settings.remove_bubbles, remove_bubbles),
         "median filter": (median > 0, lambda image: cv2.medianBlur(image, median)),
@@ -298,20 +300,22 @@ def _keep_strands(contrast: np.ndarray, colorfulness: np.ndarray) -> np.ndarray 
 
 
 def _cut_back(channel: np.ndarray, strands: np.ndarray, scale: float) -> np.ndarray:
-    """Cut strands, widened by a pixel, back to what differs from around them; 0 and 255.
+    """Cut strands, widened by a pixel (at 256), back to what differs from around them; 0 and 255.
 
     A pixel counts if it stands out by 10 grey levels and a quarter of its neighbours' most.
     """
     side = round(4 * scale) * 2 + 1
     excess = cv2.morphologyEx(channel, cv2.MORPH_BLACKHAT, np.ones((side, side), np.uint8))
-    excess = cv2.multiply(excess, cv2.dilate(strands, SQUARE))
-    peak = cv2.dilate(excess, np.ones((5, 5), np.uint8))
+    excess = cv2.multiply(excess, cv2.dilate(strands, _square(scale)))
+    peak = cv2.dilate(excess, _square(2 * scale))
     return cv2.compare(excess, cv2.max(cv2.convertScaleAbs(peak, alpha=1 / 4), 10), cv2.CMP_GT)
 
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Label connected pixels; return labels, and box and area of each label, 0 the background."""
-    kind = cv2.CV_16U if mask.size < 2**18 else cv2.CV_32S  # the first is 2.5 times as fast
+    height, width = mask.shape
+    most = -(-height // 2) * -(-width // 2)  # components there can be
+    kind = cv2.CV_16U if most < 2**16 - 1 else cv2.CV_32S  # the first is 2.5 times as fast
     _, labels, boxes, _ = cv2.connectedComponentsWithStatsWithAlgorithm(
         mask, 8, kind, cv2.CCL_SPAGHETTI
     )
@@ -331,6 +335,22 @@ def _shrunk(channel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if channel.shape == size[::-1]:
         return channel
     return cv2.resize(channel, size, interpolation=cv2.INTER_AREA)
+
+
+def _scale(image: np.ndarray) -> float:
+    """Return how many times larger than `STRAND_FRAME` an image is, at least 1."""
+    return max(1, max(image.shape[:2]) / STRAND_FRAME)
+
+
+def _square(scale: float) -> np.ndarray:
+    """Return what a mask is dilated by to grow one pixel at `STRAND_FRAME`."""
+    return np.ones((2 * round(scale) + 1,) * 2, np.uint8)
+
+
+def _with_rim(mask: np.ndarray, scale: float) -> np.ndarray:
+    """Grow a mask by a round rim of one pixel at `STRAND_FRAME`; ndarray of uint8, 0 and 1."""
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(scale) + 1,) * 2)
+    return cv2.dilate(mask.astype(np.uint8), disk)
 
 
 def _extremes(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

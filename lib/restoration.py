@@ -24,6 +24,7 @@ LEAST_HAIR, LEAST_GLARE = 0.01, 0.002
 KEYS = ["image_id", "lesion_id", "group_id"]
 #: Mean squared error of rounding to whole grey levels; no smaller error is told apart from none.
 ROUNDING_ERROR = 1 / 12
+HAM10000_HEIGHT = 450  # pixels, of the original images
 SSIM_RADIUS = 5  # pixels that the window of the structural similarity reaches to each side
 
 # ------------------------------------------------------------------------------- single scores
@@ -322,40 +323,50 @@ Method = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray | None]]
 
 
 def hair_methods() -> dict[str, Method]:
-    """Return the ways to remove hair that are compared: name to method."""
-    return _methods(
-        textbook_hair_mask,
-        textbook_hair_removal,
-        preprocessing.hair_mask,
-        preprocessing.remove_hair,
-    )
+    """Return the ways to remove hair that are compared: name to method.
+
+    The textbook recipe is there three times: on the image as it is; on the image enlarged to the
+    450 rows of HAM10000's originals, for which its kernel of 17 pixels is meant; and that with the
+    rim of one pixel that ours has and the recipe has not.
+    """
+    recipe, full = textbook_hair_mask, HAM10000_HEIGHT
+    return _simple_methods() | {
+        "textbook recipe": _before_resizing(recipe, radius=1),
+        f"textbook, {full} rows": _before_resizing(recipe, radius=1, height=full),
+        f"textbook, {full} rows, rim": _before_resizing(recipe, radius=1, height=full, rim=1),
+        "ours": _after_resizing(preprocessing.hair_mask, preprocessing.remove_hair),
+    }
 
 
 def glare_methods() -> dict[str, Method]:
     """Return the ways to remove bubbles and reflections that are compared: name to method."""
-    return _methods(
-        textbook_glare_mask,
-        textbook_glare_removal,
-        preprocessing.bubble_mask,
-        preprocessing.remove_bubbles,
-    )
+    return _simple_methods() | {
+        "textbook recipe": _before_resizing(textbook_glare_mask, radius=3),
+        "ours": _after_resizing(preprocessing.bubble_mask, preprocessing.remove_bubbles),
+    }
 
 
-def list_images(folder: Path) -> pd.DataFrame:
+def list_images(folder: Path, classes: list[str] | None = None) -> pd.DataFrame:
     """List the images of a folder in HAM10000's layout, as the tables below take them.
+
+    Parameters
+    ----------
+    classes : list of str, optional
+        The diagnoses that are wanted; by default all.
 
     Returns
     -------
     DataFrame
-        `image_id`, `lesion_id`, `group_id` (the lesion), `path` and `mask` (relative to the
+        `image_id`, `lesion_id`, `dx`, `group_id` (the lesion), `path` and `mask` (relative to the
         folder; the mask missing where there is none), ordered by image_id.
 
     Raises
     ------
     ValueError
-        A row of the metadata has no image.
+        An image that is wanted has no file.
     """
-    rows = datasets.read_metadata(folder)[["image_id", "lesion_id"]]
+    rows = datasets.read_metadata(folder)[["image_id", "lesion_id", "dx"]]
+    rows = rows[rows["dx"].isin(classes or rows["dx"].unique())]
     files = datasets.find_images(folder, rows["image_id"])
     without = rows.loc[~rows["image_id"].isin(files.index), "image_id"]
     if len(without):
@@ -464,7 +475,7 @@ def color_scores(
     }
 
     def score(row) -> list[dict]:
-        image = _squared(datasets.read_image(folder / row.path), size)
+        image = preprocessing.crop_and_resize(datasets.read_image(folder / row.path), size)
         with_cast = [apply_gains(image, each) for each in known_casts]
         found = []
         for name, (estimate, correct) in methods.items():
@@ -523,7 +534,7 @@ def noise_scores(folder: Path, images: pd.DataFrame, size: int = 256) -> pd.Data
         full = datasets.read_image(folder / row.path)
         lesion = datasets.read_mask(folder / row.mask, full.shape[:2])
         lesion = preprocessing.preprocess_mask(lesion, size)
-        image = _squared(full, size)
+        image = preprocessing.crop_and_resize(full, size)
         return [
             _identity(row, name)
             | {
@@ -647,23 +658,37 @@ def _mean_difference(
     return count | interval | {"difference": metrics.format_interval(interval)}
 
 
-def _methods(textbook_mask, textbook_removal, our_mask, our_removal) -> dict[str, Method]:
-    """Return the four methods; the textbook recipe works before resizing, ours after it."""
-
-    def textbook(image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-        mask = preprocessing.preprocess_mask(textbook_mask(image), size)
-        return _squared(textbook_removal(image), size), mask
-
-    def ours(image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-        small = _squared(image, size)
-        return our_removal(small), our_mask(small)
+def _simple_methods() -> dict[str, Method]:
+    def resized(image: np.ndarray, size: int) -> tuple[np.ndarray, None]:
+        return preprocessing.crop_and_resize(image, size), None
 
     return {
-        "nothing": lambda image, size: (_squared(image, size), None),
-        "median filter": lambda image, size: (cv2.medianBlur(_squared(image, size), 5), None),
-        "textbook recipe": textbook,
-        "ours": ours,
+        "nothing": resized,
+        "median filter": lambda image, size: (cv2.medianBlur(resized(image, size)[0], 5), None),
     }
+
+
+def _before_resizing(find: Callable, radius: int, height: int = 0, rim: int = 0) -> Method:
+    """Return a recipe that works at full resolution, or at so many rows if `height` is given."""
+
+    def method(image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        if height:
+            scale = height / image.shape[0]
+            image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        mask = find(image)
+        filled = _inpaint(image, _grown(mask, rim), radius)
+        restored = preprocessing.crop_and_resize(filled, size)
+        return restored, preprocessing.preprocess_mask(mask, size)
+
+    return method
+
+
+def _after_resizing(find: Callable, remove: Callable) -> Method:
+    def method(image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        small = preprocessing.crop_and_resize(image, size)
+        return remove(small), find(small)
+
+    return method
 
 
 def _removal_scores(
@@ -687,7 +712,8 @@ def _removal_scores(
         if truth.mean() < least:
             return []
         image = datasets.read_image(folder / row.path)
-        clean = _squared(datasets.read_image(truth_folder / f"{row.image_id}_clean.jpg"), size)
+        clean = datasets.read_image(truth_folder / f"{row.image_id}_clean.jpg")
+        clean = preprocessing.crop_and_resize(clean, size)
         compared = ~_grown(left_out, SSIM_RADIUS)
         regions = {"inside": truth & compared, "outside": ~truth & compared}
         found = []
@@ -735,10 +761,6 @@ def _score_names(rows: pd.DataFrame) -> list[str]:
 
 def _identity(row, method: str) -> dict[str, str]:
     return {name: getattr(row, name) for name in KEYS} | {"method": method}
-
-
-def _squared(image: np.ndarray, size: int) -> np.ndarray:
-    return preprocessing.resize(preprocessing.crop_square(image), size)
 
 
 def _inpaint(image: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:

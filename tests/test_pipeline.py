@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -112,7 +113,7 @@ def break_off(index, folder, run):
 
 
 def test_training_evaluation_and_prediction_see_identical_pixels(run, whole_index, data_folder):
-    """Row i of the array is what `prepare` makes of the file of row i, on whichever side it is."""
+    """Each row is every step, one after the other, of the file's pixels; so is `prepare`."""
     sides = whole_index.groupby("split").head(2).reset_index(drop=True)
     assert set(sides["split"]) == {"train", "validation", "test"}
     counts = pipeline.write_images(sides, data_folder, run)
@@ -120,6 +121,10 @@ def test_training_evaluation_and_prediction_see_identical_pixels(run, whole_inde
     images = pipeline.open_images(sides, run)
     assert images.shape == (len(sides), 256, 256, 3)
     for row, path in zip(images, sides["path"], strict=True):
+        by_hand = cv2.cvtColor(cv2.imread(str(data_folder / path)), cv2.COLOR_BGR2RGB)
+        for step in preprocessing.steps(run.preprocessing).values():
+            by_hand = step(by_hand)
+        np.testing.assert_array_equal(row, by_hand)
         np.testing.assert_array_equal(row, pipeline.prepare(data_folder / path, run.preprocessing))
 
 
@@ -210,11 +215,13 @@ def test_other_code_or_another_opencv_processes_every_image(plain, draw, monkeyp
     monkeypatch.setattr(cv2, "__version__", "0.0")
     assert pipeline.write_images(index, folder, plain)["processed"] == 4
     code = tmp_path / "preprocessing.py"
-    code.write_bytes(pipeline._SOURCE.read_bytes() + b"# another line\n")
-    monkeypatch.setattr(pipeline, "_SOURCE", code)
+    code.write_bytes(Path(preprocessing.__file__).read_bytes() + b"# another line\n")
+    monkeypatch.setattr(pipeline, "_SOURCES", {code: Path(preprocessing.__file__).read_bytes()})
     with pytest.raises(ValueError, match=r"preprocessing\.py was changed after it was imported"):
         pipeline.write_images(index, folder, plain)
-    monkeypatch.setattr(pipeline, "_SOURCE_READ", code.read_bytes())
+    monkeypatch.setattr(pipeline, "_SOURCES", {code: code.read_bytes()})
+    with pytest.raises(ValueError, match="made with other code"):
+        pipeline.open_images(index, plain)
     assert pipeline.write_images(index, folder, plain)["processed"] == 4
     assert pipeline.write_images(index, folder, plain)["processed"] == 0
 
@@ -227,6 +234,18 @@ def test_one_changed_image_is_processed_alone(plain, draw):
     assert pipeline.write_images(index, folder, plain) == {"processed": 1, "taken_over": 39}
     differs = (before != pipeline.open_images(index, plain)).any(axis=(1, 2, 3))
     assert np.flatnonzero(differs).tolist() == [33]
+
+
+def test_what_an_abandoned_attempt_left_is_removed(plain, draw):
+    index, folder = draw(6)
+    pipeline.write_images(index, folder, plain)
+    broken = index.assign(path=[*index["path"].iloc[:-1], "nowhere.png"])
+    with pytest.raises(FileNotFoundError):
+        pipeline.write_images(broken, folder, with_settings(plain, median_kernel=3))
+    partial = paths.run_folder(plain.name) / ".images.partial.npy"
+    assert partial.exists()
+    assert pipeline.write_images(index, folder, plain) == {"processed": 0, "taken_over": 6}
+    assert not partial.exists()
 
 
 def test_images_in_another_order_added_or_removed_are_taken_over(plain, draw):
