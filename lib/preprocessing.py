@@ -278,25 +278,28 @@ def _keep_strands(contrast: np.ndarray, colorfulness: np.ndarray) -> np.ndarray 
     -------
     ndarray of uint8, 0 and 1, shape (height, width); None where no strand is left
     """
-    strong = cv2.compare(contrast, STRAND_CONTRAST, cv2.CMP_GT)
-    if not cv2.countNonZero(strong):
+    if contrast.max() <= STRAND_CONTRAST:
         return None
     labels, boxes = _components(cv2.compare(contrast, STRAND_CONTRAST // 2, cv2.CMP_GT))
+    area = boxes[:, cv2.CC_STAT_AREA]
     length = np.hypot(boxes[:, cv2.CC_STAT_WIDTH], boxes[:, cv2.CC_STAT_HEIGHT])
-    keep = (length >= STRAND_LENGTH) & _touched(labels, strong, len(boxes))
-    keep &= boxes[:, cv2.CC_STAT_AREA] < STRAND_COVER * length**2
-    if not keep.any():
-        return None
     around = cv2.blur(colorfulness, (15, 15))
     inside = np.zeros_like(contrast)
     inside[FRAME_RIM:-FRAME_RIM, FRAME_RIM:-FRAME_RIM] = 1
-    for i in np.flatnonzero(keep):
-        x, y, width, height, area = boxes[i]
-        box = slice(y, y + height), slice(x, x + width)
-        part = (labels[box] == i).astype(np.uint8)
-        excess = cv2.mean(colorfulness[box], part)[0] - cv2.mean(around[box], part)[0]
-        keep[i] = excess < STRAND_COLOR and 2 * cv2.countNonZero(part & inside[box]) > area
-    return np.take(keep.astype(np.uint8), labels) if keep.any() else None
+    at = np.flatnonzero(labels)  # few pixels are on strands
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(labels.ravel()[at], values.ravel()[at], len(boxes))
+
+    keep = (length >= STRAND_LENGTH) & (area < STRAND_COVER * length**2)
+    keep &= total(contrast > STRAND_CONTRAST) > 0
+    keep &= total(colorfulness) - total(around) < STRAND_COLOR * area
+    keep &= 2 * total(inside) > area  # never the background, of which nothing is added up
+    if not keep.any():
+        return None
+    strands = np.zeros_like(contrast)
+    strands.ravel()[at] = keep[labels.ravel()[at]]
+    return strands
 
 
 def _cut_back(channel: np.ndarray, strands: np.ndarray, scale: float) -> np.ndarray:

@@ -52,9 +52,12 @@ MARKS = (
     "<!-- end of real images -->",
 )
 
-VERDICTS = ("hairless", "unsure", "hair")
+#: Fresh are the images that nobody looked at before the detector was finished.
+VERDICTS = ("hairless", "unsure", "hair", "fresh hairless", "fresh unsure", "fresh hair")
 #: Which images are scored together; leaving out the unsure ones flatters.
 GROUPS = {
+    "fresh hairless": ("fresh hairless",),
+    "fresh unsure": ("fresh unsure",),
     "hairless": ("hairless",),
     "unsure": ("unsure",),
     "hairless or unsure": ("hairless", "unsure"),
@@ -161,7 +164,7 @@ def judging_order(folder: Path) -> list[str]:
 
     Those of the three classes whose lesion mask covers at least a hundredth of the image as it is
     stored, sorted by image_id and then permuted with a fixed seed. `hairless.csv` begins at the
-    start and ends where the 200th hairless image was found.
+    start and ends where the 200th hairless image and then 60 fresh ones were found.
     """
     images = list_images(folder)
 
@@ -449,7 +452,7 @@ def run(folder: Path) -> dict:
         "hairless_seed": HAIRLESS_SEED,
         "least_lesion": LEAST_LESION,
         "pool": len(judging_order(folder)),
-        "judged": alarms["verdict"].value_counts().reindex(VERDICTS).to_dict(),
+        "judged": alarms["verdict"].value_counts().reindex(VERDICTS, fill_value=0).to_dict(),
         "sample": sample["dx"].value_counts().reindex(CLASSES).to_dict(),
         "sample_lesions": int(sample["lesion_id"].nunique()),
         "seed": SEED,
@@ -513,7 +516,6 @@ def describe(said: dict) -> str:
 
 def _describe_alarms(said: dict) -> list[str]:
     judged, groups = said["judged"], said["false_alarms"]
-    found = groups["hairless"]["inside"]["value"]
     lines = [
         f"Values in brackets are {said['confidence']:.0%} intervals from {said['draws']:,} draws "
         "of lesions with replacement within each class.",
@@ -524,10 +526,14 @@ def _describe_alarms(said: dict) -> list[str]:
         f"mask covers at least {said['least_lesion']:.0%} of the pixels ({said['pool']:,} in the "
         f"folder that was scored), sorted by image_id, were permuted by numpy's "
         f"`default_rng({said['hairless_seed']})` and looked at in that order until "
-        f"{judged['hairless']} without any hair were found: {sum(judged.values()):,} images, of "
-        f"which {judged['hairless']} hairless, {judged['unsure']} unsure and {judged['hair']} with "
-        "hair (`hairless.csv`). One reader looked, at enlarged and contrast-raised copies, without "
-        "seeing what the detector finds.",
+        f"{judged['hairless']} without any hair were found ({judged['unsure']} unsure, "
+        f"{judged['hair']} with hair). Someone looked at enlarged and contrast-raised copies, "
+        "without seeing what the detector finds. The detector's constants were set on synthetic "
+        "images of another seed than the demonstration's, but its figures on these images were "
+        "seen while settings were compared. So, once it was finished, further images were looked "
+        f"at in the same order and way, until {judged['fresh hairless']} more without hair were "
+        f"found ({judged['fresh unsure']} unsure, {judged['fresh hair']} with hair): the rows "
+        "*fresh* are from untouched data (`hairless.csv`).",
         "",
         "| Images | Number | Changed inside the lesion, % | 95th percentile, % | Changed outside, "
         "% | Images changed inside, % | Images changed anywhere, % |",
@@ -538,24 +544,33 @@ def _describe_alarms(said: dict) -> list[str]:
         cells += [f"{100 * group['percentile_95_inside']:.2f}", _percent(group["outside"], 2)]
         cells += [_percent(group[key], 0) for key in ("images_changed_inside", "images_changed")]
         lines.append(_row(cells))
-    lines += ["", "| Hairless images of | Number | Inside, % | Outside, % |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| Hairless images, not fresh, of | Number | Inside, % | Outside, % |",
+        "|---|---|---|---|",
+    ]
     for name, group in groups["hairless"]["by_class"].items():
         cells = [name, str(group["images"])]
         lines.append(_row(cells + [_percent(group[key], 2) for key in ("inside", "outside")]))
     return [
         *lines,
         "",
-        f"At most {GOAL:.0%} of the pixels inside the lesions of hairless images was the goal: it "
-        f"is {'met' if found <= GOAL else 'missed'} with {100 * found:.2f}%. Where the reader was "
-        "unsure there may be hair, so that row is a harder bound on false alarms, not a measure of "
-        "them; leaving those images out flatters. The row of images with hair shows that the "
-        "detector is at work; there, a change is what is wanted.",
-        "",
-        "The detector's constants were set on synthetic images of another seed than the "
-        "demonstration's. But these hairless images were looked at while choosing between "
-        "settings, so the figure is not from untouched data.",
+        f"At most {GOAL:.0%} of the pixels inside the lesions of hairless images was the goal. On "
+        f"the fresh ones it is {_verdict(groups['fresh hairless'])}, on the others "
+        f"{_verdict(groups['hairless'])}. That is the mean: a few lesions lose more, as the "
+        "percentiles say. Where the reader was unsure there may be hair, so those rows are a "
+        "harder bound on false alarms, not a measure of them; leaving those images out flatters. "
+        "The row of images with hair shows that the detector is at work; there, a change is what "
+        "is wanted.",
         "",
     ]
+
+
+def _verdict(group: dict) -> str:
+    inside = group["inside"]
+    word = "met" if inside["value"] <= GOAL else "missed"
+    sure = "" if (inside["high"] <= GOAL) == (inside["value"] <= GOAL) else ", within the interval"
+    return f"{word} with {100 * inside['value']:.2f}%{sure}"
 
 
 def _describe_noise(said: dict) -> list[str]:

@@ -239,8 +239,9 @@ def test_one_changed_image_is_processed_alone(plain, draw):
 def test_what_an_abandoned_attempt_left_is_removed(plain, draw):
     index, folder = draw(6)
     pipeline.write_images(index, folder, plain)
-    broken = index.assign(path=[*index["path"].iloc[:-1], "nowhere.png"])
-    with pytest.raises(FileNotFoundError):
+    (folder / "broken.png").write_text("no image")
+    broken = index.assign(path=[*index["path"].iloc[:-1], "broken.png"])
+    with pytest.raises(ValueError, match="broken"):
         pipeline.write_images(broken, folder, with_settings(plain, median_kernel=3))
     partial = paths.run_folder(plain.name) / ".images.partial.npy"
     assert partial.exists()
