@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import ablation, metrics, weights
+from lib import ablation, config, metrics, paths, weights
 from lib.backend import keras
 from lib.config import Preprocessing
 
@@ -354,3 +354,24 @@ def recompute(result, answers):
         expected = ends(found[each.more] - found[each.less])
         columns = ["difference", "difference_low", "difference_high"]
         assert row[columns].tolist() == pytest.approx(expected, abs=2e-6), each.label
+
+
+def test_the_prose_says_what_was_measured(published):
+    """The README, notebook 02 and the configurations say in words what the verdicts are."""
+    result, _ = published
+    verdict = result.dropna(subset=["compared"]).set_index("compared")["verdict"]
+    assert ablation.HELPS not in set(verdict)
+    harmful = ["colour constancy, alone", "contrast, alone", "everything, together"]
+    harmful += ["colour constancy, with the others"]
+    assert set(verdict[verdict == ablation.HARMS].index) == set(harmful)
+    readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    for row in result.dropna(subset=["compared"]).to_dict("records"):
+        if row["compared"].endswith(("alone", "together")):
+            line = f"| {row['compared']} | {ablation._signed(row)} | {row['verdict']} |"
+            assert line in readme
+
+
+def test_what_harms_is_off_by_default():
+    for file in (paths.ROOT / "configs").glob("*.yaml"):
+        settings = config.load_config(file).preprocessing
+        assert not settings.color_constancy and not settings.equalize_contrast, file.name
