@@ -54,7 +54,7 @@ MARKS = (
 
 #: Fresh are the images that nobody looked at before the detector was finished.
 VERDICTS = ("hairless", "unsure", "hair", "fresh hairless", "fresh unsure", "fresh hair")
-#: Which images are scored together; leaving out the unsure ones flatters.
+#: Which images are scored together.
 GROUPS = {
     "fresh hairless": ("fresh hairless",),
     "fresh unsure": ("fresh unsure",),
@@ -558,10 +558,9 @@ def _describe_alarms(said: dict) -> list[str]:
         f"At most {GOAL:.0%} of the pixels inside the lesions of hairless images was the goal. On "
         f"the fresh ones it is {_verdict(groups['fresh hairless'])}, on the others "
         f"{_verdict(groups['hairless'])}. That is the mean: a few lesions lose more, as the "
-        "percentiles say. Where the reader was unsure there may be hair, so those rows are a "
-        "harder bound on false alarms, not a measure of them; leaving those images out flatters. "
-        "The row of images with hair shows that the detector is at work; there, a change is what "
-        "is wanted.",
+        "percentiles say. Where the reader was unsure, a change may be hair or a false alarm. "
+        "Where hair was seen, a change is what is wanted; images without any change there are hair "
+        "that was missed.",
         "",
     ]
 

@@ -364,6 +364,11 @@ def test_the_prose_says_what_was_measured(published):
     harmful = ["colour constancy, alone", "contrast, alone", "everything, together"]
     harmful += ["colour constancy, with the others"]
     assert set(verdict[verdict == ablation.HARMS].index) == set(harmful)
+    auc = result.dropna(subset=["compared"]).set_index("compared")["auc_difference"]
+    assert auc["hair removal, alone"].round(3) == -0.002
+    assert auc["median filter, alone"].round(3) == 0.002
+    low = result.set_index("variant")["difference_low"]
+    assert low["the paper's steps"].round(3) == -0.014
     readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
     for row in result.dropna(subset=["compared"]).to_dict("records"):
         if row["compared"].endswith(("alone", "together")):

@@ -70,6 +70,7 @@ def test_its_outputs_hold_no_error_no_warning_and_no_path_of_a_machine(notebook)
             text = str({k: v for k, v in output.get("data", {}).items() if k != "image/png"})
             text += output.get("text", "")
             assert "WARNING" not in text
+            assert " at 0x" not in text, "an address: another one in each execution"
             assert not re.search(r"/(home|root|Users|tmp)/|C:\\", text), text
 
 
