@@ -280,7 +280,7 @@ def test_an_image_that_is_not_an_image_is_one_clear_error(make, changed, data_fo
     config = changed(data_folder.as_posix(), copy.as_posix())
     said = fails(make, config, tmp_path / "output", "01_data_survey")
     assert "images cannot be used, more than data.max_dropped = 0.01 allows" in said
-    assert "): 1, the first: images/SYN_0000005.jpg, 12 bytes" in said
+    assert "): 1, the first: images/SYN_0000005.jpg, not an image in JPEG or PNG format, 12" in said
 
 
 def test_a_misspelt_key_is_one_clear_error(make, changed, tmp_path):
