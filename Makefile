@@ -108,13 +108,13 @@ data: $(ENV) ## Download HAM10000 (3 GB), SAMPLE=500 of it, or bring a copy FROM
 leakage: $(ENV) ## Measure what a split by image flatters, on data/ham10000 or FROM=<folder> (20 minutes)
 	@$(PY) -m lib.leakage "$(or $(FROM),data/ham10000)"
 
-ablation: $(ENV) ## Measure what each preprocessing step does, on data/ham10000 or FROM=<folder> (40 minutes)
+ablation: $(ENV) ## Measure what each preprocessing step does, on data/ham10000 or FROM=<folder> (25 minutes)
 	@$(PY) -m lib.ablation "$(or $(FROM),data/ham10000)"
 
 preprocessing: $(ENV) ## Score the preprocessing on real images, data/ham10000 or FROM=<folder> (1 minute)
 	@$(PY) -m lib.real_scores "$(or $(FROM),data/ham10000)"
 
-bench-preprocessing: $(ENV) ## Time the preprocessing, on data/ham10000 or FROM=<folder> (10 minutes)
+bench-preprocessing: $(ENV) ## Time the preprocessing, on data/ham10000 or FROM=<folder> (2 minutes)
 	@$(PY) -m benchmarks.preprocessing "$(or $(FROM),data/ham10000)"
 
 notebooks: ## Refresh the committed notebooks with the outputs of the demo (5 minutes)
@@ -132,13 +132,13 @@ publish: | $(ENV) ## Put a finished run's numbers into the README: make publish 
 	  { echo "error: run $(RUN) is not up to date; make reproduce CONFIG=$(CONFIG) first" >&2; exit 1; }
 	@$(PY) -m lib.readme $(OUTPUT)/runs/$(RUN)/metrics.json
 
-test: lint test-unit test-notebooks ## Everything CI checks (10 minutes on two cores)
+test: lint test-unit test-notebooks ## Everything CI checks (14 minutes on two cores)
 
-test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (5 minutes)
+test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (8 minutes)
 	$(PY) -m pytest tests
 
 # the readers' own runs are left alone: what the notebooks write goes to a folder of its own
-test-notebooks: $(ENV) ## Re-execute the committed notebooks and compare their outputs (4 minutes)
+test-notebooks: $(ENV) ## Re-execute the committed notebooks and compare their outputs (5 minutes)
 	rm -rf runs/.nbval
 	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest --nbval --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200 notebooks
