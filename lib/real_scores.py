@@ -663,7 +663,7 @@ def _read(folder: Path, row) -> tuple[np.ndarray, np.ndarray]:
     """Return an image, cropped and resized, and its lesion mask in the same frame."""
     full = datasets.read_image(folder / row.path)
     lesion = datasets.read_mask(folder / row.mask, full.shape[:2])
-    image = preprocessing.resize(preprocessing.crop_square(full), IMAGE_SIZE)
+    image = preprocessing.crop_and_resize(full, IMAGE_SIZE)
     return image, preprocessing.preprocess_mask(lesion, IMAGE_SIZE)
 
 

@@ -62,36 +62,31 @@ def mask_scores(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     }
 
 
-def likeness(clean: np.ndarray, image: np.ndarray, where: np.ndarray) -> dict[str, float]:
-    """Say how like the clean picture an image is, on some of its pixels.
+def likeness(
+    clean: np.ndarray, image: np.ndarray, regions: dict[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """Say how like the clean picture an image is, on the pixels of each of some regions.
 
     Parameters
     ----------
     clean, image : ndarray of uint8, shape (height, width, 3), at least 11 pixels a side
-    where : ndarray of bool, shape (height, width)
+    regions : dict of str to ndarray of bool, shape (height, width)
 
     Returns
     -------
     dict
-        `psnr`, the peak signal-to-noise ratio in dB over the pixels' three channels; an error
-        below that of rounding (1/12 grey level squared) counts as that, so identical pixels score
-        58.9 dB. `ssim`, the mean over the pixels and channels of the structural similarity (Wang
-        et al., IEEE Trans. Image Process. 13:600, 2004; Gaussian window of 11 x 11 pixels), at
-        most 1. The window reaches 5 pixels beyond the pixels asked for. Both are NaN where `where`
-        is empty.
+        For each region `psnr`, the peak signal-to-noise ratio in dB over the pixels' three
+        channels; an error below that of rounding (1/12 grey level squared) counts as that, so
+        identical pixels score 58.9 dB. And `ssim`, the mean over the pixels and channels of the
+        structural similarity (Wang et al., IEEE Trans. Image Process. 13:600, 2004; Gaussian window
+        of 11 x 11 pixels), at most 1. The window reaches 5 pixels beyond the region. Both are NaN
+        where the region is empty.
 
     Raises
     ------
     ValueError
         The shapes differ.
     """
-    return region_likeness(clean, image, {"": where})[""]
-
-
-def region_likeness(
-    clean: np.ndarray, image: np.ndarray, regions: dict[str, np.ndarray]
-) -> dict[str, dict[str, float]]:
-    """Return `likeness` of each of several regions: name to scores."""
     _same_shape(clean, image)
     for where in regions.values():
         _same_shape(clean[..., 0], where)
@@ -308,11 +303,6 @@ def textbook_glare_mask(image: np.ndarray, threshold: int = 200) -> np.ndarray:
     """
     spots = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) > threshold).astype(np.uint8)
     return cv2.dilate(spots, np.ones((3, 3), np.uint8)).astype(bool)
-
-
-def textbook_glare_removal(image: np.ndarray) -> np.ndarray:
-    """Fill what `textbook_glare_mask` finds, by Telea's inpainting with a radius of 3 pixels."""
-    return _inpaint(image, textbook_glare_mask(image), radius=3)
 
 
 # ------------------------------------------------------------------------------ tables of scores
@@ -722,7 +712,7 @@ def _removal_scores(
             scores = dict.fromkeys(("dice", "precision", "recall"), np.nan)
             if mask is not None:
                 scores = mask_scores(mask & compared, truth & compared)
-            alike = region_likeness(clean, restored, regions)
+            alike = likeness(clean, restored, regions)
             scores |= {f"{s}_{r}": alike[r][s] for s in ("psnr", "ssim") for r in regions}
             found.append(_identity(row, name) | scores)
         return found

@@ -107,7 +107,7 @@ def measure(image: np.ndarray, lesion_mask: np.ndarray | None = None) -> dict:
 
 def sharpness(gray: np.ndarray) -> float:
     """Variance of the Laplacian of the central square, resized to 256 pixels: sizes compare."""
-    small = preprocessing.resize(preprocessing.crop_square(gray), 256)
+    small = preprocessing.crop_and_resize(gray, 256)
     return float(cv2.Laplacian(small, cv2.CV_64F).var())
 
 
