@@ -37,7 +37,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32 - 6)]  # up to seed + 6 are used as well
 Rate = Annotated[float, Field(gt=0, le=1)]
-ClassWeights = Literal["balanced", "none"]
+ClassBalance = Literal["weights", "sampling", "none"]
 ClassName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]  # names files and columns
 
 
@@ -130,41 +130,86 @@ class Augmentation(_Section):
     color_jitter: ColorJitter | None = None
 
 
-class BaselineCNN(_Section):
+class Training(_Section):
+    """What the hardware is used for; the same for every network of the run."""
+
+    #: of the layers in training; auto: the fastest that a measurement finds, float32 unless
+    #: another is clearly faster. Predictions are always made in float32.
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    #: all: each batch is shared out among the GPUs of this machine
+    devices: Literal["one", "all"] = "one"
+
+
+class Stage(_Section):
+    """One training."""
+
+    epochs: Positive
+    learning_rate: Rate
+    #: after the warm-up: kept, or let down to zero along half a cosine
+    schedule: Literal["constant", "cosine"] = "constant"
+    #: the learning rate rises from zero over so many epochs
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _leaves_epochs_after_the_warm_up(self):
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs} must be less than epochs = {self.epochs}"
+            )
+        return self
+
+
+class Network(Stage):
+    """A network trained from its first layer on."""
+
+    batch_size: Positive
+    #: weights: rare classes weigh more in the loss; sampling: they are drawn more often
+    class_balance: ClassBalance
+
+
+class BaselineCNN(Network):
     """The paper's network: 8 convolutions, 8 poolings, 2 dense layers."""
 
     filters: Annotated[list[Positive], Field(min_length=8, max_length=8)]
     dense_units: Annotated[list[Positive], Field(min_length=2, max_length=2)]
-    batch_size: Positive
-    epochs: Positive
-    learning_rate: Rate
-    class_weights: ClassWeights
+    #: of the variant whose output layer is a ReLU, as the paper has it
+    relu_output_epochs: Positive
 
 
-class Stage(_Section):
-    """One stage of transfer learning."""
+class AlexNet(Network):
+    """AlexNet: 5 convolutions, 3 poolings, 2 dense layers, trained from scratch."""
 
-    epochs: Positive
-    learning_rate: Rate
+    filters: Annotated[list[Positive], Field(min_length=5, max_length=5)]
+    dense_units: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
 class FineTune(Stage):
-    """The second stage: this block of VGG16 and all after it are trained."""
+    """The second stage: this layer of the backbone and all after it are trained."""
 
-    from_block: Annotated[int, Field(ge=2, le=5)]
+    from_layer: str
+    #: true: what lies before is computed once for each view; false: anew in every epoch,
+    #: each time with other augmentation
+    cached: bool = True
 
 
 class VGG16Transfer(_Section):
-    """VGG16 with a new head, trained frozen and then fine-tuned."""
+    """A pretrained backbone, VGG16 by default, with a new head: frozen, then fine-tuned."""
 
+    #: a network of keras.applications; its weights are Keras's, VGG16's also from elsewhere
+    backbone: str = "VGG16"
     #: pixels; VGG16 was trained at 224, and takes any size from 32
     input_size: Annotated[int, Field(ge=32, le=1024)]
+    #: layers of the backbone whose maps are averaged and joined: what the head sees
+    feature_layers: Annotated[list[str], Field(min_length=1)]
     dense_units: Positive
     dropout: Annotated[float, Field(ge=0, lt=1)]
     #: views of each training image whose frozen features are kept: the plain one and augmented ones
     views: Positive
+    #: an image is predicted in so many of its eight flips and quarter turns, and the mean is taken
+    test_time_views: Literal[1, 2, 4, 8] = 1
     batch_size: Positive
-    class_weights: ClassWeights
+    class_balance: ClassBalance
     frozen: Stage
     fine_tune: FineTune
 
@@ -201,7 +246,9 @@ class Config(_Section):
     split: Split
     preprocessing: Preprocessing
     augmentation: Augmentation
+    training: Training = Training()
     baseline_cnn: BaselineCNN
+    alexnet: AlexNet
     vgg16_transfer: VGG16Transfer
     evaluation: Evaluation
     heatmaps: Heatmaps
