@@ -12,17 +12,24 @@ from sklearn.metrics import confusion_matrix, roc_curve
 from lib import paths, splits, tables
 from lib.config import Config
 
-#: Names of the models in every table, in the order in which they are shown.
+#: Names of the models in every table, in the order in which they are shown; `titles` puts the
+#: configured backbone's name in place of VGG16's.
 MODELS = {
     "majority": "Always the most frequent class",
+    "color_texture_svm": "Colour and texture, SVM",
+    "color_texture_forest": "Colour and texture, random forest",
     "baseline_cnn": "Baseline CNN (8 convolutions)",
+    "alexnet": "AlexNet, from scratch",
+    "vgg16_linear": "VGG16 features, logistic regression",
     "vgg16_frozen": "VGG16, frozen",
     "vgg16_fine_tuned": "VGG16, fine-tuned",
 }
 #: The folders under runs/<run> and the models that each holds.
 FOLDERS = {
+    "traditional": ["color_texture_svm", "color_texture_forest"],
     "baseline_cnn": ["baseline_cnn"],
-    "vgg16_transfer": ["vgg16_frozen", "vgg16_fine_tuned"],
+    "alexnet": ["alexnet"],
+    "vgg16_transfer": ["vgg16_linear", "vgg16_frozen", "vgg16_fine_tuned"],
 }
 SCORES = {
     "accuracy": "accuracy",
@@ -39,30 +46,133 @@ PAPER = {
 }
 
 
+#: Of each rule's predictions in a table: see `change_prior`.
+PREDICTED = {"training_prior": "predicted", "equal_priors": "predicted_equal_priors"}
+DIGITS = 6  # of a probability in a table
+
+
+def titles(config: Config) -> dict[str, str]:
+    """Return the name of each model, with the configured backbone in place of VGG16."""
+    backbone = config.vgg16_transfer.backbone
+    return {name: title.replace("VGG16", backbone) for name, title in MODELS.items()}
+
+
+# ------------------------------------------------------------------------------ priors and rules
+
+
+def training_prior(index: pd.DataFrame, classes: list[str]) -> np.ndarray:
+    """Return each class's share among the training images, ndarray of float, shape (classes,).
+
+    Raises
+    ------
+    ValueError
+        A class without a training image: no posterior can be converted to or from its prior.
+    """
+    counts = index.loc[index["split"] == "train", "label"].value_counts()
+    counts = counts.reindex(classes, fill_value=0)
+    if not counts.all():
+        raise ValueError(f"no training image of class {counts.idxmin()}; expected some of each")
+    return counts.to_numpy() / counts.sum()
+
+
+def change_prior(probabilities: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Convert posteriors from one prior to another: p * after / before, renormalised.
+
+    Saerens, Latinne, Decaestecker (2002), Neural Computation 14:21, equation 2.4.
+
+    Parameters
+    ----------
+    probabilities : ndarray of float, shape (n, classes)
+        Posteriors under `before`; 0 stays 0.
+    before, after : ndarray of float, shape (classes,)
+        Shares of the classes, as shares or as counts.
+
+    Returns
+    -------
+    ndarray of float, shape (n, classes)
+        Rows add up to 1.
+
+    Raises
+    ------
+    ValueError
+        Other shapes, values that are negative or not numbers, a row of all zeros, or a prior of
+        0 for a class that has probability.
+    """
+    probabilities = np.asarray(probabilities, float)
+    priors = np.array([before, after], float)
+    if probabilities.ndim != 2 or priors.shape != (2, probabilities.shape[1]):
+        raise ValueError(
+            f"found probabilities of shape {probabilities.shape} and priors of shape "
+            f"{np.shape(before)} and {np.shape(after)}; expected (n, classes) and (classes,)"
+        )
+    for name, values in (("probabilities", probabilities), ("priors", priors)):
+        if not (np.isfinite(values) & (values >= 0)).all():
+            raise ValueError(f"{name}: expected numbers from 0 up; found {values.min()}")
+    impossible = (priors == 0).any(axis=0) & (probabilities > 0).any(axis=0)
+    if impossible.any():
+        raise ValueError(
+            f"class {np.flatnonzero(impossible)[0]} has probability, but a prior of 0: found "
+            f"{priors[0].tolist()} and {priors[1].tolist()}"
+        )
+    empty = ~probabilities.any(axis=1)
+    if empty.any():
+        raise ValueError(f"row {np.flatnonzero(empty)[0]}: all probabilities are 0")
+    ratio = np.divide(priors[1], priors[0], out=np.zeros(len(priors[0])), where=priors[0] > 0)
+    converted = probabilities * ratio
+    return converted / converted.sum(axis=1, keepdims=True)
+
+
 # -------------------------------------------------------------------------------- predictions
 
 
 def prediction_table(
-    model: str, rows: pd.DataFrame, probabilities: np.ndarray, classes: list[str]
+    model: str,
+    rows: pd.DataFrame,
+    probabilities: np.ndarray,
+    classes: list[str],
+    prior: np.ndarray,
 ) -> pd.DataFrame:
-    """Put a model's probabilities beside what is known of each image.
+    """Put a model's probabilities, and what follows from them, beside what is known of each image.
 
     Parameters
     ----------
     rows : DataFrame
         The index's rows of these images.
     probabilities : ndarray of float, shape (n, classes)
+        Posteriors under the training prior. A network trained with balanced classes puts out
+        posteriors under equal priors; `change_prior` converts them.
+    prior : ndarray of float, shape (classes,)
+        The training prior, from `training_prior`.
 
     Returns
     -------
     DataFrame
-        `predictions_schema(classes)`: one row an image; `predicted` is the most probable class.
+        `predictions_schema(classes)`: one row an image, probabilities rounded to six digits.
+        `predicted` is the class with the highest of them, `predicted_equal_priors` that with the
+        highest after `change_prior` to equal priors; both follow from the rounded numbers.
     """
     table = rows[["image_id", "lesion_id", "group_id", "split", "label"]].reset_index(drop=True)
     table.insert(0, "model", model)
-    table["predicted"] = np.array(classes)[probabilities.argmax(axis=1)]
-    columns = {f"prob_{name}": probabilities[:, i].round(6) for i, name in enumerate(classes)}
+    probabilities = np.asarray(probabilities, float).round(DIGITS)
+    for column, chosen in decide(probabilities, prior).items():
+        table[column] = np.array(classes)[chosen]
+    columns = {f"prob_{name}": probabilities[:, i] for i, name in enumerate(classes)}
     return table.assign(**columns)
+
+
+def decide(probabilities: np.ndarray, prior: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what each rule chooses, one column of a table each: the place of a class.
+
+    Parameters
+    ----------
+    probabilities : ndarray of float, shape (n, classes)
+        Posteriors under `prior`. Of equal ones, the first class is chosen.
+    """
+    equal = change_prior(probabilities, prior, np.full(len(prior), 1 / len(prior)))
+    return {
+        PREDICTED["training_prior"]: probabilities.argmax(axis=1),
+        PREDICTED["equal_priors"]: equal.argmax(axis=1),
+    }
 
 
 def predictions_schema(classes: list[str]) -> pa.DataFrameSchema:
@@ -79,8 +189,8 @@ def predictions_schema(classes: list[str]) -> pa.DataFrameSchema:
             "group_id": pa.Column(str),
             "split": pa.Column(str, pa.Check.isin(splits.SPLITS)),
             "label": pa.Column(str, pa.Check.isin(classes)),
-            "predicted": pa.Column(str, pa.Check.isin(classes)),
         }
+        | {column: pa.Column(str, pa.Check.isin(classes)) for column in PREDICTED.values()}
         | {f"prob_{name}": pa.Column(float, pa.Check.in_range(0, 1)) for name in classes},
         checks=adds_up,
         unique=["model", "image_id"],
@@ -118,7 +228,7 @@ def _majority_predictions(index: pd.DataFrame, classes: list[str]) -> pd.DataFra
     most_frequent = index.loc[index["split"] == "train", "label"].mode()[0]
     rows = index[index["split"] != "train"]
     always = np.tile([float(name == most_frequent) for name in classes], (len(rows), 1))
-    return prediction_table("majority", rows, always, classes)
+    return prediction_table("majority", rows, always, classes, training_prior(index, classes))
 
 
 # ------------------------------------------------------------------------------------- scores

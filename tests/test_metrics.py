@@ -10,6 +10,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from lib import metrics, paths, readme, splits, tables
 
 CLASSES = ["bcc", "mel", "nv"]
+PRIOR = np.array([0.1, 0.1, 0.8])
 
 
 def predictions(n=90, seed=0, model="baseline_cnn", split="test"):
@@ -27,12 +28,87 @@ def predictions(n=90, seed=0, model="baseline_cnn", split="test"):
             "label": np.array(CLASSES)[target],
         }
     )
-    return metrics.prediction_table(model, rows, probabilities, CLASSES)
+    return metrics.prediction_table(model, rows, probabilities, CLASSES, PRIOR)
 
 
 @pytest.fixture
 def test_rows():
     return predictions()
+
+
+# ------------------------------------------------------------------------------ priors and rules
+
+
+def test_a_posterior_is_converted_as_worked_by_hand():
+    """0.2 and 0.8 with shares of 1 and 4 in 5 say nothing but the shares."""
+    before = np.array([0.2, 0.8])
+    converted = metrics.change_prior([[0.2, 0.8], [0.5, 0.5]], before, [0.5, 0.5])
+    np.testing.assert_allclose(converted, [[0.5, 0.5], [0.8, 0.2]])
+    np.testing.assert_allclose(metrics.change_prior(converted, [1, 1], before)[1], [0.5, 0.5])
+
+
+def test_a_converted_posterior_is_bayes_rule_with_the_other_prior():
+    random = np.random.default_rng(0)
+    likelihood = random.random((20, 3))
+    before, after = random.dirichlet(np.ones(3), size=2)
+
+    def posterior(prior):
+        joint = likelihood * prior
+        return joint / joint.sum(axis=1, keepdims=True)
+
+    converted = metrics.change_prior(posterior(before), before, after)
+    np.testing.assert_allclose(converted, posterior(after))
+    np.testing.assert_allclose(converted.sum(axis=1), 1)
+
+
+def test_a_class_without_probability_gets_none():
+    converted = metrics.change_prior([[0.0, 0.5, 0.5]], [0.0, 0.5, 0.5], [1 / 3] * 3)
+    np.testing.assert_allclose(converted, [[0, 0.5, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "before", "found"),
+    [
+        ([[0.5, 0.5], [0.0, 0.0]], [0.5, 0.5], "row 1: all probabilities are 0"),
+        ([[0.5, 0.5]], [0.0, 1.0], "class 0 has probability, but a prior of 0"),
+        ([[np.nan, 0.5]], [0.5, 0.5], "probabilities: expected numbers from 0 up; found nan"),
+        ([[0.5, 0.5]], [-1.0, 2.0], "priors: expected numbers from 0 up; found -1.0"),
+        ([[0.5, 0.5]], [0.2, 0.2, 0.6], r"priors of shape \(3,\)"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused(probabilities, before, found):
+    with pytest.raises(ValueError, match=found):
+        metrics.change_prior(probabilities, before, np.full(len(before), 0.5))
+
+
+def test_the_training_prior_is_the_shares_of_the_training_images():
+    labels = ["bcc", "mel", "mel", "nv", "nv", "nv", "nv", "nv"]
+    index = pd.DataFrame({"label": labels, "split": ["train"] * 6 + ["test"] * 2})
+    np.testing.assert_allclose(metrics.training_prior(index, CLASSES), [1 / 6, 2 / 6, 3 / 6])
+    with pytest.raises(ValueError, match="no training image of class bcc"):
+        metrics.training_prior(index[1:], CLASSES)
+
+
+def test_both_predictions_follow_from_the_probabilities_as_written():
+    rows = predictions(2)
+    probabilities = np.array([[0.2, 0.0, 0.8], [0.0999996, 0.1000004, 0.8]])
+    table = metrics.prediction_table("alexnet", rows, probabilities, CLASSES, PRIOR)
+    assert table["predicted"].tolist() == ["nv", "nv"]
+    # to equal priors: 2, 0, 1; then, rounded to six digits, 1, 1, 1, where the first one wins
+    assert table["predicted_equal_priors"].tolist() == ["bcc", "bcc"]
+    assert metrics.predictions_schema(CLASSES).validate(table) is not None
+
+
+def test_the_configured_backbone_stands_in_the_titles(run):
+    settings = run.vgg16_transfer.model_copy(update={"backbone": "MobileNetV2"})
+    titles = metrics.titles(run.model_copy(update={"vgg16_transfer": settings}))
+    assert titles["vgg16_frozen"] == "MobileNetV2, frozen"
+    assert metrics.titles(run) == metrics.MODELS
+
+
+def test_every_model_but_the_majority_has_one_folder():
+    of_folders = [name for names in metrics.FOLDERS.values() for name in names]
+    assert ["majority", *of_folders] == list(metrics.MODELS)
 
 
 # ---------------------------------------------------------------------------------------- scores
@@ -85,7 +161,7 @@ def test_auc_counts_ties_one_half_and_takes_weights():
 def test_answering_with_the_most_frequent_class_is_chance_in_balanced_accuracy(run):
     rows = predictions()
     always = np.tile([0.0, 0.0, 1.0], (len(rows), 1))
-    table = metrics.prediction_table("majority", rows, always, CLASSES)
+    table = metrics.prediction_table("majority", rows, always, CLASSES, PRIOR)
     scores = metrics.evaluate(table, run)
     assert scores["balanced_accuracy"] == pytest.approx(
         {"value": 1 / 3, "low": 1 / 3, "high": 1 / 3}
@@ -140,17 +216,14 @@ def written(run):
         split: predictions(45, i, split=split) for i, split in enumerate(("validation", "test"))
     }
     table = pd.concat(parts.values())
-    for folder, models in (
-        ("baseline_cnn", ["baseline_cnn"]),
-        ("vgg16_transfer", ["vgg16_frozen", "vgg16_fine_tuned"]),
-    ):
+    for folder, models in metrics.FOLDERS.items():
         place = paths.run_folder(run.name) / folder
         place.mkdir()
         rows = pd.concat([table.assign(model=model) for model in models])
         tables.write_table(rows, place / "predictions.csv")
         (place / "manifest.json").write_text('{"seconds": 1}')
     train = predictions(60, 5, split="train")
-    train.loc[train.index > 20, "label"] = "nv"
+    train.loc[train.index % 3 > 0, "label"] = "nv"
     index = pd.concat([train, table], ignore_index=True)
     return index[["image_id", "lesion_id", "group_id", "label", "split"]].assign(
         fold=0, path=index["image_id"] + ".jpg"
@@ -196,11 +269,11 @@ def test_predictions_that_do_not_match_the_index_are_refused(run, written, chang
 
 
 def test_differences_between_models_are_paired(run, written):
-    """The three learnt models of this index are the same: no difference, and no doubt about it."""
+    """The learnt models of this index are all the same: no difference, and no doubt about it."""
     table = metrics.read_predictions(run, written)
     differences = metrics.paired_differences(table[table["split"] == "test"], run)
     assert list(differences.columns) == list(metrics.SCORES.values())
-    assert differences.iloc[1:].to_numpy().tolist() == [["0.000 (0.000 to 0.000)"] * 3] * 2
+    assert differences.iloc[1:].to_numpy().tolist() == [["0.000 (0.000 to 0.000)"] * 3] * 6
 
 
 def test_the_class_table_has_a_dash_where_a_score_is_not_defined(run, written):
