@@ -127,10 +127,10 @@ refresh:
 	  $(PY) -m lib.reports refresh notebooks/$$name.ipynb $(RUNS)/$$name.ipynb || exit 1; done
 	@for file in $(EXECUTED) $(HTML) $(REPORTS)/index.html; do touch $$file; done  # still up to date
 
-publish: | $(ENV) ## Put a finished run's numbers into the README: make publish CONFIG=<run>
+publish: | $(ENV) ## Put a finished run's numbers into the README and reports/<run>/published
 	@$(MAKE) --question --no-print-directory ENV= $(REPORTS)/index.html || \
 	  { echo "error: run $(RUN) is not up to date; make reproduce CONFIG=$(CONFIG) first" >&2; exit 1; }
-	@$(PY) -m lib.readme $(OUTPUT)/runs/$(RUN)/metrics.json
+	@$(PY) -m lib.readme $(CONFIG_FILE)
 
 test: lint test-unit test-notebooks ## Everything CI checks (14 minutes on two cores)
 
@@ -159,6 +159,10 @@ lock: ## Resolve pyproject.toml into requirements.lock (needs uv)
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	  --quiet --output-file requirements.lock pyproject.toml
 
-clean: | $(CONFIG_FILE) ## Remove what the run CONFIG made; data, .venv and other runs stay
+# what was published is part of the repository, so it stays
+clean: | $(CONFIG_FILE) ## Remove what the run CONFIG made; data, .venv, other runs and published results stay
 	@test -n "$(RUN)" || { echo "error: CONFIG is empty" >&2; exit 1; }
-	rm -rf "$(OUTPUT)/runs/$(RUN)" "$(REPORTS)"
+	rm -rf "$(OUTPUT)/runs/$(RUN)"
+	@if [ -d "$(REPORTS)" ]; then \
+	  find "$(REPORTS)" -mindepth 1 -maxdepth 1 ! -name published -exec rm -rf {} + ; \
+	  rmdir "$(REPORTS)" 2>/dev/null || true; fi

@@ -271,35 +271,38 @@ def curves(history: pd.DataFrame, scores: list[str]) -> Figure:
     return figure
 
 
-def confusion_matrices(confusions: dict[str, np.ndarray], classes: list[str]) -> Figure:
-    """Draw confusion matrices: counts and rates of the class, above one another for each model.
+def _panels(n: int, width: float, height: float, **options) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its first n axes, in rows of three; the others are hidden."""
+    columns = min(n, 3)
+    rows = -(-n // columns)
+    size = (width * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    for axis in axes.flat[n:]:
+        axis.set_visible(False)
+    return figure, axes.flat[:n]
 
-    With a single model they stand side by side.
+
+def confusion_matrices(confusions: dict[str, np.ndarray], classes: list[str]) -> Figure:
+    """Draw confusion matrices, one panel a model: in each cell the count, and its share of the row.
+
+    The colour is that of the share of the actual class.
     """
-    columns, side = len(confusions), max(3, 0.6 * len(classes))  # inches
-    shape, size = (2, columns), (side * columns + 0.4, 2 * side - 0.2)
-    if columns == 1:
-        shape, size = (1, 2), (2 * side + 0.4, side)
-    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
-    axes = axes.reshape(2, columns)
+    side = max(3, 0.65 * len(classes))  # inches
+    figure, axes = _panels(len(confusions), side + 0.3, side + 0.3)
     options = {"xticklabels": classes, "yticklabels": classes, "cmap": "Blues", "square": True}
-    options["annot_kws"] = {"fontsize": 8} if len(classes) > 4 else {}
-    for column, (title, counts) in enumerate(confusions.items()):
+    options["annot_kws"] = {"fontsize": 8 if len(classes) > 4 else 10}
+    for axis, (title, counts) in zip(axes, confusions.items(), strict=True):
         counts = np.asarray(counts)
-        rates = counts / counts.sum(axis=1, keepdims=True)
-        cells = ((axes[0, column], "d", counts), (axes[1, column], ".2f", rates))
-        for axis, form, values in cells:
-            sns.heatmap(
-                rates, annot=values, fmt=form, vmin=0, vmax=1, cbar=False, ax=axis, **options
-            )
-            axis.set(xlabel="predicted", ylabel="actual")
-        axes[0, column].set_title(f"{title}\ncounts", fontsize=9)
-        axes[1, column].set_title("share of the actual class", fontsize=9)
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        said = np.vectorize("{}\n{:.2f}".format)(counts, shares)
+        sns.heatmap(shares, annot=said, fmt="", vmin=0, vmax=1, cbar=False, ax=axis, **options)
+        axis.set(xlabel="predicted", ylabel="actual")
+        axis.set_title(title, fontsize=9)
     return figure
 
 
 def roc(tables_of_models: dict[str, pd.DataFrame], labels: dict[str, dict[str, str]]) -> Figure:
-    """Draw ROC curves of each class against the others, one panel a model.
+    """Draw ROC curves of each class against the others, one panel a model, in rows of three.
 
     Parameters
     ----------
@@ -308,11 +311,8 @@ def roc(tables_of_models: dict[str, pd.DataFrame], labels: dict[str, dict[str, s
     labels : dict of str to dict
         For each model, the legend's text of each class.
     """
-    columns = len(tables_of_models)
-    figure, axes = plt.subplots(
-        1, columns, figsize=(3.3 * columns, 3.5), sharey=True, squeeze=False
-    )
-    for axis, (title, table) in zip(axes.flat, tables_of_models.items(), strict=True):
+    figure, axes = _panels(len(tables_of_models), 3.3, 3.5)
+    for axis, (title, table) in zip(axes, tables_of_models.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="gray", lw=0.8)
         for name, curve in table.groupby("class", sort=False):
             axis.plot(
@@ -322,9 +322,9 @@ def roc(tables_of_models: dict[str, pd.DataFrame], labels: dict[str, dict[str, s
                 ls=CLASS_LINES[name],
                 label=labels[title][name],
             )
-        axis.set(xlabel="1 − specificity", title=title, aspect="equal")
+        axis.set(xlabel="1 − specificity", ylabel="sensitivity", aspect="equal")
+        axis.set_title(title, fontsize=9)
         axis.legend(frameon=False, fontsize=8, loc="lower right")
-    axes.flat[0].set_ylabel("sensitivity")
     return figure
 
 

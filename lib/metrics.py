@@ -1,6 +1,5 @@
 """Predictions and what they are worth: scores, intervals over lesions, `metrics.json`."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -31,11 +30,33 @@ FOLDERS = {
     "alexnet": ["alexnet"],
     "vgg16_transfer": ["vgg16_linear", "vgg16_frozen", "vgg16_fine_tuned"],
 }
+#: The notebook that makes each folder.
+NOTEBOOKS = {
+    "traditional": "03_baseline_cnn",
+    "baseline_cnn": "03_baseline_cnn",
+    "alexnet": "03_baseline_cnn",
+    "vgg16_transfer": "04_vgg16_transfer",
+}
+#: Pairs whose difference answers a question: a model, and the one it is compared with.
+COMPARISONS = [
+    ("baseline_cnn", "color_texture_forest"),  # does a network beat hand-made features?
+    ("alexnet", "baseline_cnn"),  # does another architecture?
+    ("vgg16_frozen", "baseline_cnn"),  # does pretraining?
+    ("vgg16_frozen", "vgg16_linear"),  # does a trained head beat a linear classifier?
+    ("vgg16_fine_tuned", "vgg16_frozen"),  # does fine-tuning help?
+    ("vgg16_fine_tuned", "color_texture_forest"),  # the most elaborate model, the simplest
+]
+#: The two rules, and the column that holds each one's predictions (`decide`).
+RULES = {"training_prior": "training prior", "equal_priors": "equal priors"}
+PREDICTED = {"training_prior": "predicted", "equal_priors": "predicted_equal_priors"}
+#: The headline scores. Accuracy counts images as they come, so it is that of the training prior's
+#: rule; balanced accuracy weighs the classes alike, so it is that of the equal priors'.
 SCORES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy (training prior)",
+    "balanced_accuracy": "balanced accuracy (equal priors)",
     "macro_auc": "macro AUC",
 }
+HEADLINE = {"accuracy": "training_prior", "balanced_accuracy": "equal_priors"}
 #: What the paper reports; its accuracies do not agree with one another.
 PAPER = {
     "accuracy": [
@@ -46,9 +67,10 @@ PAPER = {
 }
 
 
-#: Of each rule's predictions in a table: see `change_prior`.
-PREDICTED = {"training_prior": "predicted", "equal_priors": "predicted_equal_priors"}
+BLOCK = 100  # draws whose areas are computed at once
 DIGITS = 6  # of a probability in a table
+#: What a row of predictions and one of the index have in common.
+KEY = ["model", "image_id", "lesion_id", "group_id", "split", "label"]
 
 
 def titles(config: Config) -> dict[str, str]:
@@ -198,30 +220,96 @@ def predictions_schema(classes: list[str]) -> pa.DataFrameSchema:
     )
 
 
+def cross_validation_schema(classes: list[str]) -> pa.DataFrameSchema:
+    """Return the schema of `cross_validation.csv`: as `predictions.csv`, and the fold held out."""
+    return predictions_schema(classes).add_columns({"fold": pa.Column(int, pa.Check.ge(0))})
+
+
 def read_predictions(config: Config, index: pd.DataFrame) -> pd.DataFrame:
     """Read every model's predictions on the validation and test images, and the majority's.
 
     Raises
     ------
+    FileNotFoundError
+        A folder without predictions; the message names the notebook that makes them.
     ValueError
-        A table that is not as the schema has it, or that was made from another split.
+        A table that is not as the schema has it, that was made from another split, or whose
+        predictions do not follow from its probabilities.
     """
     parts = [_majority_predictions(index, config.classes)]
     held_out = index[index["split"] != "train"]
-    key = ["model", "image_id", "lesion_id", "group_id", "split", "label"]
     for folder, names in FOLDERS.items():
-        file = paths.run_folder(config.name) / folder / "predictions.csv"
+        file = _made_by(folder, "predictions.csv", config)
         table = tables.read_table(file, predictions_schema(config.classes))
-        expected = pd.concat([held_out.assign(model=name) for name in names])
-        both = expected[key].merge(table[key], how="outer", indicator="where")
-        wrong = both[both["where"] != "both"]
-        if len(wrong):
-            raise ValueError(
-                f"{paths.relative(file)} was made from another split: {len(wrong)} rows are "
-                f"missing or not of it, the first: {wrong.iloc[0][key].to_dict()}; run it again"
-            )
+        _check_images(table, names, held_out, KEY, file)
+        _check_decisions(table, index, config.classes, file)
         parts.append(table)
     return pd.concat(parts, ignore_index=True)
+
+
+def read_cross_validation(config: Config, index: pd.DataFrame) -> pd.DataFrame | None:
+    """Read the out-of-fold predictions on every image; None where the run has none.
+
+    They are posteriors under the prior of the images that each fold's models were trained on.
+
+    Raises
+    ------
+    ValueError
+        A table that is not as `cross_validation_schema` has it, or made from other folds.
+    """
+    file = paths.run_folder(config.name) / "vgg16_transfer" / "cross_validation.csv"
+    if not file.is_file():
+        return None
+    table = tables.read_table(file, cross_validation_schema(config.classes))
+    names = [name for name in MODELS if name in set(table["model"])]
+    _check_images(table, names, index, [*KEY, "fold"], file)
+    return table
+
+
+def _made_by(folder: str, name: str, config: Config) -> Path:
+    file = paths.run_folder(config.name) / folder / name
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{paths.relative(file)}: no such file; run notebooks/{NOTEBOOKS[folder]}.ipynb, "
+            "which writes it"
+        )
+    return file
+
+
+def _check_images(
+    table: pd.DataFrame, names: list[str], rows: pd.DataFrame, key: list[str], file: Path
+) -> None:
+    """Check that a table has each model's answer to each of these images, and no other."""
+    expected = pd.concat([rows.assign(model=name) for name in names])
+    both = expected[key].merge(table[key], how="outer", indicator="where")
+    wrong = both[both["where"] != "both"]
+    if len(wrong):
+        raise ValueError(
+            f"{paths.relative(file)} was made from another split: {len(wrong)} rows are "
+            f"missing or not of it, the first: {wrong.iloc[0][key].to_dict()}; run it again"
+        )
+
+
+def _check_decisions(
+    table: pd.DataFrame, index: pd.DataFrame, classes: list[str], file: Path
+) -> None:
+    """Check that both predictions follow from the probabilities and the training prior."""
+    prior = training_prior(index, classes)
+    for column, chosen in decide(_probabilities(table, classes), prior).items():
+        expected = np.array(classes)[chosen]
+        wrong = np.flatnonzero(table[column] != expected)
+        if len(wrong):
+            first = table.iloc[wrong[0]]
+            raise ValueError(
+                f"{paths.relative(file)}: {column} does not follow from the probabilities and the "
+                f"training shares {prior.round(4).tolist()} in {len(wrong)} rows, the first: "
+                f"{first['model']}, {first['image_id']}: found {first[column]}, expected "
+                f"{expected[wrong[0]]}"
+            )
+
+
+def _probabilities(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
+    return table[[f"prob_{name}" for name in classes]].to_numpy()
 
 
 def _majority_predictions(index: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
@@ -245,25 +333,72 @@ def evaluate(table: pd.DataFrame, config: Config) -> dict:
     Returns
     -------
     dict
-        As `metrics.json` holds it: `accuracy`, `balanced_accuracy`, `macro_auc`, each with
-        `value`, `low`, `high`; `per_class`; `confusion` (counts, rows actual).
+        As `metrics.json` holds it: the headline `accuracy`, `balanced_accuracy` and `macro_auc`,
+        each with `value`, `low`, `high`; in `rules`, for each of `RULES`: `accuracy`,
+        `balanced_accuracy`, `per_class` and `confusion` (counts, rows actual).
     """
-    classes, settings = config.classes, config.evaluation
     table = table.sort_values("image_id")
-    draws = lesion_weights(table, settings.bootstrap_draws, config.seed)
-    scores = {
-        name: interval(values, settings.confidence)
-        for name, values in score_draws(table, classes, draws).items()
+    draws = lesion_weights(table, config.evaluation.bootstrap_draws, config.seed)
+    return _summary(table, score_draws(table, config.classes, draws), config)
+
+
+def evaluate_models(table: pd.DataFrame, config: Config) -> dict:
+    """Score every model of a table and compare those of `COMPARISONS`, on the same draws.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The predictions of several models on the same images.
+
+    Returns
+    -------
+    dict
+        `models`: for each its `title` and what `evaluate` returns; `differences`: for each pair
+        that is there its `model`, `less` and the difference in each of `SCORES`.
+    """
+    parts = {
+        name: table[table["model"] == name].sort_values("image_id")
+        for name in MODELS
+        if name in set(table["model"])
     }
-    counts = confusion_matrix(table["label"], table["predicted"], labels=classes)
+    images = next(iter(parts.values()))
+    weights = lesion_weights(images, config.evaluation.bootstrap_draws, config.seed)
+    draws = {name: score_draws(rows, config.classes, weights) for name, rows in parts.items()}
+    names = titles(config)
     return {
-        **{name: scores[name] for name in SCORES},
+        "models": {
+            name: {"title": names[name]} | _summary(rows, draws[name], config)
+            for name, rows in parts.items()
+        },
+        "differences": [
+            {"model": after, "less": before}
+            | _intervals(_differences(draws[after], draws[before]), config)
+            for after, before in COMPARISONS
+            if after in draws and before in draws
+        ],
+    }
+
+
+def _summary(table: pd.DataFrame, draws: dict, config: Config) -> dict:
+    """Turn one model's `score_draws` into what `evaluate` returns."""
+    return _intervals(_headline(draws), config) | {
+        "rules": {rule: _rule_summary(table, rule, draws, config) for rule in RULES}
+    }
+
+
+def _rule_summary(table: pd.DataFrame, rule: str, draws: dict, config: Config) -> dict:
+    classes, level = config.classes, config.evaluation.confidence
+    counts = confusion_matrix(table["label"], table[PREDICTED[rule]], labels=classes)
+    lesions = table.groupby("label")["lesion_id"].nunique()
+    return {
+        "accuracy": interval(draws[rule]["accuracy"], level),
+        "balanced_accuracy": interval(draws[rule]["balanced_accuracy"], level),
         "per_class": {
             name: per_class(counts, i)
             | {
-                "lesions": int(table.loc[table["label"] == name, "lesion_id"].nunique()),
-                "sensitivity": scores[f"sensitivity_{name}"],
-                "auc": scores[f"auc_{name}"],
+                "lesions": int(lesions[name]),
+                "sensitivity": interval(draws[rule][f"sensitivity_{name}"], level),
+                "auc": interval(draws["auc"][name], level),
             }
             for i, name in enumerate(classes)
         },
@@ -271,38 +406,18 @@ def evaluate(table: pd.DataFrame, config: Config) -> dict:
     }
 
 
-def paired_differences(table: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """Compare each model with the one before it, on the same draws of lesions.
+def _headline(draws: dict) -> dict[str, np.ndarray]:
+    scores = {score: draws[rule][score] for score, rule in HEADLINE.items()}
+    return scores | {"macro_auc": draws["auc"]["macro"]}
 
-    Parameters
-    ----------
-    table : DataFrame
-        Every model's predictions of one split.
 
-    Returns
-    -------
-    DataFrame
-        One row a pair, one column a score: `difference (low to high)`.
-    """
-    draws = {}
-    for name in MODELS:
-        rows = table[table["model"] == name].sort_values("image_id")
-        weights = lesion_weights(rows, config.evaluation.bootstrap_draws, config.seed)
-        draws[name] = score_draws(rows, config.classes, weights)
-    steps = list(MODELS)
-    return pd.DataFrame(
-        {
-            f"{MODELS[after]}, less {MODELS[before]}": {
-                title: format_interval(
-                    interval(
-                        draws[after][score] - draws[before][score], config.evaluation.confidence
-                    )
-                )
-                for score, title in SCORES.items()
-            }
-            for before, after in itertools.pairwise(steps)
-        }
-    ).T
+def _differences(after: dict, before: dict) -> dict[str, np.ndarray]:
+    before = _headline(before)
+    return {score: values - before[score] for score, values in _headline(after).items()}
+
+
+def _intervals(draws: dict[str, np.ndarray], config: Config) -> dict[str, dict]:
+    return {name: interval(draws[name], config.evaluation.confidence) for name in draws}
 
 
 def per_class(confusion: np.ndarray, i: int) -> dict:
@@ -349,16 +464,26 @@ def lesion_weights(table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
 def auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the area under the ROC curve for each row of weights; ties count one half.
 
+    The scores are sorted once; each positive then counts the negatives below it.
+
     Parameters
     ----------
     score : ndarray of float, shape (n,)
     positive : ndarray of bool, shape (n,)
     weights : ndarray of float, shape (draws, n)
     """
-    above = np.sign(score[positive][:, None] - score[~positive][None, :]) / 2 + 0.5
-    of_positive, of_negative = weights[:, positive], weights[:, ~positive]
-    pairs = of_positive.sum(axis=1) * of_negative.sum(axis=1)
-    return np.einsum("dp,dp->d", of_positive, of_negative @ above.T) / pairs
+    order = np.argsort(score, kind="stable")
+    positive = positive[order]
+    first = np.flatnonzero(np.diff(score[order], prepend=np.nan) != 0)  # of each run of ties
+    areas = []
+    for start in range(0, len(weights), BLOCK):
+        drawn = weights[start : start + BLOCK, order]
+        of_positive = np.add.reduceat(drawn * positive, first, axis=1)
+        of_negative = np.add.reduceat(drawn * ~positive, first, axis=1)
+        below = np.cumsum(of_negative, axis=1) - of_negative / 2
+        pairs = of_positive.sum(axis=1) * of_negative.sum(axis=1)
+        areas.append((of_positive * below).sum(axis=1) / pairs)
+    return np.concatenate(areas)
 
 
 def roc_curves(table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
@@ -389,29 +514,42 @@ def mean_interval(values: np.ndarray, table: pd.DataFrame, config: Config) -> di
 
 def score_draws(
     table: pd.DataFrame, classes: list[str], weights: np.ndarray
-) -> dict[str, np.ndarray]:
+) -> dict[str, dict[str, np.ndarray]]:
     """Return every score for each row of weights, ndarray of float, shape (draws,).
 
     Parameters
     ----------
     table : DataFrame
-        `label`, `predicted` and the probabilities, one row an image.
+        `label`, both predictions and the probabilities, one row an image.
     weights : ndarray of float, shape (draws, n)
         From `lesion_weights`.
+
+    Returns
+    -------
+    dict of dict
+        For each of `RULES`: `accuracy`, `balanced_accuracy`, `sensitivity_<class>`; under `auc`:
+        each class against the others, and `macro`, their mean. The areas are those of the
+        posterior under the training prior.
     """
-    right = (table["label"] == table["predicted"]).to_numpy(float)
+    areas = {
+        name: auc(table[f"prob_{name}"].to_numpy(), (table["label"] == name).to_numpy(), weights)
+        for name in classes
+    }
+    areas["macro"] = np.mean(list(areas.values()), axis=0)
+    rules = {rule: _rule_draws(table, PREDICTED[rule], classes, weights) for rule in RULES}
+    return rules | {"auc": areas}
+
+
+def _rule_draws(
+    table: pd.DataFrame, column: str, classes: list[str], weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    right = (table["label"] == table[column]).to_numpy(float)
     scores = {"accuracy": weights @ right / weights.sum(axis=1)}
     for name in classes:
-        actual = (table["label"] == name).to_numpy()
-        scores[f"sensitivity_{name}"] = (
-            weights[:, actual] @ right[actual] / weights[:, actual].sum(axis=1)
-        )
-        scores[f"auc_{name}"] = auc(table[f"prob_{name}"].to_numpy(), actual, weights)
-    scores["balanced_accuracy"] = np.mean(
-        [scores[f"sensitivity_{name}"] for name in classes], axis=0
-    )
-    scores["macro_auc"] = np.mean([scores[f"auc_{name}"] for name in classes], axis=0)
-    return scores
+        actual = (table["label"] == name).to_numpy(float)
+        scores[f"sensitivity_{name}"] = weights @ (right * actual) / (weights @ actual)
+    of_classes = [scores[f"sensitivity_{name}"] for name in classes]
+    return scores | {"balanced_accuracy": np.mean(of_classes, axis=0)}
 
 
 def interval(values: np.ndarray, confidence: float) -> dict[str, float]:
@@ -424,30 +562,68 @@ def interval(values: np.ndarray, confidence: float) -> dict[str, float]:
 # ------------------------------------------------------------------------------- metrics.json
 
 
-def build_metrics(predictions: pd.DataFrame, index: pd.DataFrame, config: Config) -> dict:
-    """Gather what the reports and the README say of a run: the contents of `metrics.json`."""
-    test = predictions[predictions["split"] == "test"]
-    count = index.groupby("split").agg(
-        images=("image_id", "size"), lesions=("lesion_id", "nunique")
-    )
+def build_metrics(
+    predictions: pd.DataFrame,
+    index: pd.DataFrame,
+    config: Config,
+    cross_validation: pd.DataFrame | None = None,
+) -> dict:
+    """Gather what the reports and the README say of a run: the contents of `metrics.json`.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        From `read_predictions`.
+    cross_validation : DataFrame, optional
+        From `read_cross_validation`.
+    """
     settings = config.evaluation
     return {
         "run": config.name,
         "title": config.title,
         "synthetic": config.data.synthetic is not None,
         "classes": config.classes,
-        "images": {split: int(count.loc[split, "images"]) for split in splits.SPLITS},
-        "lesions": {split: int(count.loc[split, "lesions"]) for split in splits.SPLITS},
+        "images": _count(index, "image_id"),
+        "lesions": _count(index, "lesion_id"),
+        "training_prior": dict(
+            zip(config.classes, training_prior(index, config.classes).tolist(), strict=True)
+        ),
         "split_sha256": splits.digest(index),
         "interval": f"{100 * settings.confidence:g}% percentile bootstrap over lesions, "
         f"{settings.bootstrap_draws} draws",
-        "models": {
-            name: {"title": title} | evaluate(test[test["model"] == name], config)
-            for name, title in MODELS.items()
-        },
+        **evaluate_models(predictions[predictions["split"] == "test"], config),
+        "cross_validation": _cross_validation(cross_validation, config),
         "paper": PAPER,
-        "manifest": _manifests(config),
+        "manifest": _manifests(config) | {"configuration": configuration(config)},
     }
+
+
+def configuration(config: Config) -> dict:
+    """Return a run's choices as `metrics.json` holds them; of a folder elsewhere, its name only."""
+    values = config.model_dump()
+    values["data"]["folder"] = paths.relative(paths.resolve(config.data.folder))
+    return values
+
+
+def _count(index: pd.DataFrame, unit: str) -> dict[str, int]:
+    counts = index.groupby("split")[unit].nunique()
+    return {split: int(counts[split]) for split in splits.SPLITS}
+
+
+def _cross_validation(table: pd.DataFrame | None, config: Config) -> dict | None:
+    if table is None:
+        return None
+    counts = table[["image_id", "lesion_id", "fold"]].nunique()
+    return {
+        "images": int(counts["image_id"]),
+        "lesions": int(counts["lesion_id"]),
+        "folds": int(counts["fold"]),
+        **evaluate_models(table, config),
+    }
+
+
+# -------------------------------------------------------------------------- tables for a reader
+# Each takes `metrics.json`, or its part on cross-validation where that is there.
 
 
 def headline_table(metrics: dict) -> pd.DataFrame:
@@ -463,7 +639,33 @@ def headline_table(metrics: dict) -> pd.DataFrame:
     )
 
 
-def class_table(metrics: dict) -> pd.DataFrame:
+def rule_table(metrics: dict) -> pd.DataFrame:
+    """Return one row a model, and accuracy and balanced accuracy under each rule, to be shown."""
+    return pd.DataFrame(
+        {
+            (score.replace("_", " "), title): {
+                model["title"]: format_interval(model["rules"][rule][score])
+                for model in metrics["models"].values()
+            }
+            for score in HEADLINE
+            for rule, title in RULES.items()
+        }
+    )
+
+
+def difference_table(metrics: dict) -> pd.DataFrame:
+    """Return one row for each pair of models that is compared, ready to be shown."""
+    names = {name: model["title"] for name, model in metrics["models"].items()}
+    rows = {
+        f"{names[pair['model']]}, less {names[pair['less']]}": {
+            title: format_interval(pair[score]) for score, title in SCORES.items()
+        }
+        for pair in metrics["differences"]
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(SCORES.values()))
+
+
+def class_table(metrics: dict, rule: str = "equal_priors") -> pd.DataFrame:
     """Return one row a model and class, ready to be shown; a dash where a score is not defined."""
 
     def show(value):
@@ -474,9 +676,23 @@ def class_table(metrics: dict) -> pd.DataFrame:
     rows = {
         (model["title"], name): {score: show(value) for score, value in scores.items()}
         for model in metrics["models"].values()
-        for name, scores in model["per_class"].items()
+        for name, scores in model["rules"][rule]["per_class"].items()
     }
     return pd.DataFrame(rows).T.rename_axis(["model", "class"])
+
+
+def confusion_table(metrics: dict) -> pd.DataFrame:
+    """Return every confusion matrix as one long table: `model`, `rule`, classes and `images`."""
+    classes = metrics["classes"]
+    return pd.DataFrame(
+        [
+            {"model": name, "rule": rule, "actual": actual, "predicted": predicted, "images": n}
+            for name, model in metrics["models"].items()
+            for rule, scores in model["rules"].items()
+            for actual, row in zip(classes, scores["confusion"], strict=True)
+            for predicted, n in zip(classes, row, strict=True)
+        ]
+    )
 
 
 def format_interval(score: dict, digits: int = 3) -> str:
@@ -491,5 +707,5 @@ def write_json(values: dict, file: Path) -> Path:
 
 
 def _manifests(config: Config) -> dict:
-    files = {name: paths.run_folder(config.name) / name / "manifest.json" for name in FOLDERS}
+    files = {folder: _made_by(folder, "manifest.json", config) for folder in FOLDERS}
     return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}

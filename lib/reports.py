@@ -19,6 +19,7 @@ from pathlib import Path
 import jinja2
 import nbformat
 import papermill
+import yaml
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
@@ -35,8 +36,8 @@ EXECUTION_METADATA = ("papermill", "execution", "ExecuteTime", "executionInfo")
 #: cells papermill adds to its copy
 ADDED_TAGS = {"injected-parameters", "papermill-error-cell-tag"}
 LABELS = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
+    "accuracy": "Accuracy (training prior)",
+    "balanced_accuracy": "Balanced accuracy (equal priors)",
     "macro_auc": "Macro AUC",
     "images": "Images",
     "lesions": "Lesions",
@@ -45,6 +46,11 @@ LABELS = {
     "precision": "Precision",
     "f1": "F1",
     "auc": "AUC",
+}
+#: how each rule of `metrics.RULES` decides
+RULES = {
+    "training_prior": "Most probable class, priors as in training",
+    "equal_priors": "Most probable class, priors made equal",
 }
 #: an element that makes the browser load something, unless it carries the data itself
 LOADS = re.compile(
@@ -185,9 +191,11 @@ def index(config: str, output: Path, metrics: Path, reports: Iterable[Path]) -> 
         metrics=values,
         metrics_name=metrics.name,
         labels=LABELS,
+        rules=RULES,
         scores=_score_names(values["models"]),
         cards=[_card(Path(report), output.parent) for report in reports],
         provenance=_provenance(values),
+        configuration=_configuration(values),
     )
     _write(output, page)
     copy = output.with_name(metrics.name)
@@ -404,11 +412,19 @@ def _provenance(metrics: dict) -> list[tuple[str, str]]:
         ("Intervals", metrics.get("interval")),
     ]
     for name, value in (metrics.get("manifest") or {}).items():
+        if name == "configuration":
+            continue  # shown by itself
         if isinstance(value, dict):
             rows += [(f"{name}: {part}", inner) for part, inner in value.items()]
         else:
             rows.append((name, value))
     return [(name, "–" if value is None else str(value)) for name, value in rows]
+
+
+def _configuration(metrics: dict) -> str | None:
+    """Return the run's choices as YAML."""
+    values = (metrics.get("manifest") or {}).get("configuration")
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else None
 
 
 # refresh

@@ -1,11 +1,15 @@
-"""Metrics: worked by hand or against scikit-learn, with intervals over lesions."""
+"""Metrics: by hand or against scikit-learn, with intervals over lesions; what is published."""
 
+import base64
 import json
+import shutil
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from nbformat import v4
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
 
 from lib import metrics, paths, readme, splits, tables
 
@@ -13,7 +17,7 @@ CLASSES = ["bcc", "mel", "nv"]
 PRIOR = np.array([0.1, 0.1, 0.8])
 
 
-def predictions(n=90, seed=0, model="baseline_cnn", split="test"):
+def predictions(n=90, seed=0, model="baseline_cnn", split="test", prior=PRIOR):
     """Return predictions that are right more often than not; three images a lesion."""
     random = np.random.default_rng(seed)
     target = np.sort(random.integers(3, size=n))
@@ -28,7 +32,7 @@ def predictions(n=90, seed=0, model="baseline_cnn", split="test"):
             "label": np.array(CLASSES)[target],
         }
     )
-    return metrics.prediction_table(model, rows, probabilities, CLASSES, PRIOR)
+    return metrics.prediction_table(model, rows, probabilities, CLASSES, prior)
 
 
 @pytest.fixture
@@ -114,17 +118,46 @@ def test_every_model_but_the_majority_has_one_folder():
 # ---------------------------------------------------------------------------------------- scores
 
 
-def test_headline_scores_agree_with_scikit_learn(run, test_rows):
+def test_scores_of_both_rules_agree_with_scikit_learn(run, test_rows):
     scores = metrics.evaluate(test_rows, run)
-    right = (test_rows["label"] == test_rows["predicted"]).mean()
-    assert scores["accuracy"]["value"] == pytest.approx(right)
-    expected = balanced_accuracy_score(test_rows["label"], test_rows["predicted"])
-    assert scores["balanced_accuracy"]["value"] == pytest.approx(expected)
+    for rule, column in metrics.PREDICTED.items():
+        found, predicted = scores["rules"][rule], test_rows[column]
+        right = (test_rows["label"] == predicted).mean()
+        assert found["accuracy"]["value"] == pytest.approx(right)
+        expected = balanced_accuracy_score(test_rows["label"], predicted)
+        assert found["balanced_accuracy"]["value"] == pytest.approx(expected)
+        counts = confusion_matrix(test_rows["label"], predicted, labels=CLASSES)
+        assert found["confusion"] == counts.tolist()
+    assert scores["rules"]["training_prior"] != scores["rules"]["equal_priors"]
     probabilities = test_rows[[f"prob_{name}" for name in CLASSES]]
     expected = roc_auc_score(
         test_rows["label"], probabilities, multi_class="ovr", average="macro", labels=CLASSES
     )
     assert scores["macro_auc"]["value"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_each_headline_score_is_that_of_its_rule(run, test_rows):
+    scores = metrics.evaluate(test_rows, run)
+    assert scores["accuracy"] == scores["rules"]["training_prior"]["accuracy"]
+    assert scores["balanced_accuracy"] == scores["rules"]["equal_priors"]["balanced_accuracy"]
+
+
+def test_equal_priors_find_more_of_a_rare_class(run):
+    """Posteriors that are right about a rare class: the rule of equal priors finds more of it."""
+    random = np.random.default_rng(1)
+    target = random.choice(3, size=600, p=PRIOR)
+    likelihood = np.exp(-((random.normal(target, 1)[:, None] - np.arange(3)) ** 2) / 2)
+    probabilities = metrics.change_prior(likelihood, np.ones(3), PRIOR)
+    rows = pd.DataFrame({"image_id": [f"{i:03}" for i in range(600)], "split": "test"})
+    rows["lesion_id"] = rows["group_id"] = rows["image_id"]
+    rows["label"] = np.array(CLASSES)[target]
+    table = metrics.prediction_table("alexnet", rows, probabilities, CLASSES, PRIOR)
+    rules = metrics.evaluate(table, run)["rules"]
+    as_trained, equal = rules["training_prior"], rules["equal_priors"]
+    assert equal["balanced_accuracy"]["value"] > as_trained["balanced_accuracy"]["value"]
+    assert equal["accuracy"]["value"] < as_trained["accuracy"]["value"]
+    sensitivity = [rule["per_class"]["mel"]["sensitivity"]["value"] for rule in (as_trained, equal)]
+    assert sensitivity[1] > sensitivity[0]
 
 
 def test_intervals_hold_the_value(run, test_rows):
@@ -156,6 +189,21 @@ def test_auc_counts_ties_one_half_and_takes_weights():
     weights = np.array([[1, 1, 1, 1], [0, 2, 1, 1]])
     # by hand: pairs 1, 1, 1/2, 1 of 4; then only the second positive: 1/2 and 1
     np.testing.assert_allclose(metrics.auc(score, positive, weights), [3.5 / 4, 1.5 / 2])
+
+
+def test_auc_is_that_of_all_pairs_for_any_weights_and_ties():
+    """The definition, pair by pair; and scikit-learn's for the plain sample."""
+    random = np.random.default_rng(3)
+    score, positive = random.random(300).round(2), random.random(300) < 0.2
+    weights = random.integers(0, 4, size=(metrics.BLOCK + 7, 300)).astype(float)
+    weights[0] = 1
+    above = np.sign(score[positive][:, None] - score[~positive]) / 2 + 0.5
+    of_positive, of_negative = weights[:, positive], weights[:, ~positive]
+    expected = np.einsum("dp,pn,dn->d", of_positive, above, of_negative)
+    expected /= of_positive.sum(axis=1) * of_negative.sum(axis=1)
+    found = metrics.auc(score, positive, weights)
+    np.testing.assert_allclose(found, expected)
+    assert found[0] == pytest.approx(roc_auc_score(positive, score))
 
 
 def test_answering_with_the_most_frequent_class_is_chance_in_balanced_accuracy(run):
@@ -212,32 +260,68 @@ def test_the_bootstrap_repeats_for_a_seed(test_rows):
 @pytest.fixture
 def written(run):
     """The files notebooks 03 and 04 write, for a small index; return the index."""
-    parts = {
-        split: predictions(45, i, split=split) for i, split in enumerate(("validation", "test"))
-    }
-    table = pd.concat(parts.values())
+    parts = [predictions(60, 5, split="train")]
+    parts[0].loc[parts[0].index % 3 > 0, "label"] = "nv"
+    prior = metrics.training_prior(parts[0], CLASSES)
+    for seed, split in enumerate(("validation", "test")):
+        parts.append(predictions(45, seed, split=split, prior=prior))
     for folder, models in metrics.FOLDERS.items():
         place = paths.run_folder(run.name) / folder
         place.mkdir()
-        rows = pd.concat([table.assign(model=model) for model in models])
+        rows = pd.concat([table.assign(model=model) for model in models for table in parts[1:]])
         tables.write_table(rows, place / "predictions.csv")
         (place / "manifest.json").write_text('{"seconds": 1}')
-    train = predictions(60, 5, split="train")
-    train.loc[train.index % 3 > 0, "label"] = "nv"
-    index = pd.concat([train, table], ignore_index=True)
+    index = pd.concat(parts, ignore_index=True)
     return index[["image_id", "lesion_id", "group_id", "label", "split"]].assign(
-        fold=0, path=index["image_id"] + ".jpg"
+        fold=index.index % 2, path=index["image_id"] + ".jpg"
+    )
+
+
+@pytest.fixture
+def cross_validated(run, written):
+    """The out-of-fold predictions of two models on all images, as notebook 04 writes them."""
+    parts = []
+    for seed, model in enumerate(["vgg16_linear", "vgg16_frozen"]):
+        random = np.random.default_rng(seed)
+        hit = np.eye(3)[written["label"].map(CLASSES.index)]
+        probabilities = random.dirichlet(np.ones(3), size=len(written)) + 0.5 * hit
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        for fold, rows in written.groupby("fold"):
+            table = metrics.prediction_table(model, rows, probabilities[rows.index], CLASSES, PRIOR)
+            parts.append(table.assign(fold=fold))
+    table = pd.concat(parts)
+    file = paths.run_folder(run.name) / "vgg16_transfer" / "cross_validation.csv"
+    return tables.write_table(table, file)
+
+
+def results_of(run, index):
+    return metrics.build_metrics(
+        metrics.read_predictions(run, index),
+        index,
+        run,
+        metrics.read_cross_validation(run, index),
     )
 
 
 def test_metrics_hold_every_model_and_the_trivial_baseline(run, written):
-    table = metrics.read_predictions(run, written)
-    results = metrics.build_metrics(table, written, run)
+    results = results_of(run, written)
     assert list(results["models"]) == list(metrics.MODELS)
+    assert results["training_prior"]["nv"] > results["training_prior"]["bcc"]
+    assert results["cross_validation"] is None
     assert results["images"] == {"train": 60, "validation": 45, "test": 45}
     assert results["models"]["majority"]["balanced_accuracy"]["value"] == pytest.approx(1 / 3)
     assert json.loads(json.dumps(results)) == results
-    assert sum(map(sum, results["models"]["vgg16_frozen"]["confusion"])) == 45
+    for rule in results["models"]["vgg16_frozen"]["rules"].values():
+        assert sum(map(sum, rule["confusion"])) == 45
+    assert list(results["manifest"]) == [*metrics.FOLDERS, "configuration"]
+    assert results["manifest"]["configuration"]["seed"] == run.seed
+
+
+def test_no_path_of_a_machine_is_in_the_metrics(run, written):
+    """The tests' data lie outside the repository; only the folder's name is told."""
+    assert run.data.folder.startswith("/")
+    assert metrics.configuration(run)["data"]["folder"] == "tiny"
+    assert run.data.folder not in json.dumps(results_of(run, written))
 
 
 def test_only_test_images_are_scored(run, written):
@@ -268,17 +352,100 @@ def test_predictions_that_do_not_match_the_index_are_refused(run, written, chang
         metrics.read_predictions(run, written)
 
 
+@pytest.mark.parametrize("folder", metrics.FOLDERS)
+@pytest.mark.parametrize("name", ["predictions.csv", "manifest.json"])
+def test_a_missing_folder_is_one_clear_error(run, written, folder, name):
+    (paths.run_folder(run.name) / folder / name).unlink()
+    notebook = f"notebooks/{metrics.NOTEBOOKS[folder]}.ipynb"
+    assert (paths.ROOT / notebook).is_file()
+    with pytest.raises(FileNotFoundError, match=f"runs/tiny/{folder}/{name}: .*run {notebook}"):
+        results_of(run, written)
+
+
+@pytest.mark.parametrize("column", metrics.PREDICTED.values())
+def test_predictions_that_do_not_follow_from_the_probabilities_are_refused(run, written, column):
+    file = paths.run_folder(run.name) / "alexnet" / "predictions.csv"
+    table = pd.read_csv(file)
+    table.loc[3, column] = "nv" if table.loc[3, column] != "nv" else "mel"
+    tables.write_table(table, file)
+    with pytest.raises(ValueError, match=rf"predictions\.csv: {column} does not follow .* 1 rows"):
+        metrics.read_predictions(run, written)
+
+
 def test_differences_between_models_are_paired(run, written):
     """The learnt models of this index are all the same: no difference, and no doubt about it."""
-    table = metrics.read_predictions(run, written)
-    differences = metrics.paired_differences(table[table["split"] == "test"], run)
-    assert list(differences.columns) == list(metrics.SCORES.values())
-    assert differences.iloc[1:].to_numpy().tolist() == [["0.000 (0.000 to 0.000)"] * 3] * 6
+    results = results_of(run, written)
+    assert [(pair["model"], pair["less"]) for pair in results["differences"]] == metrics.COMPARISONS
+    table = metrics.difference_table(results)
+    assert list(table.columns) == list(metrics.SCORES.values())
+    assert table.index[0] == (
+        "Baseline CNN (8 convolutions), less Colour and texture, random forest"
+    )
+    assert table.to_numpy().tolist() == [["0.000 (0.000 to 0.000)"] * 3] * 6
+
+
+def test_a_difference_is_that_of_the_two_headline_scores(run, written, cross_validated):
+    found = results_of(run, written)["cross_validation"]
+    (pair,) = found["differences"]
+    assert (pair["model"], pair["less"]) == ("vgg16_frozen", "vgg16_linear")
+    for score in metrics.SCORES:
+        values = [found["models"][pair[side]][score]["value"] for side in ("model", "less")]
+        assert pair[score]["value"] == pytest.approx(values[0] - values[1])
+        assert pair[score]["low"] < pair[score]["high"]
+
+
+# ------------------------------------------------------------------------------- cross-validation
+
+
+def test_cross_validation_scores_every_image_once_a_model(run, written, cross_validated):
+    found = results_of(run, written)["cross_validation"]
+    assert list(found["models"]) == ["vgg16_linear", "vgg16_frozen"]
+    assert (found["images"], found["folds"]) == (len(written), 2)
+    for model in found["models"].values():
+        for rule in model["rules"].values():
+            assert np.sum(rule["confusion"]) == len(written)
+    assert list(metrics.headline_table(found).index) == [
+        "VGG16 features, logistic regression",
+        "VGG16, frozen",
+    ]
+
+
+@pytest.mark.parametrize("change", ["a missing row", "another fold"])
+def test_cross_validation_on_other_folds_is_refused(run, written, cross_validated, change):
+    table = pd.read_csv(cross_validated)
+    if change == "a missing row":
+        table = table.drop(index=3)
+    else:
+        table.loc[3, "fold"] = 1 - table.loc[3, "fold"]
+    tables.write_table(table, cross_validated)
+    with pytest.raises(ValueError, match=r"cross_validation\.csv was made from another split"):
+        metrics.read_cross_validation(run, written)
+
+
+def test_a_run_without_cross_validation_has_none(run, written):
+    assert metrics.read_cross_validation(run, written) is None
+
+
+# ---------------------------------------------------------------------------- tables for a reader
+
+
+def test_the_table_of_rules_has_both_scores_under_both(run, written):
+    results = results_of(run, written)
+    table = metrics.rule_table(results)
+    assert table.shape == (len(metrics.MODELS), 4)
+    frozen = results["models"]["vgg16_frozen"]["rules"]["equal_priors"]["accuracy"]
+    shown = table.loc["VGG16, frozen", ("accuracy", "equal priors")]
+    assert shown == metrics.format_interval(frozen)
+
+
+def test_the_table_of_confusions_counts_every_test_image_under_each_rule(run, written):
+    table = metrics.confusion_table(results_of(run, written))
+    assert (table.groupby(["model", "rule"])["images"].sum() == 45).all()
+    assert table.groupby(["model", "rule"]).ngroups == 2 * len(metrics.MODELS)
 
 
 def test_the_class_table_has_a_dash_where_a_score_is_not_defined(run, written):
-    table = metrics.read_predictions(run, written)
-    shown = metrics.class_table(metrics.build_metrics(table, written, run))
+    shown = metrics.class_table(results_of(run, written))
     assert shown.loc[("Always the most frequent class", "bcc"), "precision"] == "–"
     assert shown.loc[("VGG16, frozen", "bcc"), "sensitivity"].count("to") == 1
 
@@ -292,46 +459,225 @@ def test_probabilities_that_do_not_add_up_are_refused(run, written):
         metrics.read_predictions(run, written)
 
 
-# ---------------------------------------------------------------------------------------- README
+# ------------------------------------------------------------------------------------- publishing
+
+
+def picture(name):
+    """Return a PNG's bytes, or what stands for them."""
+    return f"picture of {name}".encode()
+
+
+def show(run, notebook, figures):
+    """Write an executed notebook that shows these figures, and the figures' files."""
+    outputs = [
+        v4.new_output("display_data", {"image/png": base64.encodebytes(shown).decode()})
+        for shown, _ in figures.values()
+    ]
+    executed = v4.new_notebook(cells=[v4.new_code_cell("1", outputs=outputs)])
+    place = paths.run_folder(run.name) / "notebooks"
+    place.mkdir(exist_ok=True)
+    nbformat.write(executed, place / f"{notebook}.ipynb")
+    folder = paths.report_folder(run.name) / "figures"
+    folder.mkdir(exist_ok=True)
+    for name, (_, saved) in figures.items():
+        (folder / name).write_bytes(saved)
+
+
+@pytest.fixture
+def finished(run, written, cross_validated, tmp_path, monkeypatch):
+    """A run that is ready to be published, in a repository of its own."""
+    monkeypatch.setattr(readme, "REPORTS", tmp_path / "reports")
+    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    readme.README.write_text("# A\n\n{}\nbefore\n{}\n\nrest\n".format(*readme.MARKS))
+    folder = paths.run_folder(run.name)
+    tables.write_table(written, folder / "index.csv")
+    metrics.write_json(results_of(run, written), folder / "metrics.json")
+    for name in readme.HISTORIES.values():
+        (folder / name).write_text("epoch,stage,loss\n1,from scratch,0.50\n2,from scratch,0.25\n")
+    for notebook, names in {
+        "03_baseline_cnn": ["3.1_curves.png", "3.2_validation_confusion.png"],
+        "04_vgg16_transfer": ["4.1_curves.png"],
+        "05_evaluation": ["5.1_confusion.png", "5.3_actual_predicted.png"],
+    }.items():
+        show(run, notebook, {name: (picture(name), picture(name)) for name in names})
+    return folder
+
+
+def test_publishing_writes_the_run_and_the_readme_s_table(run, written, finished):
+    published = readme.publish(run)
+    assert sorted(file.name for file in published.iterdir()) == [
+        "3.1_curves.png",
+        "3.2_validation_confusion.png",
+        "4.1_curves.png",
+        "5.1_confusion.png",
+        "cross_validation.csv",
+        "history.csv",
+        "manifest.json",
+        "metrics.json",
+        "predictions.csv",
+        "split.csv",
+    ]
+    assert [p.name for p in published.parent.iterdir()] == ["published"]
+    text = readme.README.read_text()
+    assert "before" not in text
+    assert text.startswith("# A\n")
+    assert text.endswith("rest\n")
+    assert readme.current_tables() == readme.results_tables(readme.REPORTS)
+    kept = pd.read_csv(published / "split.csv")
+    assert list(kept.columns) == splits.COLUMNS
+    assert splits.digest(kept) == splits.digest(written)
+
+
+def test_the_readme_s_table_has_three_headline_scores_and_the_cross_validation(run, finished):
+    results = json.loads((finished / "metrics.json").read_text())
+    readme.publish(run)
+    lines = readme.README.read_text().splitlines()
+    head = "| Model | accuracy (training prior) | balanced accuracy (equal priors) | macro AUC |"
+    start = lines.index(head) + 2
+    assert len([line for line in lines[start:] if line.startswith("|")]) == len(metrics.MODELS) + 2
+    tuned = results["models"]["vgg16_fine_tuned"]
+    scores = " | ".join(metrics.format_interval(tuned[score]) for score in metrics.SCORES)
+    assert f"| VGG16, fine-tuned | {scores} |" in lines
+    folds = results["cross_validation"]["models"]["vgg16_frozen"]
+    scores = " | ".join(metrics.format_interval(folds[score]) for score in metrics.SCORES)
+    note = "2-fold cross-validation, all 150 images"
+    assert f"| VGG16, frozen ({note}) | {scores} |" in lines
+    (rules,) = [line for line in lines if "corrected" in line]
+    assert rules.endswith(f"In brackets: {results['interval']}.")
+
+
+def test_what_is_published_can_be_checked_by_recomputing_it(run, finished):
+    """From the published files alone: both predictions, and both headline scores."""
+    published = readme.publish(run)
+    results = json.loads((published / "metrics.json").read_text())
+    table = pd.read_csv(published / "predictions.csv")
+    prior = np.array([results["training_prior"][name] for name in CLASSES])
+    test = table[table["split"] == "test"]
+    for name, model in results["models"].items():
+        rows = test[test["model"] == name]
+        probabilities = rows[[f"prob_{c}" for c in CLASSES]].to_numpy()
+        chosen = np.array(CLASSES)[probabilities.argmax(axis=1)]
+        assert (rows["label"] == chosen).mean() == pytest.approx(model["accuracy"]["value"])
+        chosen = np.array(CLASSES)[(probabilities / prior).argmax(axis=1)]
+        expected = model["balanced_accuracy"]["value"]
+        assert balanced_accuracy_score(rows["label"], chosen) == pytest.approx(expected)
+
+
+def test_every_network_s_history_is_published_as_it_was_written(run, finished):
+    (finished / readme.HISTORIES["baseline_cnn_relu"]).unlink()
+    history = pd.read_csv(readme.publish(run) / "history.csv", dtype=str)
+    assert list(history.columns) == ["model", "epoch", "stage", "loss"]
+    assert list(history["model"].unique()) == ["baseline_cnn", "alexnet", "vgg16_transfer"]
+    assert history["loss"].tolist() == ["0.50", "0.25"] * 3
+
+
+def test_the_manifest_tells_how_the_run_came_about(run, finished):
+    manifest = json.loads((readme.publish(run) / "manifest.json").read_text())
+    assert manifest["seeds"] == {"run": 1, "split": 1, "synthetic images": 3}
+    assert manifest["configuration"]["evaluation"]["bootstrap_draws"] == 100
+    assert set(metrics.FOLDERS) < set(manifest)
+
+
+def test_publishing_twice_leaves_nothing_of_the_first(run, finished):
+    published = readme.publish(run)
+    (published / "left_over.csv").write_text("a\n")
+    (finished / "vgg16_transfer" / "cross_validation.csv").unlink()
+    assert readme.publish(run) == published
+    names = [file.name for file in published.iterdir()]
+    assert "left_over.csv" not in names
+    assert "cross_validation.csv" not in names
+    assert [p.name for p in published.parent.iterdir()] == ["published"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "found"),
+    [
+        ("3.3_curves.png", b"with 256 colours", "3.3_curves.png is not what 03_baseline_cnn shows"),
+        (None, None, "no curves or confusion matrices of 03_baseline_cnn"),
+    ],
+)
+def test_a_figure_that_shows_images_is_refused_whatever_its_name(run, finished, name, shown, found):
+    """`figures.show` keeps such a figure with fewer colours in the notebook than in its file."""
+    before = readme.publish(run)
+    kept = {file.name: file.read_bytes() for file in before.iterdir()}
+    for file in (paths.report_folder(run.name) / "figures").glob("3.*"):
+        file.unlink()
+    show(run, "03_baseline_cnn", {name: (shown, picture(name))} if name else {})
+    with pytest.raises(ValueError, match=found):
+        readme.publish(run)
+    assert {file.name: file.read_bytes() for file in before.iterdir()} == kept
+
+
+def test_only_curves_and_confusion_matrices_have_names_that_are_published():
+    wanted = ["3.1_curves.png", "3.4_alexnet_curves.png", "4.2_validation_confusion.png"]
+    unwanted = ["1.3_samples.png", "5.3_actual_predicted.png", "6.1_grad_cam.png", "4.1_curves.csv"]
+    assert all(readme.FIGURES.fullmatch(name) for name in wanted)
+    assert not any(readme.FIGURES.fullmatch(name) for name in unwanted)
+
+
+@pytest.mark.parametrize("key", ["split_sha256", "configuration"])
+def test_metrics_of_another_run_are_not_published(run, finished, key):
+    results = json.loads((finished / "metrics.json").read_text())
+    (results if key in results else results["manifest"])[key] = "another"
+    metrics.write_json(results, finished / "metrics.json")
+    with pytest.raises(ValueError, match=rf"metrics\.json was computed with another {key}"):
+        readme.publish(run)
+    assert not readme.REPORTS.exists()
+
+
+def test_a_run_that_is_not_finished_is_not_published(run, finished, capsys, tiny_config):
+    (finished / "metrics.json").unlink()
+    assert readme.main([str(tiny_config)]) == 1
+    assert "error: runs/tiny/metrics.json: no such file" in capsys.readouterr().err
+
+
+def test_clean_leaves_what_was_published_alone(make, tiny_config, tmp_path):
+    for file in ("runs/tiny/index.csv", "reports/tiny/index.html", "reports/tiny/figures/a.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    published = tmp_path / "reports" / "tiny" / "published"
+    published.mkdir()
+    (published / "metrics.json").touch()
+    done = make("clean", f"CONFIG={tiny_config}", output=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == []
+    assert [p.name for p in published.parent.iterdir()] == ["published"]
+    shutil.rmtree(published)
+    make("clean", f"CONFIG={tiny_config}", output=tmp_path)
+    assert not published.parent.exists()
+
+
+# ------------------------------------------------------------------------------- what is published
+
+PUBLISHED = sorted(readme.REPORTS.glob("*/published/metrics.json"))
 
 
 def test_the_readme_s_results_are_those_of_the_published_metrics():
-    assert readme.current_tables() == readme.results_tables(readme.PUBLISHED)
+    assert readme.current_tables() == readme.results_tables(readme.REPORTS)
 
 
-def test_publishing_writes_the_table(run, written, tmp_path, monkeypatch):
-    monkeypatch.setattr(readme, "PUBLISHED", tmp_path / "published")
-    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
-    readme.README.write_text("# A\n\n{}\nold\n{}\n\nrest\n".format(*readme.MARKS))
-    results = metrics.build_metrics(metrics.read_predictions(run, written), written, run)
-    tables.write_table(written, tmp_path / "index.csv")
-    readme.publish(metrics.write_json(results, tmp_path / "metrics.json"))
-    text = readme.README.read_text()
-    assert "old" not in text
-    assert text.startswith("# A\n")
-    assert text.endswith("rest\n")
-    value = results["models"]["vgg16_fine_tuned"]["accuracy"]["value"]
-    assert f"| VGG16, fine-tuned | {value:.3f} (" in text
-    assert readme.current_tables() == readme.results_tables(readme.PUBLISHED)
-    kept = pd.read_csv(readme.PUBLISHED / "tiny_split.csv")
-    assert list(kept.columns) == splits.COLUMNS
-    assert splits.digest(kept) == results["split_sha256"]
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.parent.parent.name)
+def test_the_split_of_every_published_run_is_committed(file):
+    split = pd.read_csv(file.with_name("split.csv"), dtype=str)
+    assert splits.digest(split) == json.loads(file.read_text())["split_sha256"]
+    for unit in ("lesion_id", "group_id"):
+        assert (split.groupby(unit)[["split", "fold"]].nunique() == 1).all(axis=None)
 
 
-def test_metrics_of_another_split_are_not_published(run, written, tmp_path, monkeypatch):
-    monkeypatch.setattr(readme, "PUBLISHED", tmp_path / "published")
-    results = metrics.build_metrics(metrics.read_predictions(run, written), written, run)
-    tables.write_table(written.assign(fold=1), tmp_path / "index.csv")
-    with pytest.raises(ValueError, match=r"metrics\.json: computed on split .*; index.csv has"):
-        readme.publish(metrics.write_json(results, tmp_path / "metrics.json"))
-    assert not readme.PUBLISHED.exists()
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.parent.parent.name)
+def test_published_scores_follow_from_the_published_predictions(file):
+    results = json.loads(file.read_text())
+    assert file.parent.parent.name == results["run"]
+    table = pd.read_csv(file.with_name("predictions.csv"), dtype={"image_id": str})
+    test = table[table["split"] == "test"]
+    for name, model in results["models"].items():
+        rows = test[test["model"] == name]
+        right = (rows["label"] == rows["predicted"]).mean()
+        assert right == pytest.approx(model["accuracy"]["value"])
+        balanced = balanced_accuracy_score(rows["label"], rows["predicted_equal_priors"])
+        assert balanced == pytest.approx(model["balanced_accuracy"]["value"])
 
 
-def test_the_split_of_every_published_run_is_committed():
-    runs = sorted(readme.PUBLISHED.glob("*.json"))
-    assert runs
-    for file in runs:
-        split = pd.read_csv(file.with_name(f"{file.stem}_split.csv"), dtype=str)
-        assert splits.digest(split) == json.loads(file.read_text())["split_sha256"]
-        for unit in ("lesion_id", "group_id"):
-            assert (split.groupby(unit)[["split", "fold"]].nunique() == 1).all(axis=None)
+def test_nothing_published_shows_an_image():
+    for file in readme.REPORTS.glob("*/published/*"):
+        assert file.suffix in (".csv", ".json") or readme.FIGURES.fullmatch(file.name), file.name

@@ -398,6 +398,11 @@ def score(value):
 def metrics(tmp_path):
     """A small metrics.json, as notebook 05 writes it."""
     per_class = {"bcc": {"images": 1, "sensitivity": 0.0, "precision": None}}
+    confusions = {
+        "training_prior": [[0, 0, 1], [0, 0, 9], [0, 0, 110]],
+        "equal_priors": [[0, 0, 1], [0, 4, 5], [0, 7, 103]],
+    }
+    tuned = {"title": "VGG16", "accuracy": score(0.88), "macro_auc": score(0.9)}
     content = {
         "run": "demo",
         "classes": ["bcc", "mel", "nv"],
@@ -410,13 +415,25 @@ def metrics(tmp_path):
                 "title": "Always the most frequent class",
                 "accuracy": score(0.75),
                 "macro_auc": None,
-                "per_class": per_class,
-                "confusion": [[0, 0, 1], [0, 0, 9], [0, 0, 110]],
+                "rules": {
+                    rule: {"per_class": per_class, "confusion": counts}
+                    for rule, counts in confusions.items()
+                },
             },
-            "vgg16": {"title": "VGG16", "accuracy": score(0.88), "macro_auc": score(0.9)},
+            "vgg16": tuned,
+        },
+        "cross_validation": {
+            "images": 1680,
+            "lesions": 488,
+            "folds": 5,
+            "models": {"vgg16": tuned | {"accuracy": score(0.77)}},
         },
         "paper": {"accuracy": [{"value": 0.93, "where": "Results section"}]},
-        "manifest": {"keras": "3.15.1", "duration_s": {"03_cnn": 12}},
+        "manifest": {
+            "keras": "3.15.1",
+            "duration_s": {"03_cnn": 12},
+            "configuration": {"seed": 2023, "split": {"folds": 5}},
+        },
     }
     file = tmp_path / "runs" / "demo" / "metrics.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -434,7 +451,7 @@ def test_index_shows_each_result_with_its_interval_and_the_baseline(tmp_path, ru
     page = make_index(tmp_path, metrics)
     rows = [" ".join(row.get_text(" ").split()) for row in page.table.select("tr")]
     assert rows == [
-        "Model Accuracy Macro AUC",
+        "Model Accuracy (training prior) Macro AUC",
         "Always the most frequent class (trivial baseline) 0.750 0.680 to 0.800 –",
         "VGG16 0.880 0.810 to 0.930 0.900 0.830 to 0.950",
         "The paper: Results section 0.930 –",
@@ -444,8 +461,30 @@ def test_index_shows_each_result_with_its_interval_and_the_baseline(tmp_path, ru
     assert "bcc 1 0.000 –" in text
     assert "train 1,560 400" in text
     assert "keras 3.15.1 duration_s: 03_cnn 12" in text
+    assert "configuration: " not in text
+    assert page.select_one("details pre").get_text() == "seed: 2023\nsplit:\n  folds: 5\n"
     assert reports.BANNER in page.header.get_text()
     assert (tmp_path / "reports" / "demo" / "metrics.json").read_text() == metrics.read_text()
+
+
+def test_index_shows_the_confusion_matrix_under_both_rules(tmp_path, run, metrics):
+    page = make_index(tmp_path, metrics)
+    found = page.select_one("details.more")
+    assert [heading.get_text() for heading in found.select("h4")] == list(reports.RULES.values())
+    rows = [row.get_text(" ").split() for row in found.select("tr")]
+    assert ["mel", "0", "0", "9"] in rows
+    assert ["mel", "0", "4", "5"] in rows
+
+
+def test_index_shows_a_cross_validation_where_there_is_one(tmp_path, run, metrics):
+    page = make_index(tmp_path, metrics)
+    text = " ".join(page.main.get_text(" ").split())
+    assert "All 1,680 images of 488 lesions" in text
+    table = page.find(attrs={"aria-label": "Result of the cross-validation"})
+    assert "VGG16 0.770 0.700 to 0.820" in " ".join(table.get_text(" ").split())
+    content = json.loads(metrics.read_text()) | {"cross_validation": None}
+    metrics.write_text(json.dumps(content))
+    assert "Cross-validation" not in make_index(tmp_path, metrics).get_text()
 
 
 def test_index_leads_to_every_report_with_its_question_and_its_figure(
