@@ -1,28 +1,49 @@
-"""Training and prediction: batches from disk, one `fit`, and the files a training leaves behind."""
+"""Training and prediction: batches from disk, one `fit` that can be killed, what it leaves behind.
 
+A training is written down after every epoch, whole: weights, optimiser, the state of every random
+layer, the history and the best weights so far. Started again after a kill, it goes on from there
+and ends with the weights it would have had.
+"""
+
+import contextlib
+import hashlib
 import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from lib import paths, tables, weights
+from lib import arrays, models, paths, tables, weights
 from lib.backend import keras
-from lib.config import Config
+from lib.config import Config, Stage
 
-SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1")
+MACRO_SCORES = ("balanced_accuracy", "precision", "recall", "f1")
+CLASS_SCORES = ("precision", "recall", "f1")
+STATE_SUFFIX = ".state.npz"
 
-#: `history.csv`: one row an epoch; validation scores carry the prefix `val_`. All scores but the
-#: loss are shares; precision, recall and F1 are means over the classes.
-HISTORY_SCHEMA = pa.DataFrameSchema(
-    {"epoch": pa.Column(int, pa.Check.ge(1), unique=True), "stage": pa.Column(str)}
-    | {f"{prefix}{score}": pa.Column(float) for prefix in ("", "val_") for score in SCORES},
-    strict=True,
-)
+#: The code that a training's outcome depends on: a state left by other code is not gone on with.
+_CODE = arrays.code_digest([Path(__file__), Path(models.__file__)])
+
+
+def history_schema(classes: Sequence[str]) -> pa.DataFrameSchema:
+    """Return the schema of `history.csv`: one row an epoch.
+
+    Validation scores carry the prefix `val_`. All scores but the loss are shares; those without a
+    class are means over the classes. A class without an image has no recall and no F1. `seconds`
+    is the duration of the epoch, validation included.
+    """
+    every = ["loss", "accuracy", *MACRO_SCORES]
+    each = [f"{score}_{name}" for name in classes for score in CLASS_SCORES]
+    columns = {"epoch": pa.Column(int, pa.Check.ge(1), unique=True), "stage": pa.Column(str)}
+    for prefix in ("", "val_"):
+        columns |= {prefix + score: pa.Column(float) for score in every}
+        columns |= {prefix + score: pa.Column(float, nullable=True) for score in each}
+    return pa.DataFrameSchema(columns | {"seconds": pa.Column(float)}, strict=True)
 
 
 def set_seed(seed: int) -> None:
@@ -38,31 +59,39 @@ def set_seed(seed: int) -> None:
         tensorflow.config.experimental.enable_op_determinism()
 
 
+# ------------------------------------------------------------------------------------ batches
+
+
 class Batches(keras.utils.PyDataset):
     """Batches of rows of an array, read as they are needed.
 
     Parameters
     ----------
-    inputs : ndarray, shape (m, ...)
+    inputs : ndarray, shape (m, ...), or list of such
         Images or cached features; may be memory-mapped.
     rows : ndarray of int, shape (n,) or (n, views)
         Which rows to serve; of several views of an image, each epoch draws one.
     targets : ndarray of int, shape (n,)
         Class of each row, as its place in the list of classes.
-    class_weights : ndarray of float, shape (classes,)
+    loss_weights : ndarray of float, shape (classes,)
         Weight of each class in the loss.
     seed : int or None
-        Shuffles (and draws views) anew each epoch; None keeps the order and the first view.
+        Shuffles (and draws views) anew each epoch; None keeps the order and the first view. What
+        an epoch serves depends on the seed and the epoch's number alone.
+    balanced : bool
+        Draw each class equally often: rare ones several times an epoch, of frequent ones a part.
+        An epoch stays n images long. Needs a seed.
     """
 
-    def __init__(self, inputs, rows, targets, class_weights, batch_size, seed=None):
+    def __init__(self, inputs, rows, targets, loss_weights, batch_size, seed=None, balanced=False):
         super().__init__()
+        if not len(targets):
+            raise ValueError("no rows to serve; expected at least one")
         self.inputs, self.targets = inputs, np.asarray(targets)
         self.rows = np.asarray(rows).reshape(len(self.targets), -1)
-        self.class_weights = np.asarray(class_weights, np.float32)
-        self.batch_size = batch_size
-        self.random = None if seed is None else np.random.default_rng(seed)
-        self.on_epoch_end()
+        self.loss_weights = np.asarray(loss_weights, np.float32)
+        self.batch_size, self.seed, self.balanced = batch_size, seed, balanced
+        self.start_epoch(0)
 
     def __len__(self):
         return -(-len(self.targets) // self.batch_size)
@@ -70,30 +99,102 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, batch):
         chosen = self.order[batch * self.batch_size :][: self.batch_size]
         target = self.targets[chosen]
-        one_hot = np.eye(len(self.class_weights), dtype=np.float32)[target]
+        one_hot = np.eye(len(self.loss_weights), dtype=np.float32)[target]
         rows = self.rows[chosen, self.view[chosen]]
-        return _as_input(self.inputs[rows]), one_hot, self.class_weights[target]
+        return _take(self.inputs, rows), one_hot, self.loss_weights[target]
 
-    def on_epoch_end(self):
+    def start_epoch(self, epoch: int) -> None:
+        """Serve what epoch number `epoch` serves, counted from 0; `fit` calls it for each.
+
+        Keras's own `on_epoch_end` will not do: Keras calls it once more before the first epoch.
+        """
+        self.epoch = epoch
         n, views = self.rows.shape
-        self.order = np.arange(n) if self.random is None else self.random.permutation(n)
-        self.view = np.zeros(n, int) if self.random is None else self.random.integers(views, size=n)
+        if self.seed is None:
+            self.order, self.view = np.arange(n), np.zeros(n, int)
+            return
+        random = np.random.default_rng([self.seed, epoch])
+        self.order = (
+            balanced_order(self.targets, random) if self.balanced else random.permutation(n)
+        )
+        self.view = random.integers(views, size=n)
+
+    def key(self) -> dict:
+        """Return what tells these batches from others; large arrays by some of their rows."""
+        parts = self.inputs if isinstance(self.inputs, list) else [self.inputs]
+        return {
+            "inputs": [arrays.fingerprint(part) for part in parts],
+            "rows": arrays.fingerprint(self.rows, len(self.rows)),
+            "targets": arrays.fingerprint(self.targets, len(self.targets)),
+            "loss_weights": self.loss_weights.tolist(),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "balanced": self.balanced,
+        }
 
 
-class MacroScores(keras.metrics.Metric):
-    """Balanced accuracy, precision, recall and F1, each the plain mean over the classes.
+def balanced_order(targets: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draw as many places as there are targets, each class equally often (to within one).
+
+    A class is gone through in random order before one of its images comes again.
+    """
+    present = np.unique(targets)
+    share, rest = divmod(len(targets), len(present))
+    counts = np.full(len(present), share)
+    counts[random.permutation(len(present))[:rest]] += 1
+    drawn = []
+    for label, count in zip(present, counts, strict=True):
+        places = np.flatnonzero(targets == label)
+        rounds = [random.permutation(places) for _ in range(-(-count // len(places)))]
+        drawn.append(np.concatenate(rounds)[:count])
+    return random.permutation(np.concatenate(drawn))
+
+
+def class_weights(targets: np.ndarray, n_classes: int, class_balance: str) -> np.ndarray:
+    """Return the weight of each class in the loss.
+
+    Parameters
+    ----------
+    class_balance : {"weights", "sampling", "none"}
+        `weights`: inversely proportional to the class's number of images, 1 on average over the
+        images; otherwise 1 each.
+    """
+    if class_balance != "weights":
+        return np.ones(n_classes)
+    counts = np.bincount(targets, minlength=n_classes)
+    return len(targets) / (n_classes * np.maximum(counts, 1))
+
+
+def balanced_prior(targets: np.ndarray, n_classes: int, class_balance: str) -> np.ndarray:
+    """Return the class shares under which a network's outputs are posterior probabilities.
+
+    Balanced weights and balanced sampling both make every class count the same; without either it
+    is the classes' shares among the training images.
+    """
+    if class_balance == "none":
+        return np.bincount(targets, minlength=n_classes) / len(targets)
+    return np.full(n_classes, 1 / n_classes)
+
+
+@keras.saving.register_keras_serializable(package="lib")
+class Scores(keras.metrics.Metric):
+    """Balanced accuracy, precision, recall and F1: means over the classes, and of each class.
 
     Kept as a confusion matrix over the epoch. A class that is never predicted has precision 0; a
-    class without an image is left out of the means.
+    class without an image has no recall and no F1, and is left out of the means.
     """
 
-    def __init__(self, n_classes: int, name: str = "scores"):
-        super().__init__(name=name)
-        self.n_classes = n_classes
-        self.confusion = self.add_weight(shape=(n_classes, n_classes), initializer="zeros")
+    def __init__(self, classes: Sequence[str], name: str = "scores", dtype: str = "float32"):
+        super().__init__(name=name, dtype=dtype)
+        self.classes = list(classes)
+        shape = (len(self.classes), len(self.classes))
+        self.confusion = self.add_weight(shape=shape, initializer="zeros")
+
+    def get_config(self):
+        return super().get_config() | {"classes": self.classes}
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        predicted = keras.ops.one_hot(keras.ops.argmax(y_pred, axis=-1), self.n_classes)
+        predicted = keras.ops.one_hot(keras.ops.argmax(y_pred, axis=-1), len(self.classes))
         actual = keras.ops.cast(y_true, predicted.dtype)
         counts = keras.ops.matmul(keras.ops.transpose(actual), predicted)
         self.confusion.assign_add(keras.ops.cast(counts, self.confusion.dtype))
@@ -103,88 +204,189 @@ class MacroScores(keras.metrics.Metric):
         right = ops.diagonal(self.confusion)
         actual, predicted = ops.sum(self.confusion, axis=1), ops.sum(self.confusion, axis=0)
         present = ops.cast(actual > 0, right.dtype)
-
-        def mean(scores):
-            return ops.sum(scores * present) / ops.maximum(ops.sum(present), 1)
-
-        recall = mean(right / ops.maximum(actual, 1))
-        return {
-            "balanced_accuracy": recall,
-            "precision": mean(right / ops.maximum(predicted, 1)),
-            "recall": recall,
-            "f1": mean(2 * right / ops.maximum(actual + predicted, 1)),
+        each = {
+            "precision": right / ops.maximum(predicted, 1),
+            "recall": right / ops.maximum(actual, 1),
+            "f1": 2 * right / ops.maximum(actual + predicted, 1),
         }
+        mean = {
+            score: ops.sum(values * present) / ops.maximum(ops.sum(present), 1)
+            for score, values in each.items()
+        }
+        absent = {
+            score: values if score == "precision" else ops.where(actual > 0, values, np.nan)
+            for score, values in each.items()
+        }
+        return (
+            {"balanced_accuracy": mean["recall"]}
+            | mean
+            | {
+                f"{score}_{name}": absent[score][i]
+                for i, name in enumerate(self.classes)
+                for score in CLASS_SCORES
+            }
+        )
 
 
-def class_weights(targets: np.ndarray, n_classes: int, how: str) -> np.ndarray:
-    """Return the weight of each class in the loss.
-
-    Parameters
-    ----------
-    how : {"balanced", "none"}
-        `balanced`: inversely proportional to the class's number of images, 1 on average over the
-        images; `none`: 1 each.
-    """
-    if how == "none":
-        return np.ones(n_classes)
-    counts = np.bincount(targets, minlength=n_classes)
-    return len(targets) / (n_classes * np.maximum(counts, 1))
+# -------------------------------------------------------------------------------------- fitting
 
 
 def fit(
     model: keras.Model,
     train: Batches,
     validation: Batches,
+    settings: Stage,
     *,
-    epochs: int,
-    learning_rate: float,
-    checkpoint: Path,
+    classes: Sequence[str],
+    state: Path,
     stage: str,
     first_epoch: int = 1,
 ) -> pd.DataFrame:
     """Train with Adam on cross-entropy and keep the epoch of best validation balanced accuracy.
 
-    Prints one line an epoch. Ties go to the earlier epoch.
+    Prints one line an epoch. Ties go to the earlier epoch. The model ends with the best epoch's
+    weights; those that were trained are rounded to half precision, in which models are kept.
 
     Parameters
     ----------
-    checkpoint : Path
-        Where the best epoch's weights are written, `*.weights.h5`; the model ends with them.
+    state : Path
+        A file, `*.state.npz`, written after every epoch. If it is there and of the same training
+        (data, settings, first weights, code, versions), the training goes on from it, or is taken
+        as it is if it had ended; otherwise it starts anew, and says why.
     stage : str
         Goes into the history, with epochs counted from `first_epoch`.
 
     Returns
     -------
     DataFrame
-        `HISTORY_SCHEMA`.
+        `history_schema(classes)`.
 
     Raises
     ------
     ValueError
-        The loss is not a number any more.
+        The loss is not a number any more. The best weights so far are in the model and in `state`.
     """
-    n_classes = model.output_shape[-1]
-    model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
-        loss="categorical_crossentropy",
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy"), MacroScores(n_classes)],
-    )
-    rows: list[dict] = []
+    run = _Run(model, train, validation, settings, classes, state, stage, first_epoch)
+    run.go_on()
+    try:
+        if run.finished < settings.epochs:
+            model.fit(
+                train,
+                validation_data=validation,
+                initial_epoch=run.finished,
+                epochs=settings.epochs,
+                verbose=0,
+                shuffle=False,  # the batches see to it
+                callbacks=[run.callback()],
+            )
+    finally:
+        run.take_best()
+    for weight in model.trainable_weights:
+        weight.assign(np.asarray(to_numpy(weight), np.float16).astype(np.float32))
+    columns = list(history_schema(classes).columns)
+    return history_schema(classes).validate(pd.DataFrame(run.rows)[columns])
 
-    def end_epoch(epoch, logs):
-        rows.append({"epoch": first_epoch + epoch, "stage": stage} | logs)
-        print(_epoch_line(rows[-1], first_epoch + epochs - 1), flush=True)
-        if not np.isfinite(logs["loss"]):
-            raise ValueError(f"{stage}: the loss is {logs['loss']} in epoch {epoch + 1}")
 
-    best = keras.callbacks.ModelCheckpoint(
-        checkpoint, "val_balanced_accuracy", mode="max", save_best_only=True, save_weights_only=True
-    )
-    report = keras.callbacks.LambdaCallback(on_epoch_end=end_epoch)
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    model.fit(train, validation_data=validation, epochs=epochs, verbose=0, callbacks=[report, best])
-    model.load_weights(checkpoint)
-    return HISTORY_SCHEMA.validate(pd.DataFrame(rows)[list(HISTORY_SCHEMA.columns)])
+class _Run:
+    """One training under way: its history, its best weights, and the file that keeps them."""
+
+    def __init__(self, model, train, validation, settings, classes, state, stage, first_epoch):
+        self.model, self.train, self.settings = model, train, settings
+        self.state, self.stage, self.first_epoch = state, stage, first_epoch
+        # before compiling, so that no metric is among them; random layers' states are
+        self.variables = _variables(model)
+        self.key = _key(self, classes, validation)
+        model.compile(
+            optimizer=keras.optimizers.Adam(_learning_rate(settings, len(train))),
+            loss="categorical_crossentropy",
+            metrics=[keras.metrics.CategoricalAccuracy(name="accuracy"), Scores(classes)],
+        )
+        model.optimizer.build(model.trainable_variables)
+        self.rows: list[dict] = []
+        self.best: dict[str, np.ndarray] = {}
+        self.started = time.monotonic()
+
+    @property
+    def finished(self) -> int:
+        return len(self.rows)
+
+    def go_on(self) -> None:
+        """Take up what an earlier attempt left, if it is of this training and whole."""
+        kept = self._read()
+        if kept is None:
+            return
+        values, note = kept
+        self.rows = note["rows"]
+        self.best = _part(values, "best/")
+        for row in self.rows:
+            print(_epoch_line(row, self._last_epoch), flush=True)
+        if self.finished < self.settings.epochs:
+            for name, variable in self._all().items():
+                variable.assign(values[f"now/{name}"])
+
+    def callback(self) -> keras.callbacks.Callback:
+        return keras.callbacks.LambdaCallback(
+            on_epoch_begin=self._begin, on_train_batch_end=self._check, on_epoch_end=self._end
+        )
+
+    def take_best(self) -> None:
+        """Give the model the weights of the best epoch, if one has ended."""
+        for name, weight in _named(self.model.weights).items():
+            if name in self.best:
+                weight.assign(self.best[name])
+
+    def _begin(self, epoch, logs=None):
+        self.train.start_epoch(epoch)
+        self.started = time.monotonic()
+
+    def _check(self, batch, logs):
+        if not np.isfinite(float(logs["loss"])):
+            kept = f"epoch {self._best()['epoch']} is kept in" if self.rows else "none is kept in"
+            raise ValueError(
+                f"{self.stage}: the loss is {float(logs['loss'])} in epoch "
+                f"{self.first_epoch + self.finished}; of the epochs before, {kept} "
+                f"{paths.relative(self.state)}; try a smaller learning rate"
+            )
+
+    def _end(self, epoch, logs):
+        before = self._best()["val_balanced_accuracy"] if self.rows else -1.0
+        row = {"epoch": self.first_epoch + epoch, "stage": self.stage}
+        self.rows.append(row | {name: float(value) for name, value in logs.items()})
+        self.rows[-1]["seconds"] = round(time.monotonic() - self.started, 3)
+        if self.rows[-1]["val_balanced_accuracy"] > before:
+            self.best = {n: to_numpy(w).copy() for n, w in _named(self.model.weights).items()}
+        self._write()
+        print(_epoch_line(self.rows[-1], self._last_epoch), flush=True)
+
+    @property
+    def _last_epoch(self) -> int:
+        return self.first_epoch + self.settings.epochs - 1
+
+    def _best(self) -> dict:
+        return max(self.rows, key=lambda row: row["val_balanced_accuracy"])  # the first of equals
+
+    def _all(self) -> dict[str, keras.Variable]:
+        optimizer = {f"optimizer {n}": v for n, v in _named(self.model.optimizer.variables).items()}
+        return _named(self.variables) | optimizer
+
+    def _write(self) -> None:
+        kept = {f"best/{name}": value for name, value in self.best.items()}
+        if self.finished < self.settings.epochs:  # once it has ended, the best weights are enough
+            kept |= {f"now/{name}": to_numpy(each) for name, each in self._all().items()}
+        arrays.write_arrays(self.state, kept, {"key": self.key, "rows": self.rows})
+
+    def _read(self):
+        try:
+            values, note = arrays.read_arrays(self.state)
+        except FileNotFoundError:
+            return None
+        except arrays.DamagedFile as error:
+            print(f"{error}: damaged, so this training starts over", flush=True)
+            return None
+        if note["key"] != self.key:
+            print(f"{paths.relative(self.state)} is of another training: started anew", flush=True)
+            return None
+        return values, note
 
 
 def best_epoch(history: pd.DataFrame) -> pd.Series:
@@ -192,44 +394,88 @@ def best_epoch(history: pd.DataFrame) -> pd.Series:
     return history.loc[history["val_balanced_accuracy"].idxmax()]
 
 
-def cache_features(
-    trunk: keras.Model,
-    images: np.ndarray,
-    rows: np.ndarray,
-    target: Path,
-    views: int,
-    batch_size: int,
-) -> np.ndarray:
-    """Compute what frozen layers make of images once, and keep it in a file.
+def _learning_rate(settings: Stage, steps: int):
+    """Return the learning rate, or its course over the steps; `steps` is those of an epoch."""
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    warmup = settings.warmup_epochs * steps
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else settings.learning_rate,
+        decay_steps=settings.epochs * steps - warmup,
+        warmup_target=settings.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
 
-    Parameters
-    ----------
-    rows : ndarray of int, shape (n,)
-        Which images.
-    views : int
-        1: the plain image; each further view is augmented anew by the trunk's own layers.
 
-    Returns
-    -------
-    ndarray of float16, shape (views * n, ...), memory-mapped
-        View v of the i-th row is at v * n + i.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = paths.temporary(target)
-    shape = (views * len(rows), *trunk.output_shape[1:])
-    features = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
-    for view in range(views):
-        for start in range(0, len(rows), batch_size):
-            batch = images[rows[start : start + batch_size]]
-            first = view * len(rows) + start
-            features[first : first + len(batch)] = _call(trunk, batch, training=view > 0)
-    features.flush()
-    os.replace(partial, target)
-    return np.load(target, mmap_mode="r")
+def _key(run: _Run, classes: Sequence[str], validation: Batches) -> str:
+    """Return a SHA-256 over all that decides how a training ends, on one machine."""
+    contents = {
+        "layers": layers_digest(run.model),
+        "first_state": hashlib.sha256(
+            b"".join(np.ascontiguousarray(to_numpy(each)) for each in run.variables)
+        ).hexdigest(),
+        "settings": run.settings.model_dump(),
+        "classes": list(classes),
+        "train": run.train.key(),
+        "validation": validation.key(),
+        "stage": [run.stage, run.first_epoch],
+        "code": _CODE,
+        "versions": versions(),
+    }
+    return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _plain(settings):
+    """Return a layer's settings without names, which Keras counts up within a process."""
+    if isinstance(settings, dict):
+        return {key: _plain(value) for key, value in settings.items() if key != "name"}
+    if isinstance(settings, list | tuple):
+        return [_plain(value) for value in settings]
+    return settings
+
+
+def layers_digest(model: keras.Model) -> str:
+    """Return a SHA-256 over what kinds of layers a model has and how they are set."""
+    layers = [[type(each).__name__, _plain(each.get_config())] for each in model.layers]
+    return hashlib.sha256(json.dumps(layers, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def random_states(model: keras.Model) -> list:
+    """Return the variables that random layers draw from: a seed and a counter each."""
+    weights_ = {id(each) for each in model.weights}
+    return [each for each in _variables(model) if id(each) not in weights_]
+
+
+def _variables(model: keras.Model) -> list:
+    metrics = {id(each) for each in model.metrics_variables}
+    return [each for each in model.variables if id(each) not in metrics]
+
+
+def _named(variables) -> dict:
+    return {f"{place:04d}": each for place, each in enumerate(variables)}
+
+
+def _part(values: dict, prefix: str) -> dict:
+    return {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
+
+
+def to_numpy(variable) -> np.ndarray:
+    """Return a variable's or a tensor's values."""
+    value = getattr(variable, "value", variable)
+    if keras.backend.backend() == "tensorflow" and hasattr(value, "numpy"):
+        return value.numpy()  # Keras's own way warns about a variable's missing keyword
+    return np.asarray(keras.ops.convert_to_numpy(value))
+
+
+# ------------------------------------------------------------------------------------ prediction
 
 
 def forward(
-    model: keras.Model, inputs: np.ndarray, rows: np.ndarray | None = None, batch_size: int = 32
+    model: keras.Model,
+    inputs: np.ndarray | list[np.ndarray],
+    rows: np.ndarray | None = None,
+    batch_size: int = 32,
+    view: int = 0,
 ) -> np.ndarray:
     """Return a model's outputs outside training, ndarray of float32, shape (n, ...).
 
@@ -237,25 +483,91 @@ def forward(
     ----------
     rows : ndarray of int, shape (n,), optional
         Which inputs, read batch by batch; by default all.
+    view : int
+        Which flip or quarter turn of the images, as `turned` counts them.
     """
-    rows = np.arange(len(inputs)) if rows is None else np.asarray(rows)
+    first = inputs[0] if isinstance(inputs, list) else inputs
+    rows = np.arange(len(first)) if rows is None else np.asarray(rows)
     batches = (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
-    return np.concatenate([_call(model, _as_input(inputs[batch])) for batch in batches])
+    return np.concatenate(
+        [
+            call(model, turned(_take(inputs, batch), view) if view else _take(inputs, batch))
+            for batch in batches
+        ]
+    )
 
 
 def predict(
-    model: keras.Model, inputs: np.ndarray, rows: np.ndarray | None = None, batch_size: int = 32
+    model: keras.Model,
+    inputs: np.ndarray | list[np.ndarray],
+    rows: np.ndarray | None = None,
+    batch_size: int = 32,
+    views: int = 1,
 ) -> np.ndarray:
-    """Return class probabilities, ndarray of float, shape (n, classes), rows adding up to 1."""
-    probabilities = forward(model, inputs, rows, batch_size).astype(np.float64)
+    """Return class probabilities, ndarray of float, shape (n, classes), rows adding up to 1.
+
+    Parameters
+    ----------
+    views : {1, 2, 4, 8}
+        In how many flips and quarter turns each image is predicted; the probabilities are averaged.
+    """
+    seen = [
+        forward(model, inputs, rows, batch_size, view).astype(np.float64) for view in range(views)
+    ]
+    probabilities = np.mean(seen, axis=0)
     return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def turned(images: np.ndarray, view: int) -> np.ndarray:
+    """Return images in one of their eight flips and quarter turns.
+
+    Parameters
+    ----------
+    images : ndarray, shape (n, size, size, channels)
+    view : int
+        0: as they are; 1: left and right exchanged; 2: turned by half; 3: top and bottom exchanged;
+        4 to 7: the same, turned by a quarter more.
+    """
+    flip, half, quarter = view in (1, 3, 5, 7), view in (2, 3, 6, 7), view >= 4
+    images = images[:, :, ::-1] if flip else images
+    return np.ascontiguousarray(np.rot90(images, 2 * half + quarter, axes=(1, 2)))
+
+
+def call(model: keras.Model, batch, training: bool = False):
+    """Return a model's output for one batch as an array, or as a list of arrays if it has several.
+
+    The model is called directly: `predict` would trace a function for every model and batch size.
+    """
+    output = model(batch, training=training)
+    if isinstance(output, list | tuple):
+        return [to_numpy(part).astype(np.float32, copy=False) for part in output]
+    return to_numpy(output).astype(np.float32, copy=False)
+
+
+def _take(inputs, rows: np.ndarray):
+    """Read rows; cached features are widened: half precision is for the disk; images stay uint8."""
+    if isinstance(inputs, list):
+        return [_take(part, rows) for part in inputs]
+    batch = inputs[rows]
+    return batch.astype(np.float32) if batch.dtype == np.float16 else np.asarray(batch)
 
 
 # --------------------------------------------------------------------------- files of a training
 
 
-def save(model: keras.Model, folder: Path, history: pd.DataFrame, seconds: float) -> dict:
-    """Write `model.keras`, `history.csv` and `manifest.json`, each whole or not at all.
+def save(
+    model: keras.Model, folder: Path, history: pd.DataFrame, name: str = "model", **notes
+) -> dict:
+    """Write `<name>.keras`, `history.csv` and `manifest.json`, each whole or not at all.
+
+    A name other than `model` goes into the names of the other two as well.
+
+    Whatever precision it was trained in, the model is kept in float32.
+
+    Parameters
+    ----------
+    notes
+        What else the manifest shall say.
 
     Returns
     -------
@@ -263,51 +575,80 @@ def save(model: keras.Model, folder: Path, history: pd.DataFrame, seconds: float
         The manifest: weights' hash, best epoch, duration, versions, machine.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    exact = in_float32(model)
+    file = folder / f"{name}.keras"
+    partial = paths.temporary(file)
+    exact.save(partial)
+    os.replace(partial, file)
+    suffix = "" if name == "model" else f"_{name}"
+    tables.write_table(history, folder / f"history{suffix}.csv")
     last_stage = history["stage"].iloc[-1]
-    partial = paths.temporary(folder / "model.keras")
-    model.save(partial)
-    os.replace(partial, folder / "model.keras")
-    tables.write_table(history, folder / "history.csv")
     manifest = {
         "parameters": model.count_params(),
-        "weights_sha256": weights.weights_digest(model),
+        "weights_sha256": weights.weights_digest(exact),
         "epochs": len(history),
         "best_epoch": int(best_epoch(history[history["stage"] == last_stage])["epoch"]),
-        "seconds": round(seconds, 1),
+        "seconds": round(float(history["seconds"].sum()), 1),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "keras": keras.__version__,
-        "backend": keras.backend.backend(),
-        "precision": keras.config.dtype_policy().name,
-        "python": platform.python_version(),
+        "precision": model.layers[-2].dtype_policy.name,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
-    paths.write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    manifest |= versions() | notes
+    paths.write_text(folder / f"manifest{suffix}.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
-def read_history(config: Config, model: str) -> pd.DataFrame:
-    """Read a model's `history.csv`."""
-    return tables.read_table(paths.run_folder(config.name) / model / "history.csv", HISTORY_SCHEMA)
+def versions() -> dict[str, str]:
+    """Return the versions that decide how numbers are rounded."""
+    backend = keras.backend.backend()
+    with contextlib.suppress(ImportError):
+        found = __import__(backend).__version__
+        return {
+            "python": platform.python_version(),
+            "keras": keras.__version__,
+            "backend": f"{backend} {found}",
+        }
+    return {"python": platform.python_version(), "keras": keras.__version__, "backend": backend}
 
 
-def read_model(config: Config, model: str) -> keras.Model:
-    """Load a model that `save` wrote."""
-    file = paths.run_folder(config.name) / model / "model.keras"
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return the model with every layer in float32; itself if it is so already."""
+    if all(each.dtype_policy.name in ("float32", "uint8") for each in model.layers):
+        return model
+
+    def exact(layer: keras.Layer) -> keras.Layer:
+        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
+
+    twin = keras.models.clone_model(model, clone_function=exact)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def read_model(config: Config, folder: str, name: str = "model") -> keras.Model:
+    """Load a model that `save` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    ValueError
+        The file is no model, or one that carries code of its own, which is not run.
+    """
+    file = paths.run_folder(config.name) / folder / f"{name}.keras"
     if not file.is_file():
         raise FileNotFoundError(
             f"{paths.relative(file)}: no such file; run the notebook that trains it"
         )
-    return keras.saving.load_model(file, compile=False)
+    return load_model(file)
 
 
-def _call(model: keras.Model, batch: np.ndarray, training: bool = False) -> np.ndarray:
-    # called directly: `predict` would trace a function for every model and size of batch
-    return keras.ops.convert_to_numpy(model(batch, training=training))
-
-
-def _as_input(batch: np.ndarray) -> np.ndarray:
-    """Widen cached features: half precision is for the disk; images stay uint8."""
-    return batch.astype(np.float32) if batch.dtype == np.float16 else np.asarray(batch)
+def load_model(file: Path) -> keras.Model:
+    """Load a `.keras` file in safe mode: nothing that is code in it is run."""
+    try:
+        return keras.saving.load_model(file, compile=False, safe_mode=True)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{paths.relative(file)}: not a model that can be used: {said}") from None
 
 
 def _epoch_line(row: dict, last: int) -> str:

@@ -1,12 +1,19 @@
 """Training: batches as they should be, scores by hand, the best epoch kept, the same twice."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 
-from lib import models, paths, training
+from lib import arrays, config, paths, precision, tables, training, weights
 from lib.backend import keras
+
+CLASSES = ["bcc", "mel", "nv"]
 
 
 def small_model(seed=0):
@@ -30,8 +37,9 @@ def batches():
 
 
 def fit(model, batches, folder, **changes):
-    options = {"epochs": 3, "learning_rate": 0.01, "stage": "test"} | changes
-    return training.fit(model, *batches, checkpoint=folder / "best.weights.h5", **options)
+    settings = config.Stage(**{"epochs": 3, "learning_rate": 0.01} | changes)
+    options = {"classes": CLASSES, "state": folder / "test.state.npz", "stage": "test"}
+    return training.fit(model, *batches, settings, **options)
 
 
 # --------------------------------------------------------------------------------------- batches
@@ -51,33 +59,82 @@ def test_batches_keep_the_order_without_a_seed_and_shuffle_anew_each_epoch_with_
     assert list(plain[0][0]) == list(rows)
     shuffled = training.Batches(np.arange(20), rows, rows % 3, np.ones(3), 20, seed=1)
     first = list(shuffled[0][0])
-    shuffled.on_epoch_end()
+    shuffled.start_epoch(1)
     assert first != list(shuffled[0][0])
 
 
 def test_labels_and_weights_go_with_their_rows():
     rows = np.arange(12)
     batches = training.Batches(np.arange(12), rows, rows % 3, [1.0, 2.0, 4.0], 5, seed=1)
-    for inputs, labels, weights in (batches[i] for i in range(len(batches))):
+    for inputs, labels, loss_weights in (batches[i] for i in range(len(batches))):
         np.testing.assert_array_equal(labels.argmax(axis=1), inputs % 3)
-        np.testing.assert_array_equal(weights, 2.0 ** (inputs % 3))
+        np.testing.assert_array_equal(loss_weights, 2.0 ** (inputs % 3))
 
 
 def test_each_epoch_draws_one_view_of_each_image():
     views = np.arange(30).reshape(3, 10).T  # image i lies in rows i, 10 + i and 20 + i
     batches = training.Batches(np.arange(30), views, np.zeros(10, int), np.ones(3), 10, seed=1)
     drawn = set()
-    for _ in range(20):
+    for epoch in range(20):
+        batches.start_epoch(epoch)
         served = batches[0][0]
         assert sorted(served % 10) == list(range(10))
         drawn |= set(served)
-        batches.on_epoch_end()
     assert drawn == set(range(30))
+
+
+def test_balanced_sampling_draws_each_class_equally_often_and_rare_images_in_turn():
+    targets = np.array([0] * 4 + [1] * 20 + [2] * 36)
+    batches = training.Batches(np.arange(60), np.arange(60), targets, np.ones(3), 60, 1, True)
+    drawn = batches[0][0]
+    assert np.bincount(targets[drawn]).tolist() == [20, 20, 20]
+    assert np.bincount(drawn)[:24].tolist() == [5] * 4 + [1] * 20, "in turn, none left out"
+    batches.start_epoch(1)
+    assert set(batches[0][0][targets[batches[0][0]] == 2]) != set(drawn[targets[drawn] == 2])
+
+
+def test_what_an_epoch_serves_depends_on_its_number_alone():
+    rows = np.arange(40).reshape(2, 20).T
+    gone_through = training.Batches(np.arange(40), rows, np.arange(20) % 3, np.ones(3), 20, seed=1)
+    for epoch in range(5):
+        gone_through.start_epoch(epoch)
+    jumped = training.Batches(np.arange(40), rows, np.arange(20) % 3, np.ones(3), 20, seed=1)
+    jumped.start_epoch(4)
+    assert list(jumped[0][0]) == list(gone_through[0][0])
+
+
+def test_several_inputs_are_served_together():
+    inputs = [np.arange(10), np.arange(10).astype(np.float16) / 8]
+    batches = training.Batches(inputs, np.arange(10), np.zeros(10, int), np.ones(3), 4, seed=1)
+    whole, half = batches[0][0]
+    np.testing.assert_array_equal(whole / 8, half)
+    assert half.dtype == np.float32
+
+
+def test_a_batch_larger_than_the_data_is_the_data(batches, tmp_path):
+    rows = np.arange(12)
+    targets = batches[0].targets[rows]
+    large = training.Batches(batches[0].inputs, rows, targets, np.ones(3), 500, seed=1)
+    assert len(large) == 1
+    assert len(large[0][0]) == 12
+    assert len(fit(small_model(), (large, batches[1]), tmp_path)) == 3
+
+
+def test_batches_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="no rows to serve"):
+        training.Batches(np.arange(3), [], [], np.ones(3), 8)
+
+
+def test_outputs_are_posteriors_under_equal_shares_only_where_classes_are_balanced():
+    targets = np.array([0] * 2 + [1] * 8 + [2] * 10)
+    for how in ("weights", "sampling"):
+        np.testing.assert_allclose(training.balanced_prior(targets, 3, how), [1 / 3] * 3)
+    np.testing.assert_allclose(training.balanced_prior(targets, 3, "none"), [0.1, 0.4, 0.5])
 
 
 def test_balanced_weights_make_classes_count_the_same():
     targets = np.array([0] * 2 + [1] * 8 + [2] * 10)
-    weights = training.class_weights(targets, 3, "balanced")
+    weights = training.class_weights(targets, 3, "weights")
     np.testing.assert_allclose(weights * np.bincount(targets), [20 / 3] * 3)
     np.testing.assert_array_equal(training.class_weights(targets, 3, "none"), 1)
 
@@ -88,23 +145,44 @@ def test_balanced_weights_make_classes_count_the_same():
 def test_scores_agree_with_scikit_learn():
     random = np.random.default_rng(3)
     actual, probabilities = random.integers(3, size=50), random.random((50, 3))
-    scores = training.MacroScores(3)
+    scores = training.Scores(CLASSES)
     for part in np.split(np.arange(50), [20, 35]):
         scores.update_state(np.eye(3)[actual[part]], probabilities[part])
     result = {name: float(value) for name, value in scores.result().items()}
     predicted = probabilities.argmax(axis=1)
-    precision, recall, f1, _ = precision_recall_fscore_support(actual, predicted, average="macro")
-    expected = {"balanced_accuracy": recall, "precision": precision, "recall": recall, "f1": f1}
+    expected = {"balanced_accuracy": balanced_accuracy_score(actual, predicted)}
+    for average in ("macro", None):
+        values = precision_recall_fscore_support(actual, predicted, average=average)
+        for score, value in zip(("precision", "recall", "f1"), values, strict=False):
+            if average:
+                expected[score] = value
+            else:
+                expected |= {f"{score}_{name}": value[i] for i, name in enumerate(CLASSES)}
     assert result == pytest.approx(expected, abs=1e-6)
-    assert result["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(actual, predicted))
 
 
 def test_a_class_that_is_never_predicted_has_precision_zero():
-    scores = training.MacroScores(2)
+    scores = training.Scores(["mel", "nv"])
     scores.update_state(np.eye(2)[[0, 0, 1, 1]], np.array([[1.0, 0.0]] * 4))
     result = {name: float(value) for name, value in scores.result().items()}
     assert result["precision"] == pytest.approx((0.5 + 0) / 2)
+    assert result["precision_nv"] == 0
     assert result["recall"] == pytest.approx((1 + 0) / 2)
+
+
+def test_a_class_missing_in_validation_has_no_recall_and_is_left_out_of_the_means(
+    batches, tmp_path
+):
+    train, validation = batches
+    rows = np.arange(60, 90)[validation.targets != 2]
+    targets = validation.targets[validation.targets != 2]
+    without = training.Batches(validation.inputs, rows, targets, np.ones(3), 16)
+    history = fit(small_model(), (train, without), tmp_path)
+    assert history["val_recall_nv"].isna().all()
+    assert history["val_f1_nv"].isna().all()
+    mean = history[["val_recall_bcc", "val_recall_mel"]].mean(axis=1)
+    np.testing.assert_allclose(history["val_balanced_accuracy"], mean, rtol=1e-6)
+    assert history["recall_nv"].notna().all()
 
 
 # --------------------------------------------------------------------------------------- fitting
@@ -113,42 +191,187 @@ def test_a_class_that_is_never_predicted_has_precision_zero():
 def test_the_history_has_every_score_of_every_epoch(batches, tmp_path, capsys):
     history = fit(small_model(), batches, tmp_path)
     assert history["epoch"].tolist() == [1, 2, 3]
-    assert set(training.HISTORY_SCHEMA.columns) == set(history)
+    assert set(training.history_schema(CLASSES).columns) == set(history)
+    assert {"val_recall_mel", "f1_bcc", "val_f1"} <= set(history)
     assert history["val_balanced_accuracy"].iloc[-1] > 1 / 3
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def predicted_classes(model, validation):
+    inputs = np.concatenate([validation[i][0] for i in range(len(validation))])
+    return training.forward(model, inputs).argmax(axis=1)
 
 
 def test_the_model_ends_with_the_weights_of_the_best_validation_epoch(batches, tmp_path):
     model = small_model()
     history = fit(model, batches, tmp_path, epochs=8, learning_rate=0.05)
-    validation = batches[1]
-    predicted = np.concatenate(
-        [training.forward(model, validation[i][0]) for i in range(len(validation))]
-    ).argmax(axis=1)
-    score = balanced_accuracy_score(validation.targets, predicted)
+    score = balanced_accuracy_score(batches[1].targets, predicted_classes(model, batches[1]))
     assert score == pytest.approx(training.best_epoch(history)["val_balanced_accuracy"], abs=1e-6)
     assert score == pytest.approx(history["val_balanced_accuracy"].max(), abs=1e-6)
 
 
-def test_two_runs_from_one_seed_end_with_the_same_weights(batches, tmp_path):
-    from lib import weights
+def test_trained_weights_end_as_values_of_half_precision(batches, tmp_path):
+    model = small_model()
+    fit(model, batches, tmp_path)
+    for weight in model.get_weights():
+        np.testing.assert_array_equal(weight, weight.astype(np.float16))
 
+
+def test_two_runs_from_one_seed_end_with_the_same_weights(batches, tmp_path):
     digests = []
-    for _ in range(2):
+    for attempt in "ab":
         training.set_seed(4)
-        inputs, rows = batches[0].inputs, np.arange(60)
-        again = (training.Batches(inputs, rows, batches[0].targets, np.ones(3), 16, 2), batches[1])
         model = small_model(seed=4)
-        fit(model, again, tmp_path)
+        fit(model, batches, tmp_path / attempt)
         digests.append(weights.weights_digest(model))
     assert digests[0] == digests[1]
 
 
-def test_a_loss_that_is_no_number_stops_the_training(batches, tmp_path):
+def test_the_learning_rate_rises_in_the_warm_up_and_falls_to_zero_along_a_cosine():
+    settings = config.Stage(epochs=5, learning_rate=0.1, schedule="cosine", warmup_epochs=1)
+    rate = training._learning_rate(settings, steps=10)
+    course = [float(rate(step)) for step in (0, 5, 10, 30, 50)]
+    assert course == pytest.approx([0, 0.05, 0.1, 0.05, 0], abs=1e-6)
+
+
+def test_a_warm_up_as_long_as_the_training_is_refused():
+    with pytest.raises(ValueError, match="warmup_epochs = 3 must be less than epochs = 3"):
+        config.Stage(epochs=3, learning_rate=0.1, warmup_epochs=3, schedule="cosine")
+
+
+class Spoiled(training.Batches):
+    """Batches whose weights in the loss are no numbers from the third epoch on."""
+
+    def __getitem__(self, batch):
+        inputs, labels, loss_weights = super().__getitem__(batch)
+        return inputs, labels, loss_weights * (np.nan if self.epoch >= 2 else 1)
+
+
+def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_best_weights(batches, tmp_path):
+    model, (train, validation) = small_model(), batches
+    rows = np.arange(60)
+    spoiled = Spoiled(train.inputs, rows, train.targets, np.ones(3), 16, seed=2)
+    with pytest.raises(
+        ValueError, match=r"test: the loss is nan in epoch 3; .* epoch \d is kept in"
+    ):
+        fit(model, (spoiled, validation), tmp_path, epochs=6)
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    _, note = arrays.read_arrays(tmp_path / "test.state.npz")
+    best = max(row["val_balanced_accuracy"] for row in note["rows"])
+    assert len(note["rows"]) == 2
+    score = balanced_accuracy_score(validation.targets, predicted_classes(model, validation))
+    assert score == pytest.approx(best, abs=1e-6)
+
+
+def test_a_loss_that_is_no_number_at_once_says_that_nothing_is_kept(batches, tmp_path):
     model = small_model()
     model.layers[-1].bias.assign([np.nan] * 3)
-    with pytest.raises(ValueError, match="test: the loss is nan in epoch 1"):
+    with pytest.raises(ValueError, match="test: the loss is nan in epoch 1; .* none is kept"):
         fit(model, batches, tmp_path)
+
+
+# ------------------------------------------------------------------------- killed and gone on with
+
+#: Trains a network with random layers, and dies in the middle of an epoch if told to.
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from lib import config, models, training, weights
+from lib.backend import keras
+
+file, die_in = Path(sys.argv[1]), int(sys.argv[2])
+training.set_seed(3)
+settings = config.load_config("configs/demo.yaml").baseline_cnn.model_copy(
+    update={"filters": [4] * 8, "dense_units": [8, 8], "epochs": 4, "schedule": "cosine",
+            "warmup_epochs": 1}
+)
+augmentation = config.Augmentation(rotation_degrees=180, zoom=0.2, flip="horizontal")
+model = models.baseline_cnn(256, 3, settings, augmentation, seed=1)
+random = np.random.default_rng(1)
+images = random.integers(0, 256, (24, 256, 256, 3), dtype=np.uint8)
+
+
+class Deadly(training.Batches):
+    def __getitem__(self, batch):
+        if self.epoch == die_in - 1 and batch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(batch)
+
+
+targets = np.arange(24) % 3
+train = Deadly(images, np.arange(18), targets[:18], np.ones(3), 6, seed=5, balanced=True)
+validation = training.Batches(images, np.arange(18, 24), targets[18:], np.ones(3), 6)
+history = training.fit(
+    model, train, validation, settings, classes=["a", "b", "c"], state=file, stage="test"
+)
+print(weights.weights_digest(model), history.drop(columns="seconds").to_json())
+"""
+
+
+def child(file, die_in=0):
+    return subprocess.run(
+        [sys.executable, "-c", CHILD, str(file), str(die_in)],
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+
+
+def test_a_training_killed_twice_ends_with_the_weights_of_an_unbroken_one(tmp_path):
+    unbroken = child(tmp_path / "unbroken.state.npz")
+    assert unbroken.returncode == 0, unbroken.stderr
+    file = tmp_path / "broken.state.npz"
+    for die_in in (2, 4):
+        assert child(file, die_in).returncode == -signal.SIGKILL
+        assert len(arrays.read_arrays(file)[1]["rows"]) == die_in - 1, "the finished epochs"
+    assert child(file).stdout == unbroken.stdout
+
+
+def test_a_training_that_has_ended_is_not_made_again(batches, tmp_path, monkeypatch):
+    first = fit(small_model(), batches, tmp_path)
+    model = small_model()
+    monkeypatch.setattr(model, "fit", lambda *_, **__: pytest.fail("trained again"))
+    pd.testing.assert_frame_equal(fit(model, batches, tmp_path), first)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "altered", "not such a file"])
+def test_a_damaged_state_is_named_and_the_training_starts_over(batches, tmp_path, capsys, damage):
+    model = small_model()
+    fit(model, batches, tmp_path)
+    whole, file = weights.weights_digest(model), tmp_path / "test.state.npz"
+    contents = bytearray(file.read_bytes())
+    if damage == "altered":
+        contents[len(contents) // 3] ^= 255
+    file.write_bytes({"cut short": contents[:-90], "altered": contents}.get(damage, b"nothing"))
+    capsys.readouterr()
+    again = small_model()
+    fit(again, batches, tmp_path)
+    said = capsys.readouterr().out
+    assert "test.state.npz: " in said
+    assert "damaged, so this training starts over" in said
+    assert weights.weights_digest(again) == whole
+    arrays.read_arrays(file)
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 0.02}, {"epochs": 4}])
+def test_the_state_of_another_training_is_not_gone_on_with(batches, tmp_path, capsys, change):
+    fit(small_model(), batches, tmp_path)
+    capsys.readouterr()
+    fit(small_model(), batches, tmp_path, **change)
+    assert "test.state.npz is of another training: started anew" in capsys.readouterr().out
+
+
+def test_other_data_are_another_training(batches, tmp_path, capsys):
+    fit(small_model(), batches, tmp_path)
+    train, validation = batches
+    other = training.Batches(train.inputs + 1, np.arange(60), train.targets, np.ones(3), 16, 2)
+    fit(small_model(), (other, validation), tmp_path)
+    assert "is of another training" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------ prediction
 
 
 def test_probabilities_add_up_to_one_in_double_precision():
@@ -156,28 +379,26 @@ def test_probabilities_add_up_to_one_in_double_precision():
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-12)
 
 
-# ------------------------------------------------------------------------------- cached features
+def test_there_are_eight_different_flips_and_quarter_turns_the_first_of_them_none():
+    image = np.arange(9 * 3).reshape(1, 3, 3, 3)
+    views = [training.turned(image, view) for view in range(8)]
+    assert len({view.tobytes() for view in views}) == 8
+    np.testing.assert_array_equal(views[0], image)
+    np.testing.assert_array_equal(views[1], image[:, :, ::-1])
+    np.testing.assert_array_equal(views[2], image[:, ::-1, ::-1])
+    np.testing.assert_array_equal(views[3], image[:, ::-1])
 
 
-def test_cached_features_are_those_of_the_plain_images_first_and_of_augmented_ones_after(tmp_path):
-    from lib.config import Augmentation
-
-    inputs = keras.Input((16, 16, 3), dtype="uint8")
-    x = keras.layers.Rescaling(1 / 255)(inputs)
-    for layer in models.augmentation_layers(
-        Augmentation(rotation_degrees=180, zoom=0.2, flip="horizontal"), seed=1
-    ):
-        x = layer(x)
-    trunk = keras.Model(inputs, keras.layers.MaxPooling2D(4)(x))
-    images = np.random.default_rng(1).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
-    rows = np.array([1, 4, 8])
-    kept = training.cache_features(trunk, images, rows, tmp_path / "f.npy", views=3, batch_size=2)
-    assert kept.shape == (9, 4, 4, 3)
-    assert kept.dtype == np.float16
-    plain = training.forward(trunk, images[rows])
-    np.testing.assert_allclose(kept[:3], plain, atol=1e-3)
-    assert not np.allclose(kept[3:6], plain, atol=1e-2)
-    assert not np.allclose(kept[3:6], kept[6:], atol=1e-2)
+def test_test_time_views_are_averaged():
+    inputs = keras.Input((4, 4, 3), dtype="uint8")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    each = [training.predict(model, training.turned(images, view)) for view in range(4)]
+    averaged = training.predict(model, images, views=4)
+    np.testing.assert_allclose(averaged, np.mean(each, axis=0), atol=1e-6)
+    turned = training.predict(model, training.turned(images, 3), views=4)
+    np.testing.assert_allclose(averaged, turned, atol=1e-6)
 
 
 # ----------------------------------------------------------------------------------------- files
@@ -187,25 +408,55 @@ def test_what_is_saved_is_read_back(run, batches, tmp_path):
     model = small_model()
     history = fit(model, batches, tmp_path)
     folder = paths.run_folder(run.name) / "small"
-    manifest = training.save(model, folder, history, seconds=1.25)
+    manifest = training.save(model, folder, history)
     loaded = training.read_model(run, "small")
     rows = np.ones((2, 4), np.float32)
     np.testing.assert_allclose(training.predict(loaded, rows), training.predict(model, rows))
-    pd.testing.assert_frame_equal(training.read_history(run, "small"), history)
+    kept = tables.read_table(folder / "history.csv", training.history_schema(CLASSES))
+    pd.testing.assert_frame_equal(kept, history)
     assert manifest["epochs"] == 3
     assert manifest["parameters"] == 4 * 8 + 8 + 8 * 3 + 3
+    assert manifest["weights_sha256"] == weights.weights_digest(loaded)
 
 
-def test_a_history_without_a_column_is_refused(run, batches, tmp_path):
+def test_a_model_trained_in_half_the_bits_is_kept_in_float32(run, batches, tmp_path):
+    with precision.policy("bfloat16"):
+        model = small_model()
+    history = fit(model, batches, tmp_path)
     folder = paths.run_folder(run.name) / "small"
-    folder.mkdir()
-    fit(small_model(), batches, tmp_path).drop(columns="val_f1").to_csv(
-        folder / "history.csv", index=False
-    )
+    manifest = training.save(model, folder, history)
+    loaded = training.read_model(run, "small")
+    assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
+    assert manifest["precision"] == "mixed_bfloat16"
+    for kept, trained in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, trained)
+
+
+def test_a_history_without_a_column_is_refused(batches, tmp_path):
+    file = tmp_path / "history.csv"
+    fit(small_model(), batches, tmp_path).drop(columns="val_f1").to_csv(file, index=False)
     with pytest.raises(ValueError, match=r"(?s)history\.csv: .*no column val_f1"):
-        training.read_history(run, "small")
+        tables.read_table(file, training.history_schema(CLASSES))
 
 
 def test_a_missing_model_says_what_to_do(run):
     with pytest.raises(FileNotFoundError, match=r"model\.keras: no such file; run the notebook"):
         training.read_model(run, "baseline_cnn")
+
+
+def test_a_model_file_that_carries_code_is_refused(run, tmp_path):
+    folder = paths.run_folder(run.name) / "foreign"
+    folder.mkdir(parents=True)
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Lambda(lambda x: x * 2)(inputs)
+    keras.Model(inputs, outputs).save(folder / "model.keras")
+    with pytest.raises(ValueError, match=r"model\.keras: not a model that can be used"):
+        training.read_model(run, "foreign")
+
+
+def test_a_model_file_that_is_none_is_refused(run):
+    folder = paths.run_folder(run.name) / "broken"
+    folder.mkdir(parents=True)
+    (folder / "model.keras").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"model\.keras: not a model that can be used"):
+        training.read_model(run, "broken")

@@ -1,0 +1,89 @@
+"""Arrays in files that say by themselves whether they are whole: checkpoints, models, features."""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from lib import paths
+
+NOTE, DIGEST = "note", "sha256"
+
+
+class DamagedFile(ValueError):
+    """A file whose contents are not what was written."""
+
+
+def write_arrays(file: Path, arrays: dict[str, np.ndarray], note: dict) -> Path:
+    """Write named arrays and a note into one `.npz` file, whole or not at all.
+
+    The file holds a SHA-256 over names, types, shapes and values, which `read_arrays` compares.
+    """
+    text = json.dumps(note, sort_keys=True)
+    arrays = {name: np.asarray(values, order="C") for name, values in arrays.items()}
+    digest = np.array(_digest(arrays, text))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = paths.temporary(file)
+    with open(partial, "wb") as target:
+        np.savez(target, **arrays, **{NOTE: np.array(text), DIGEST: digest})
+    os.replace(partial, file)
+    return file
+
+
+def read_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Read what `write_arrays` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    DamagedFile
+        It is cut short or altered, or never was such a file.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            arrays = {name: kept[name] for name in kept.files}
+        text, digest = str(arrays.pop(NOTE)), str(arrays.pop(DIGEST))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{paths.relative(file)}: no such file") from None
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise DamagedFile(f"{paths.relative(file)}: cannot be read ({error})") from None
+    found = _digest(arrays, text)
+    if found != digest:
+        raise DamagedFile(f"{paths.relative(file)}: SHA-256 is {found}; written with {digest}")
+    return arrays, json.loads(text)
+
+
+def fingerprint(array: np.ndarray, rows: int = 64) -> str:
+    """Return a SHA-256 over shape, type and some rows, evenly spaced: enough to tell arrays apart.
+
+    An array of many gigabytes is not read for it, so a change in a row between goes unnoticed.
+    """
+    chosen = np.unique(np.linspace(0, len(array) - 1, min(rows, len(array))).astype(int))
+    return _digest({"rows": np.ascontiguousarray(array[chosen])}, f"{array.shape} {array.dtype}")
+
+
+def file_digest(file: Path) -> str:
+    """Return a file's SHA-256, read piece by piece."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def code_digest(files: Iterable[Path]) -> str:
+    """Return a SHA-256 over source files: what was computed by other code is not the same."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _digest(arrays: dict[str, np.ndarray], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(values.view(np.uint8) if values.ndim and values.size else values.tobytes())
+    return digest.hexdigest()

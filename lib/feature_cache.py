@@ -1,0 +1,157 @@
+"""What frozen layers make of images: computed once, kept in half precision, checked when read."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lib import arrays, paths, training, weights
+from lib.backend import keras
+
+PROGRESS_SECONDS = 60  # of work that a kill may cost
+
+
+def cache_features(
+    trunk: keras.Model,
+    images: np.ndarray,
+    rows: np.ndarray,
+    target: Path,
+    *,
+    views: int,
+    batch_size: int = 32,
+    augmented: bool = True,
+) -> np.ndarray | list[np.ndarray]:
+    """Compute what frozen layers make of images, unless it is kept already, and open it.
+
+    What is kept is taken only if it was computed from these images by these layers, and is whole:
+    its note, `<target>.json`, holds the SHA-256 of every file. Killed on the way, the computation
+    goes on where it was, with the same result: what a random layer draws for a batch depends on
+    the view and the batch alone.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (n,)
+        Which images.
+    target : Path
+        Without a suffix; output i of the trunk goes to `<target>_<i>.npy`.
+    views : int
+        1: the plain image. Each further view is augmented by the trunk's own layers or, if
+        `augmented` is false, one of the eight flips and quarter turns (`training.turned`).
+
+    Returns
+    -------
+    ndarray of float16, shape (views * n, ...), memory-mapped, or a list of such
+        One for each output of the trunk. View v of the i-th row is at v * n + i.
+
+    Raises
+    ------
+    ValueError
+        A value is too large for half precision, or not a number.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    files = [target.with_name(f"{target.name}_{i}.npy") for i in range(len(trunk.outputs))]
+    note = target.with_name(f"{target.name}.json")
+    key = _key(trunk, images, rows, views, batch_size, augmented)
+    if not _is_whole(files, note, key):
+        _compute(trunk, images, np.asarray(rows), files, note, key, views, batch_size, augmented)
+    kept = [np.load(file, mmap_mode="r") for file in files]
+    return kept if len(kept) > 1 else kept[0]
+
+
+def _key(trunk, images, rows, views, batch_size, augmented) -> dict:
+    rows = np.asarray(rows)
+    return {
+        "layers": training.layers_digest(trunk),
+        "weights": weights.weights_digest(trunk),
+        "images": arrays.fingerprint(images),
+        "rows": arrays.fingerprint(rows, len(rows)),
+        "views": views,
+        "batch_size": batch_size,
+        "augmented": augmented,
+        "versions": training.versions(),
+    }
+
+
+def _is_whole(files: Sequence[Path], note: Path, key: dict) -> bool:
+    """Say whether the files hold what the key says; a damaged one is named, and not taken."""
+    if not note.is_file():
+        return False
+    kept = json.loads(note.read_text(encoding="utf-8"))
+    if kept["key"] != key or "sha256" not in kept:
+        return False
+    for file in files:
+        if not file.is_file() or arrays.file_digest(file) != kept["sha256"][file.name]:
+            print(f"{paths.relative(file)}: missing or damaged, so it is computed anew", flush=True)
+            return False
+    return True
+
+
+def _compute(trunk, images, rows, files, note, key, views, batch_size, augmented) -> None:
+    partial = [paths.temporary(file) for file in files]
+    progress = paths.temporary(note)
+    done = _progress(progress, key) if all(file.is_file() for file in partial) else 0
+    note.unlink(missing_ok=True)
+    total, mode = views * len(rows), "r+" if done else "w+"
+    features = [
+        np.lib.format.open_memmap(file, mode, np.float16, (total, *output.shape[1:]))
+        for file, output in zip(partial, trunk.outputs, strict=True)
+    ]
+    written = time.monotonic()
+    for number, (view, start) in enumerate(_batches(views, len(rows), batch_size)):
+        first = view * len(rows) + start
+        if first < done:
+            continue
+        batch = images[rows[start : start + batch_size]]
+        if augmented:
+            _set_draws(trunk, number)
+        else:
+            batch = training.turned(batch, view)
+        made = training.call(trunk, batch, training=augmented and view > 0)
+        for kept, values in zip(features, made if len(files) > 1 else [made], strict=True):
+            kept[first : first + len(batch)] = _half(values, files[0])
+        if time.monotonic() - written > PROGRESS_SECONDS:
+            for kept in features:
+                kept.flush()
+            paths.write_text(progress, json.dumps({"key": key, "done": first + len(batch)}))
+            written = time.monotonic()
+    for kept in features:
+        kept.flush()
+    digests = {file.name: arrays.file_digest(p) for file, p in zip(files, partial, strict=True)}
+    for file, made in zip(files, partial, strict=True):
+        os.replace(made, file)
+    paths.write_text(note, json.dumps({"key": key, "sha256": digests}, indent=1) + "\n")
+    progress.unlink(missing_ok=True)
+
+
+def _batches(views: int, n: int, batch_size: int):
+    return [(view, start) for view in range(views) for start in range(0, n, batch_size)]
+
+
+def _progress(file: Path, key: dict) -> int:
+    """Return how many rows an attempt that was broken off has written."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return 0
+    return kept["done"] if kept.get("key") == key else 0
+
+
+def _set_draws(trunk: keras.Model, number: int) -> None:
+    """Make what random layers draw next depend on a number alone."""
+    for state in training.random_states(trunk):
+        seed = training.to_numpy(state)[0]
+        state.assign(np.array([seed, number * 1000], training.to_numpy(state).dtype))
+
+
+def _half(values: np.ndarray, file: Path) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ValueError(
+            f"{paths.relative(file)}: the largest value is {values.max()}; half precision ends at "
+            f"{np.finfo(np.float16).max}"
+        )
+    return half
