@@ -656,13 +656,15 @@ def rule_table(metrics: dict) -> pd.DataFrame:
 def difference_table(metrics: dict) -> pd.DataFrame:
     """Return one row for each pair of models that is compared, ready to be shown."""
     names = {name: model["title"] for name, model in metrics["models"].items()}
-    rows = {
-        f"{names[pair['model']]}, less {names[pair['less']]}": {
-            title: format_interval(pair[score]) for score, title in SCORES.items()
-        }
-        for pair in metrics["differences"]
-    }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(SCORES.values()))
+    pairs = [(names[pair["model"]], names[pair["less"]]) for pair in metrics["differences"]]
+    return pd.DataFrame(
+        [
+            {title: format_interval(pair[score]) for score, title in SCORES.items()}
+            for pair in metrics["differences"]
+        ],
+        index=pd.MultiIndex.from_tuples(pairs, names=["model", "less"]),
+        columns=list(SCORES.values()),
+    )
 
 
 def class_table(metrics: dict, rule: str = "equal_priors") -> pd.DataFrame:
