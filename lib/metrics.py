@@ -44,7 +44,7 @@ COMPARISONS = [
     ("vgg16_frozen", "baseline_cnn"),  # does pretraining?
     ("vgg16_frozen", "vgg16_linear"),  # does a trained head beat a linear classifier?
     ("vgg16_fine_tuned", "vgg16_frozen"),  # does fine-tuning help?
-    ("vgg16_fine_tuned", "color_texture_forest"),  # the most elaborate model, the simplest
+    ("vgg16_fine_tuned", "color_texture_forest"),  # does the whole effort?
 ]
 #: The two rules, and the column that holds each one's predictions (`decide`).
 RULES = {"training_prior": "training prior", "equal_priors": "equal priors"}
