@@ -81,7 +81,10 @@ def load_backbone_weights(model: keras.Model, settings: VGG16Transfer) -> str:
 def load_vgg16_weights(model: keras.Model) -> str:
     """Set ImageNet's weights on the VGG16 convolutions of `model`; return where they came from."""
     tensors, source = vgg16_tensors()
-    for name in VGG16_LAYERS:
+    there = [name for name in VGG16_LAYERS if name in {layer.name for layer in model.layers}]
+    if VGG16_LAYERS[0] not in there:
+        raise ValueError(f"{model.name} has no layer {VGG16_LAYERS[0]!r}; expected VGG16's layers")
+    for name in there:  # a model may end before block 5
         model.get_layer(name).set_weights([tensors[f"{name}/kernel"], tensors[f"{name}/bias"]])
     return source
 
@@ -143,11 +146,12 @@ def weights_digest(model: keras.Model) -> str:
 
 def _imagenet_layers(backbone: str) -> dict[str, list[np.ndarray]]:
     """Return ImageNet's weights of every layer of a network of keras.applications, by name."""
+    models.application(backbone)
     try:
-        found = models.backbone_layers(backbone, weights="imagenet")
-    except Exception as error:  # Keras raises a bare Exception where a download fails
-        if isinstance(error, ValueError) and "has no network" in str(error):
-            raise
+        with warnings.catch_warnings():  # MobileNetV2's: which of its files is taken
+            warnings.filterwarnings("ignore", "`input_shape` is undefined")
+            found = models.backbone_layers(backbone, weights="imagenet")
+    except Exception as error:  # that is what Keras raises when a download fails
         raise OSError(
             f"{backbone}'s ImageNet weights could not be had: {type(error).__name__}: "
             f"{_first_line(error)}\nKeras downloads them from storage.googleapis.com into "

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lib import config, datasets, models, training
+from lib import config, datasets, feature_cache, models, training
 from lib.backend import keras
 
 PINK = np.array([220, 160, 150], np.float32)
@@ -70,6 +70,17 @@ def test_a_saved_model_augments_as_before(images, tmp_path):
     ]
     assert not np.array_equal(draws[0], draws[1])
     np.testing.assert_array_equal(draws[0], draws[2])
+
+
+def test_augmentation_is_done_in_float32_whatever_the_precision():
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        made = models.augmentation_layers(STRONGER, 1)
+    finally:
+        keras.config.set_dtype_policy(usual)
+    assert len(made) == 7
+    assert {layer.compute_dtype for layer in made} == {"float32"}
 
 
 def test_what_is_off_adds_no_layer():
@@ -155,8 +166,8 @@ def test_kept_views_of_an_image_are_its_own(tmp_path):
         x = layer(x)
     trunk = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
     rows = np.array([4, 0, 2])
-    kept = training.cache_features(trunk, images, rows, tmp_path / "f.npy", views=4, batch_size=2)
-    views = kept.reshape(4, 3, 3).astype(float)
+    made = feature_cache.cache_features(trunk, images, rows, tmp_path / "f", views=4, batch_size=2)
+    views = made[0].reshape(4, 3, 3).astype(float)
     np.testing.assert_allclose(views[0], np.repeat(levels[rows, None], 3, axis=1), atol=0.1)
     np.testing.assert_allclose(views, np.broadcast_to(views[:1], views.shape), atol=13)
     assert np.abs(views[1:] - views[0]).min(axis=2).max() > 1, "further views are augmented"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lib import heatmaps
+from lib import config, heatmaps, models
 from lib.backend import keras
 
 
@@ -63,6 +63,84 @@ def test_an_unknown_layer_is_named_with_the_layers_there_are(bright_spot_model, 
 def test_a_layer_without_maps_is_refused(bright_spot_model, spot):
     with pytest.raises(ValueError, match="layer 'out' puts out shape"):
         heatmaps.grad_cam(bright_spot_model, spot, "out")
+
+
+def test_a_model_that_does_not_end_in_a_softmax_is_refused(bright_spot_model):
+    scores = keras.Model(bright_spot_model.input, bright_spot_model.get_layer("spot").output)
+    inputs = keras.Input((16, 16, 3), dtype="uint8")
+    relu = keras.layers.Dense(2, activation="relu", name="scores")
+    model = keras.Model(inputs, relu(keras.layers.GlobalAveragePooling2D()(scores(inputs))))
+    with pytest.raises(ValueError, match="ends in layer 'scores'; expected a dense softmax layer"):
+        heatmaps.grad_cam(model, np.zeros((1, 16, 16, 3), np.uint8), scores.name)
+
+
+@pytest.fixture(scope="module")
+def two_ways_model():
+    """Red decides through `red` and `after` and its own mean, blue beside them through `blue`."""
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    once = {"kernel_size": 1, "use_bias": False}
+    red = keras.layers.Conv2D(1, name="red", **once)(x)
+    after = keras.layers.Conv2D(1, name="after", **once)(red)
+    blue = keras.layers.Conv2D(1, name="blue", **once)(x)
+    means = [keras.layers.GlobalAveragePooling2D()(each) for each in (red, after, blue)]
+    joined = keras.layers.Concatenate(name="features")(means)
+    model = keras.Model(inputs, keras.layers.Dense(2, "softmax", name="probabilities")(joined))
+    for name, kernel in (("red", [1, 0, 0]), ("after", [-2]), ("blue", [0, 0, 1])):
+        model.get_layer(name).set_weights([np.reshape(kernel, (1, 1, -1, 1))])
+    scores = np.array([[0, 3.0], [0, 1.0], [0, 5.0]])  # red itself, what comes after it, blue
+    model.get_layer("probabilities").set_weights([scores, np.zeros(2)])
+    return model
+
+
+@pytest.fixture
+def red_and_blue():
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    images[:, :2, :2, 0] = 255
+    images[:, 6:, 6:, 2] = 255
+    images[1, 4:, :4, 0] = 128
+    return images
+
+
+def test_all_ways_from_a_layer_to_the_answer_count_and_others_are_held_fixed(
+    two_ways_model, red_and_blue
+):
+    """Red's gradient is 3 + 1 x -2 = 1 a pixel: both its ways; blue's corner is no part of it."""
+    _, top = models.split_after(two_ways_model, "red")
+    assert len(top.inputs) == 2, "the maps and what comes from blue"
+    ones = np.ones(2, int)
+    found, _ = heatmaps.grad_cam(two_ways_model, red_and_blue, "red", ones, batch_size=1)
+    np.testing.assert_allclose(found, red_and_blue[..., 0] / 255, atol=1e-6)
+
+
+def test_a_layer_s_own_ways_alone_count(two_ways_model, red_and_blue):
+    """What comes after red is -2 x red, with a gradient of 1: nothing speaks for class 1."""
+    ones = np.ones(2, int)
+    assert not heatmaps.grad_cam(two_ways_model, red_and_blue, "after", ones)[0].any()
+    blue, _ = heatmaps.grad_cam(two_ways_model, red_and_blue, "blue", ones)
+    np.testing.assert_allclose(blue, red_and_blue[..., 2] / 255, atol=1e-6)
+
+
+def test_the_weights_are_what_small_changes_of_each_channel_do_to_the_score():
+    """On three feature layers, of which two come after the maps of block 3."""
+    keras.utils.set_random_seed(3)
+    run = config.load_config("tests/tiny.yaml")
+    model = models.vgg16_transfer(256, 3, run.vgg16_transfer, run.augmentation, seed=1)
+    images = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
+    found, (chosen,) = heatmaps.grad_cam(model, images, "block3_pool")
+    trunk, top = models.split_after(model, "block3_pool")
+    maps = keras.ops.convert_to_numpy(trunk(images, training=False))
+    step = 0.02 * maps.std() * np.eye(maps.shape[-1], dtype=np.float32)[:, None, None]
+    before_last, _ = models.split_before(top, "probabilities")
+    scores = [
+        keras.ops.convert_to_numpy(before_last(shifted, training=False))
+        @ model.get_layer("probabilities").get_weights()[0][:, chosen]
+        for shifted in (maps + step, maps - step)
+    ]
+    expected = np.maximum((maps[0] * (scores[0] - scores[1])).sum(axis=-1), 0)
+    assert np.ptp(expected) > 0
+    in_the_middle = found[0][[[32], [96], [160], [224]], [[32, 96, 160, 224]]]
+    assert np.corrcoef(in_the_middle.ravel(), expected.ravel())[0, 1] > 0.9
 
 
 def test_mass_inside_is_the_share_worked_by_hand():

@@ -1,10 +1,13 @@
-"""VGG16's weights: three sources, one digest, and nothing else is accepted."""
+"""VGG16's weights from three sources with one digest, and other networks' from Keras."""
+
+import warnings
 
 import h5py
 import numpy as np
 import pytest
 
-from lib import paths, weights
+from lib import config, models, paths, weights
+from lib.backend import keras
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +115,97 @@ def test_a_damaged_cache_is_refused(empty_cache, no_network):
     (paths.cache_folder() / "vgg16_notop.npz").write_bytes(b"half a file")
     with pytest.raises(OSError, match="could not be had"):
         weights.vgg16_tensors()
+
+
+# --------------------------------------------------------------------------------- any backbone
+
+
+def transfer(backbone, layer):
+    """Return a model with an untrained backbone, up to one of its layers, and its settings."""
+    run = config.load_config("tests/tiny.yaml")
+    stage = run.vgg16_transfer.fine_tune.model_copy(update={"from_layer": layer})
+    changes = {"backbone": backbone, "feature_layers": [layer], "fine_tune": stage}
+    settings = run.vgg16_transfer.model_copy(update=changes)
+    return models.vgg16_transfer(32, 3, settings, run.augmentation, seed=1), settings
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """Give a network of Keras other weights for ImageNet's, without a download; return it."""
+
+    def publish(name):
+        build = getattr(keras.applications, name)
+        monkeypatch.setattr(build.__globals__["file_utils"], "get_file", lambda *_, **__: "a file")
+        monkeypatch.setattr(keras.Model, "load_weights", lambda *_, **__: None)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # which of MobileNetV2's files would be taken
+            made = build(include_top=False, weights="imagenet", input_shape=(32, 32, 3))
+        random = np.random.default_rng(6)
+        for layer in made.layers:
+            layer.set_weights([random.uniform(0.1, 0.5, w.shape) for w in layer.get_weights()])
+            if isinstance(layer, keras.layers.Normalization):
+                variances = np.square([0.229, 0.224, 0.225])
+                layer.set_weights([np.array([0.485, 0.456, 0.406]), variances, np.array(0)])
+                layer.finalize_state()
+        monkeypatch.setattr(keras.applications, name, lambda **_: made)
+        monkeypatch.setattr(models, "application", lambda asked: {name: lambda **_: made}[asked])
+        return made
+
+    return publish
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("EfficientNetB0", "block1a_project_bn"), ("MobileNetV2", "block_1_project_BN")],
+)
+def test_with_another_network_s_weights_the_model_computes_what_that_network_computes(
+    published, name, layer
+):
+    """EfficientNet with ImageNet's weights has one layer more than without, which scales again."""
+    model, settings = transfer(name, layer)
+    network = published(name)
+    assert weights.load_backbone_weights(model, settings) == "keras"
+    pixels = np.random.default_rng(7).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    prepared = pixels / 127.5 - 1 if name == "MobileNetV2" else pixels
+    maps = keras.Model(network.input, network.get_layer(layer).output)
+    expected = keras.ops.convert_to_numpy(maps(prepared.astype(np.float32), training=False))
+    trunk, _ = models.split_before(model, "dense")
+    found = keras.ops.convert_to_numpy(trunk(pixels, training=False))
+    assert np.ptp(expected) > 0
+    np.testing.assert_allclose(found, expected.mean(axis=(1, 2)), rtol=1e-4)
+
+
+def test_vgg16_s_weights_come_from_our_own_sources(tensors):
+    for last in ("block2_conv2", "block5_conv3"):
+        model, settings = transfer("VGG16", last)
+        assert weights.load_backbone_weights(model, settings) == "cache"
+        kernel = model.get_layer(last).get_weights()[0]
+        np.testing.assert_array_equal(kernel, tensors[f"{last}/kernel"])
+
+
+def test_weights_that_cannot_be_downloaded_say_which_and_what_to_do(monkeypatch, empty_cache):
+    model, settings = transfer("MobileNetV2", "block_1_project_BN")
+
+    def fail(*_, **__):
+        raise Exception("URL fetch failure on https://storage.googleapis.com/x: no network")
+
+    build = keras.applications.MobileNetV2
+    monkeypatch.setattr(build.__globals__["file_utils"], "get_file", fail)
+    with pytest.raises(OSError, match="MobileNetV2's ImageNet weights could not be had") as caught:
+        weights.load_backbone_weights(model, settings)
+    said = str(caught.value)
+    assert "URL fetch failure" in said
+    assert str(empty_cache / "keras" / "models") in said
+    assert "set backbone: VGG16" in said
+
+
+def test_weights_of_another_network_than_the_model_s_are_refused(published):
+    model, _ = transfer("MobileNetV2", "block_1_project_BN")
+    _, of_vgg16 = transfer("VGG16", "block1_conv1")
+    with pytest.raises(ValueError, match="has no layer 'block1_conv1'; expected VGG16's layers"):
+        weights.load_backbone_weights(model, of_vgg16)
+    _, settings = transfer("EfficientNetB0", "block1a_project_bn")
+    published("EfficientNetB0")
+    with pytest.raises(ValueError, match="has layer 'Conv1', and EfficientNetB0 has none"):
+        weights.load_backbone_weights(model, settings)
