@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -71,14 +70,6 @@ def file_digest(file: Path) -> str:
     """Return a file's SHA-256, read piece by piece."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def code_digest(files: Iterable[Path]) -> str:
-    """Return a SHA-256 over source files: what was computed by other code is not the same."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _digest(arrays: dict[str, np.ndarray], text: str) -> str:

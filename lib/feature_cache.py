@@ -23,7 +23,7 @@ def cache_features(
     views: int,
     batch_size: int = 32,
     augmented: bool = True,
-) -> np.ndarray | list[np.ndarray]:
+) -> list[np.ndarray]:
     """Compute what frozen layers make of images, unless it is kept already, and open it.
 
     What is kept is taken only if it was computed from these images by these layers, and is whole:
@@ -43,7 +43,7 @@ def cache_features(
 
     Returns
     -------
-    ndarray of float16, shape (views * n, ...), memory-mapped, or a list of such
+    list of ndarray of float16, shape (views * n, ...), memory-mapped
         One for each output of the trunk. View v of the i-th row is at v * n + i.
 
     Raises
@@ -56,9 +56,11 @@ def cache_features(
     note = target.with_name(f"{target.name}.json")
     key = _key(trunk, images, rows, views, batch_size, augmented)
     if not _is_whole(files, note, key):
+        before = [(state, training.to_numpy(state)) for state in training.random_states(trunk)]
         _compute(trunk, images, np.asarray(rows), files, note, key, views, batch_size, augmented)
-    kept = [np.load(file, mmap_mode="r") for file in files]
-    return kept if len(kept) > 1 else kept[0]
+        for state, value in before:  # whether it was computed now or before makes no difference
+            state.assign(value)
+    return [np.load(file, mmap_mode="r") for file in files]
 
 
 def _key(trunk, images, rows, views, batch_size, augmented) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
-from sklearn.metrics import confusion_matrix, roc_curve
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, roc_curve
 
 from lib import paths, splits, tables
 from lib.config import Config
@@ -194,6 +194,16 @@ def decide(probabilities: np.ndarray, prior: np.ndarray) -> dict[str, np.ndarray
     return {
         PREDICTED["training_prior"]: probabilities.argmax(axis=1),
         PREDICTED["equal_priors"]: equal.argmax(axis=1),
+    }
+
+
+def both_scores(table: pd.DataFrame) -> dict[str, float]:
+    """Return each rule's own score of one model's predictions, without an interval."""
+    return {
+        "accuracy, training prior": accuracy_score(table["label"], table["predicted"]),
+        "balanced accuracy, equal priors": balanced_accuracy_score(
+            table["label"], table["predicted_equal_priors"]
+        ),
     }
 
 

@@ -57,7 +57,8 @@ def temporary(target: Path) -> Path:
 
 
 def write_text(target: Path, text: str) -> Path:
-    """Write a text file whole or not at all."""
+    """Write a text file whole or not at all, in a folder that is made if need be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = temporary(target)
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, target)

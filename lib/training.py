@@ -7,6 +7,7 @@ and ends with the weights it would have had.
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -18,16 +19,13 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from lib import arrays, models, paths, tables, weights
+from lib import arrays, paths, tables, weights
 from lib.backend import keras
 from lib.config import Config, Stage
 
 MACRO_SCORES = ("balanced_accuracy", "precision", "recall", "f1")
 CLASS_SCORES = ("precision", "recall", "f1")
 STATE_SUFFIX = ".state.npz"
-
-#: The code that a training's outcome depends on: a state left by other code is not gone on with.
-_CODE = arrays.code_digest([Path(__file__), Path(models.__file__)])
 
 
 def history_schema(classes: Sequence[str]) -> pa.DataFrameSchema:
@@ -101,7 +99,9 @@ class Batches(keras.utils.PyDataset):
         target = self.targets[chosen]
         one_hot = np.eye(len(self.loss_weights), dtype=np.float32)[target]
         rows = self.rows[chosen, self.view[chosen]]
-        return _take(self.inputs, rows), one_hot, self.loss_weights[target]
+        served = _take(self.inputs, rows)
+        served = tuple(served) if isinstance(served, list) else served  # TensorFlow takes no list
+        return served, one_hot, self.loss_weights[target]
 
     def start_epoch(self, epoch: int) -> None:
         """Serve what epoch number `epoch` serves, counted from 0; `fit` calls it for each.
@@ -320,9 +320,8 @@ class _Run:
         self.best = _part(values, "best/")
         for row in self.rows:
             print(_epoch_line(row, self._last_epoch), flush=True)
-        if self.finished < self.settings.epochs:
-            for name, variable in self._all().items():
-                variable.assign(values[f"now/{name}"])
+        for name, value in _part(values, "now/").items():
+            self._all()[name].assign(value)
 
     def callback(self) -> keras.callbacks.Callback:
         return keras.callbacks.LambdaCallback(
@@ -371,8 +370,11 @@ class _Run:
 
     def _write(self) -> None:
         kept = {f"best/{name}": value for name, value in self.best.items()}
-        if self.finished < self.settings.epochs:  # once it has ended, the best weights are enough
-            kept |= {f"now/{name}": to_numpy(each) for name, each in self._all().items()}
+        now = self._all()
+        if self.finished == self.settings.epochs:  # what is drawn next, and the best, are enough
+            random = {id(each) for each in random_states(self.model)}
+            now = {name: each for name, each in now.items() if id(each) in random}
+        kept |= {f"now/{name}": to_numpy(each) for name, each in now.items()}
         arrays.write_arrays(self.state, kept, {"key": self.key, "rows": self.rows})
 
     def _read(self):
@@ -419,10 +421,16 @@ def _key(run: _Run, classes: Sequence[str], validation: Batches) -> str:
         "train": run.train.key(),
         "validation": validation.key(),
         "stage": [run.stage, run.first_epoch],
-        "code": _CODE,
+        "code": _code_digest(),
         "versions": versions(),
     }
     return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _code_digest() -> str:
+    """Return a SHA-256 of the code that a training's outcome depends on, layers apart."""
+    parts = (Batches, balanced_order, Scores, fit, _Run, _learning_rate)
+    return hashlib.sha256("".join(map(inspect.getsource, parts)).encode()).hexdigest()
 
 
 def _plain(settings):
@@ -583,18 +591,27 @@ def save(
     suffix = "" if name == "model" else f"_{name}"
     tables.write_table(history, folder / f"history{suffix}.csv")
     last_stage = history["stage"].iloc[-1]
-    manifest = {
-        "parameters": model.count_params(),
-        "weights_sha256": weights.weights_digest(exact),
-        "epochs": len(history),
-        "best_epoch": int(best_epoch(history[history["stage"] == last_stage])["epoch"]),
-        "seconds": round(float(history["seconds"].sum()), 1),
+    return write_manifest(
+        folder,
+        f"manifest{suffix}",
+        parameters=model.count_params(),
+        weights_sha256=weights.weights_digest(exact),
+        epochs=len(history),
+        best_epoch=int(best_epoch(history[history["stage"] == last_stage])["epoch"]),
+        seconds=round(float(history["seconds"].sum()), 1),
+        precision=model.layers[-2].dtype_policy.name,
+        **notes,
+    )
+
+
+def write_manifest(folder: Path, name: str = "manifest", **notes) -> dict:
+    """Write `<name>.json`: how a model came about, when, on what machine, with which versions."""
+    manifest = notes | {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "precision": model.layers[-2].dtype_policy.name,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
-    manifest |= versions() | notes
-    paths.write_text(folder / f"manifest{suffix}.json", json.dumps(manifest, indent=1) + "\n")
+    manifest |= versions()
+    paths.write_text(folder / f"{name}.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
