@@ -87,7 +87,10 @@ SHAPES = {
 
 #: The hyperparameters that are tried.
 GRIDS = {
-    "color_texture_svm": {"svc__C": [1.0, 10.0, 100.0], "svc__gamma": [0.0003, 0.001, 0.003, 0.01]},
+    "color_texture_svm": {
+        "svc__C": [1.0, 3.0, 10.0, 30.0],
+        "svc__gamma": [0.0003, 0.001, 0.003, 0.01],
+    },
     "color_texture_forest": {"forest__min_samples_leaf": [1, 3, 10]},
 }
 TREES = 500
