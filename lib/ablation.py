@@ -355,7 +355,9 @@ def score_variant(
         columns = {f"prob_{name}": probabilities[:, i] for i, name in enumerate(CLASSES)}
         predicted = np.array(CLASSES)[probabilities.argmax(axis=1)]
         table = images[["label"]].assign(predicted=predicted, **columns)
-        scores.append(metrics.score_draws(table, CLASSES, weights))
+        of_answers = metrics.rule_draws(table, "predicted", CLASSES, weights)
+        areas = metrics.auc_draws(table, CLASSES, weights)
+        scores.append(of_answers | {"macro_auc": areas["macro"]})
         answers += (table["label"] == table["predicted"]).to_numpy()
     names = ("balanced_accuracy", "macro_auc")
     return {name: np.stack([each[name] for each in scores]) for name in names}, answers

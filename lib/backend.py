@@ -1,5 +1,6 @@
 """Keras, imported without the start-up chatter that TensorFlow writes to standard error."""
 
+import logging
 import os
 import sys
 import tempfile
@@ -35,6 +36,11 @@ def without_chatter() -> Iterator[None]:
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # not what a user's keras.json says
 with without_chatter():
     import keras
+
+#: Several networks are trained in one notebook, each with its own functions to trace; TensorFlow
+#: takes that for one function traced again and again.
+RETRACING = "triggered tf.function retracing"
+logging.getLogger("tensorflow").addFilter(lambda record: RETRACING not in record.getMessage())
 
 keras.config.set_image_data_format("channels_last")
 keras.config.set_floatx("float32")

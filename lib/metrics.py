@@ -541,18 +541,25 @@ def score_draws(
         each class against the others, and `macro`, their mean. The areas are those of the
         posterior under the training prior.
     """
+    rules = {rule: rule_draws(table, PREDICTED[rule], classes, weights) for rule in RULES}
+    return rules | {"auc": auc_draws(table, classes, weights)}
+
+
+def auc_draws(
+    table: pd.DataFrame, classes: list[str], weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return each class's area under the ROC curve, and their mean, `macro`, for each draw."""
     areas = {
         name: auc(table[f"prob_{name}"].to_numpy(), (table["label"] == name).to_numpy(), weights)
         for name in classes
     }
-    areas["macro"] = np.mean(list(areas.values()), axis=0)
-    rules = {rule: _rule_draws(table, PREDICTED[rule], classes, weights) for rule in RULES}
-    return rules | {"auc": areas}
+    return areas | {"macro": np.mean(list(areas.values()), axis=0)}
 
 
-def _rule_draws(
+def rule_draws(
     table: pd.DataFrame, column: str, classes: list[str], weights: np.ndarray
 ) -> dict[str, np.ndarray]:
+    """Return the scores of the predictions in a column for each draw."""
     right = (table["label"] == table[column]).to_numpy(float)
     scores = {"accuracy": weights @ right / weights.sum(axis=1)}
     for name in classes:
