@@ -20,7 +20,8 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import without_make
 
-from lib import paths
+from lib import arrays, paths
+from lib.metrics import MODELS
 
 NAMES = [file.stem for file in sorted((paths.ROOT / "notebooks").glob("*.ipynb"))]
 
@@ -83,16 +84,18 @@ def test_the_contracts_are_written(reproduced):
     index = pd.read_csv(run / "index.csv")
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert sum(metrics["images"].values()) == len(index)
-    for model in ("baseline_cnn", "vgg16_transfer"):
-        for name in ("model.keras", "history.csv", "predictions.csv", "manifest.json"):
-            assert (run / model / name).is_file()
+    networks = ("baseline_cnn", "alexnet", "vgg16_transfer")
+    for folder in ("traditional", *networks):
+        for name in ("predictions.csv", "manifest.json"):
+            assert (run / folder / name).is_file()
+    for folder in networks:
+        for name in ("model.keras", "history.csv"):
+            assert (run / folder / name).is_file()
     assert (run / "localisation.json").is_file()
-    assert set(metrics["models"]) == {
-        "majority",
-        "baseline_cnn",
-        "vgg16_frozen",
-        "vgg16_fine_tuned",
-    }
+    assert list(metrics["models"]) == list(MODELS)
+    crossed = pd.read_csv(run / "vgg16_transfer" / "cross_validation.csv")
+    assert sorted(crossed["image_id"]) == sorted(index["image_id"])
+    assert set(metrics["cross_validation"]["models"]) == {"vgg16_linear"}
 
 
 def test_nothing_is_left_half_written(reproduced):
@@ -132,11 +135,11 @@ def test_a_second_execution_prints_the_same(reproduced, output, tmp_path):
     assert re.search(r"\d{2,} passed", done.stdout)
     digests = [
         json.loads((folder / model / "manifest.json").read_text(encoding="utf-8"))["weights_sha256"]
-        for model in ("baseline_cnn", "vgg16_transfer")
+        for model in ("baseline_cnn", "alexnet", "vgg16_transfer")
         for folder in (run, again / "runs" / "tiny")
     ]
-    assert digests[0] == digests[1]
-    assert digests[2] == digests[3]
+    assert digests[0::2] == digests[1::2]
+    assert len(set(digests)) == 3
 
 
 # ------------------------------------------------------------------------------------------ make
@@ -285,7 +288,8 @@ def test_an_image_that_is_not_an_image_is_one_clear_error(make, changed, data_fo
 
 def test_a_misspelt_key_is_one_clear_error(make, changed, tmp_path):
     config = changed(
-        "learning_rate: 0.001\n  class_weights", "learningrate: 0.001\n  class_weights"
+        "learning_rate: 0.001\n  class_balance: weights",
+        "learningrate: 0.001\n  class_balance: weights",
     )
     said = fails(make, config, tmp_path / "output", "01_data_survey")
     assert "unknown key 'baseline_cnn.learningrate'; did you mean 'learning_rate'?" in said
@@ -307,7 +311,7 @@ def test_a_run_killed_in_notebook_03_and_started_again_ends_well(make, tiny_conf
         stderr=subprocess.DEVNULL,
     )
     run = output / "runs" / "killed"
-    checkpoint = run / "baseline_cnn" / "best.weights.h5"
+    checkpoint = run / "baseline_cnn" / "from_scratch.state.npz"
     deadline = time.monotonic() + 240
     while not checkpoint.exists() and time.monotonic() < deadline:
         assert process.poll() is None, "make ended before notebook 03 trained"
@@ -317,8 +321,12 @@ def test_a_run_killed_in_notebook_03_and_started_again_ends_well(make, tiny_conf
     assert (run / "notebooks" / "02_preprocessing.ipynb").exists()
     assert not (run / "notebooks" / "03_baseline_cnn.ipynb").exists()
     assert planned(make, config, output)[0] == "03_baseline_cnn"
+    before = arrays.read_arrays(checkpoint)[1]["rows"]
+    assert 1 <= len(before) < 8, "it was killed in the middle"
 
     done = make(str(run / "notebooks" / "03_baseline_cnn.ipynb"), f"CONFIG={config}", output=output)
     assert done.returncode == 0, done.stderr
-    assert len(pd.read_csv(run / "baseline_cnn" / "history.csv")) == 8
+    seconds = pd.read_csv(run / "baseline_cnn" / "history.csv")["seconds"]
+    assert len(seconds) == 8
+    assert seconds[: len(before)].tolist() == [row["seconds"] for row in before], "not made again"
     assert not list(run.rglob("*.failed.ipynb"))
