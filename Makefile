@@ -16,7 +16,7 @@ TIMEOUT ?= 21600
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: check-python help env reproduce test test-unit test-notebooks data leakage ablation preprocessing bench-preprocessing notebooks publish lab lint format lock clean
+.PHONY: check-python help env reproduce test test-unit test-notebooks data leakage ablation preprocessing bench-preprocessing notebooks publish predict lab lint format lock clean
 
 # ------------------------------------------------------------------------------------ environment
 # PYTHON counts on the command line only: a variable of that name in the shell may mean anything.
@@ -55,8 +55,8 @@ NAMES       := $(basename $(notdir $(sort $(wildcard notebooks/[0-9]*.ipynb))))
 EXECUTED    := $(NAMES:%=$(RUNS)/%.ipynb)
 HTML        := $(NAMES:%=$(REPORTS)/%.html)
 
-# what a notebook may import; the others render notebooks, write the README's table, bring images
-LIB         := $(filter-out $(addprefix lib/,reports.py readme.py acquisition.py download.py),$(wildcard lib/*.py))
+# what a notebook may import; the others render notebooks, publish, classify or bring images
+LIB         := $(filter-out $(addprefix lib/,reports.py readme.py store.py prediction.py acquisition.py download.py),$(wildcard lib/*.py))
 TEMPLATES   := lib/reports.py $(wildcard lib/templates/*.j2 lib/templates/report/* lib/templates/report/static/*)
 
 # ---------------------------------------------------------------------------------------- targets
@@ -127,10 +127,16 @@ refresh:
 	  $(PY) -m lib.reports refresh notebooks/$$name.ipynb $(RUNS)/$$name.ipynb || exit 1; done
 	@for file in $(EXECUTED) $(HTML) $(REPORTS)/index.html; do touch $$file; done  # still up to date
 
-publish: | $(ENV) ## Put a finished run's numbers into the README and reports/<run>/published
+publish: | $(ENV) ## Put a finished run's numbers into README.md and reports/, its networks into models/
 	@$(MAKE) --question --no-print-directory ENV= $(REPORTS)/index.html || \
 	  { echo "error: run $(RUN) is not up to date; make reproduce CONFIG=$(CONFIG) first" >&2; exit 1; }
+	@$(PY) -m lib.store $(CONFIG_FILE)
 	@$(PY) -m lib.readme $(CONFIG_FILE)
+
+# models/ham10000 unless CONFIG is given: the networks of the demonstration know no real image
+predict: $(ENV) ## Classify IMAGE=<file or folder> with a published network, MODEL=vgg16_fine_tuned (15 seconds)
+	@$(PY) -m lib.prediction --config "$(if $(filter file,$(origin CONFIG)),ham10000,$(CONFIG))" \
+	  $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),-- "$(IMAGE)")
 
 test: lint test-unit test-notebooks ## Everything CI checks (14 minutes on two cores)
 

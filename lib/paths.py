@@ -1,7 +1,10 @@
 """Where things lie: every absolute path of the project comes from here."""
 
+import contextlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
@@ -63,6 +66,29 @@ def write_text(target: Path, text: str) -> Path:
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, target)
     return target
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `target` at the end of the block.
+
+    Where the block fails, `target` stays as it was, and the new folder is removed. What `target`
+    held before goes only when the new folder has its name.
+    """
+    partial, old = temporary(target), temporary(target.with_name(f"{target.name}_before"))
+    if old.exists() and not target.exists():  # a kill came between the two renamings
+        old.rename(target)
+    for folder in (partial, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if target.exists():
+            target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_part(file: Path, marks: tuple[str, str]) -> str:

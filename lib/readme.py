@@ -50,18 +50,17 @@ def publish(config: Config) -> Path:
     index, results = _read_run(config)
     paths.expect_part(README, MARKS)
     target = REPORTS / config.name / "published"
-    partial = _emptied(paths.temporary(target))
-    tables.write_table(index[splits.COLUMNS], partial / "split.csv")
-    tables.write_table(metrics.read_predictions(config, index), partial / "predictions.csv")
-    cross_validation = metrics.read_cross_validation(config, index)
-    if cross_validation is not None:
-        tables.write_table(cross_validation, partial / "cross_validation.csv")
-    tables.write_table(_histories(config), partial / "history.csv")
-    metrics.write_json(_manifest(config, results), partial / "manifest.json")
-    for file in _figures(config):
-        shutil.copyfile(file, partial / file.name)
-    metrics.write_json(results, partial / "metrics.json")
-    _swap(partial, target)
+    with paths.whole_folder(target) as partial:
+        tables.write_table(index[splits.COLUMNS], partial / "split.csv")
+        tables.write_table(metrics.read_predictions(config, index), partial / "predictions.csv")
+        cross_validation = metrics.read_cross_validation(config, index)
+        if cross_validation is not None:
+            tables.write_table(cross_validation, partial / "cross_validation.csv")
+        tables.write_table(_histories(config), partial / "history.csv")
+        metrics.write_json(_manifest(config, results), partial / "manifest.json")
+        for file in _figures(config):
+            shutil.copyfile(file, partial / file.name)
+        metrics.write_json(results, partial / "metrics.json")
     paths.write_part(README, MARKS, results_tables(REPORTS))
     return target
 
@@ -145,22 +144,6 @@ def _pictures(notebook: Path) -> set[bytes]:
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     pictures = [output["data"].get("image/png") for output in outputs if "data" in output]
     return {base64.b64decode(picture) for picture in pictures if picture}
-
-
-def _emptied(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def _swap(partial: Path, target: Path) -> None:
-    """Put a folder in the place of another, which is removed only then."""
-    old = paths.temporary(target.with_name(f"{target.name}_before"))
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------ the README's table

@@ -1,0 +1,437 @@
+"""Published networks: the same weights and answers as those trained, or a refusal."""
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import (
+    arrays,
+    config,
+    datasets,
+    metrics,
+    paths,
+    pipeline,
+    precision,
+    store,
+    training,
+    weights,
+)
+from lib.backend import keras
+
+NETWORKS = ("baseline_cnn", "vgg16_frozen", "vgg16_fine_tuned")
+HISTORY = pd.DataFrame(
+    {"epoch": [1], "stage": ["a"], "val_balanced_accuracy": [0.5], "seconds": [1.0]}
+)
+
+
+def change(network, parts, seed):
+    """Do to layers of a network what training does: other weights, rounded to half precision."""
+    random = np.random.default_rng(seed)
+    for layer in network.layers:
+        if layer.name in parts:
+            values = [v + random.normal(0, 0.02, v.shape) for v in layer.get_weights()]
+            layer.set_weights([v.astype(np.float16).astype(np.float32) for v in values])
+
+
+def write_run(run, data_folder):
+    """Write what a finished run has: index, images, and three networks that were changed."""
+    metadata = datasets.read_metadata(data_folder)
+    files = datasets.find_images(data_folder, metadata["image_id"])
+    index = datasets.build_index(metadata, files, metadata.set_index("image_id")["lesion_id"], run)
+    datasets.write_index(index, run)
+    pipeline.write_images(index, data_folder, run)
+    folder = paths.run_folder(run.name)
+    keras.utils.set_random_seed(1)
+    cnn = store.build(run, "baseline_cnn")
+    change(cnn, [layer.name for layer in cnn.layers], seed=1)
+    balance = run.baseline_cnn.class_balance
+    training.save(cnn, folder / "baseline_cnn", HISTORY, class_balance=balance)
+    vgg16 = store.build(run, "vgg16_frozen")
+    change(vgg16, weights.HEAD, seed=2)
+    balance = run.vgg16_transfer.class_balance
+    out = folder / "vgg16_transfer"
+    training.save(vgg16, out, HISTORY, "frozen", class_balance=balance)
+    change(vgg16, [*weights.HEAD, "block5_conv1", "block5_conv2", "block5_conv3"], seed=3)
+    views = run.vgg16_transfer.test_time_views
+    training.save(vgg16, out, HISTORY, class_balance=balance, test_time_views=views)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_config, data_folder):
+    """A finished run and what was published of it: both folders, for reading only."""
+    output, published = tmp_path_factory.mktemp("finished"), tmp_path_factory.mktemp("models")
+    run = config.load_config(tiny_config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIN_OUTPUT", str(output))
+        patch.setattr(store, "MODELS", published)
+        write_run(run, data_folder)
+        assert store.publish(run) == published / "tiny"
+    return output / "runs" / "tiny", published / "tiny"
+
+
+@pytest.fixture
+def own_run(finished):
+    """The finished run, in the test's own output; what a test changes there is its own."""
+    target = paths.output_root() / "runs" / "tiny"
+    shutil.copytree(finished[0], target)
+    return target
+
+
+@pytest.fixture
+def published(finished, tmp_path, monkeypatch):
+    """A copy of the published networks, which a test may damage."""
+    monkeypatch.setattr(store, "MODELS", tmp_path / "models")
+    shutil.copytree(finished[1], tmp_path / "models" / "tiny")
+    return tmp_path / "models" / "tiny"
+
+
+@pytest.fixture
+def noise():
+    return np.random.default_rng(0).integers(0, 256, (4, 256, 256, 3), dtype=np.uint8)
+
+
+def trained(finished, model):
+    folder, name = store.SOURCES[model]
+    return training.load_model(finished[0] / folder / f"{name}.keras")
+
+
+def manifest_of(folder):
+    return json.loads((folder / store.MANIFEST).read_text(encoding="utf-8"))
+
+
+def rewrite(folder, model, edit):
+    """Change a network's arrays, and let the manifest name the new file's SHA-256."""
+    file = folder / f"{model}.npz"
+    kept, note = arrays.read_arrays(file)
+    arrays.write_arrays(file, edit(kept), note)
+    said = manifest_of(folder)
+    said["models"][model]["sha256"] = arrays.file_digest(file)
+    metrics.write_json(said, folder / store.MANIFEST)
+
+
+# ------------------------------------------------------------------------------- what is published
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_a_loaded_network_has_the_weights_and_the_answers_of_the_trained(
+    finished, published, noise, model
+):
+    expected = trained(finished, model)
+    network, note = store.load("tiny", model)
+    assert weights.weights_digest(network) == weights.weights_digest(expected)
+    assert note.weights_sha256 == weights.weights_digest(expected)
+    answers = training.predict(network, noise)
+    np.testing.assert_array_equal(answers, training.predict(expected, noise))
+    assert np.abs(answers - 1 / 3).max() > 0.01, "answers that differ from image to image or class"
+    assert all(layer.dtype_policy.name in ("float32", "uint8") for layer in network.layers)
+
+
+def test_the_three_networks_differ(published, noise):
+    answers = [training.predict(store.load("tiny", model)[0], noise) for model in NETWORKS]
+    for one, other in zip(answers, answers[1:] + answers[:1], strict=True):
+        assert np.abs(one - other).max() > 1e-3
+
+
+def test_only_what_training_changed_is_kept_and_in_half_precision(published):
+    head = {f"{layer}/{part}" for layer in weights.HEAD for part in ("kernel", "bias")}
+    tuned = {f"block5_conv{i}/{part}" for i in (1, 2, 3) for part in ("kernel", "bias")}
+    expected = {"vgg16_frozen": head, "vgg16_fine_tuned": head | tuned}
+    for model, names in expected.items():
+        kept, _ = arrays.read_arrays(published / f"{model}.npz")
+        assert set(kept) == names
+        assert {values.dtype for values in kept.values()} == {np.dtype(np.float16)}
+    assert (published / "vgg16_frozen.npz").stat().st_size < 50_000
+
+
+def test_values_that_half_precision_would_round_are_kept_in_single(own_run, run, published):
+    file = own_run / "baseline_cnn" / "model.keras"
+    network = training.load_model(file)
+    kernel, bias = network.get_layer("conv3").get_weights()
+    bias[0] = 0.1
+    network.get_layer("conv3").set_weights([kernel, bias])
+    training.save(network, file.parent, HISTORY, class_balance="weights")
+    store.publish(run)
+    kept, _ = arrays.read_arrays(published / "baseline_cnn.npz")
+    assert [name for name, each in kept.items() if each.dtype == np.float32] == ["conv3/bias"]
+    assert store.load("tiny", "baseline_cnn")[0].get_layer("conv3").get_weights()[1][0] == bias[0]
+
+
+def test_the_manifest_says_what_each_file_is(finished, published, run, data_folder):
+    said = manifest_of(published)
+    assert list(said["models"]) == list(NETWORKS)
+    for model, each in said["models"].items():
+        folder, name = store.SOURCES[model]
+        suffix = "" if name == "model" else f"_{name}"
+        source = json.loads((finished[0] / folder / f"manifest{suffix}.json").read_text())
+        assert each["weights_sha256"] == source["weights_sha256"]
+        assert each["class_balance"] == source["class_balance"]
+        assert each["sha256"] == arrays.file_digest(published / each["file"])
+        assert each["bytes"] == (published / each["file"]).stat().st_size
+        kept, _ = arrays.read_arrays(published / each["file"])
+        assert each["values"] == sum(values.size for values in kept.values())
+    assert [each["test_time_views"] for each in said["models"].values()] == [1, 2, 2]
+    assert said["vgg16_sha256"] == weights.VGG16_DIGEST
+    assert said["versions"]["keras"] == keras.__version__
+    assert str(data_folder.parent) not in json.dumps(said), "no path of this machine"
+
+
+def test_the_shares_are_those_of_the_training_images_and_of_the_training(finished, published):
+    index = pd.read_csv(finished[0] / "index.csv")
+    counts = index.loc[index["split"] == "train", "label"].value_counts()
+    shares = {name: counts[name] / counts.sum() for name in ("bcc", "mel", "nv")}
+    said = manifest_of(published)
+    assert said["training_prior"] == pytest.approx(shares)
+    balanced = dict.fromkeys(shares, 1 / 3)  # trained with weights
+    assert said["models"]["baseline_cnn"]["prior"] == pytest.approx(balanced)
+    assert said["models"]["vgg16_fine_tuned"]["prior"] == pytest.approx(shares)  # without
+
+
+def test_the_readme_says_what_these_are_and_under_which_terms(published):
+    text = (published / "README.md").read_text(encoding="utf-8")
+    for part in (
+        "Not a medical device",
+        "no medical evidence",
+        "make predict IMAGE=<file or folder> CONFIG=tiny",
+        "AlexNet is left out",
+        "CC BY 4.0",
+        "basal cell carcinoma, melanoma and melanocytic nevus",
+    ):
+        assert part in text
+    assert "CC BY-NC" not in text, "no image of HAM10000 was seen"
+    assert "{{" not in text and "{%" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) == 3
+
+
+def test_weights_learnt_from_ham10000_follow_its_licence(published, run):
+    said = store.read_manifest(published / store.MANIFEST)
+    real = config.load_config("configs/ham10000.yaml")
+    text = store._readme(said.model_copy(update={"configuration": real}))
+    assert "HAM10000's CC BY-NC 4.0: not for commercial use, and with attribution" in text
+    assert "no medical evidence" not in text
+
+
+def test_publishing_twice_gives_the_same_files_and_leaves_nothing_of_the_first(
+    own_run, run, published
+):
+    names = sorted(each.name for each in published.iterdir())
+    before = {file.name: file.read_bytes() for file in published.glob("*.npz")}
+    (published / "left_over.npz").write_bytes(b"old")
+    assert store.publish(run) == published
+    assert sorted(each.name for each in published.iterdir()) == names
+    assert {file.name: file.read_bytes() for file in published.glob("*.npz")} == before
+    assert len(before) == 3
+    assert [each.name for each in published.parent.iterdir()] == ["tiny"]
+
+
+def test_another_process_with_bfloat16_on_still_loads_float32(published, noise):
+    expected = training.predict(store.load("tiny", "vgg16_fine_tuned")[0], noise)
+    with precision.policy("bfloat16"):
+        found = training.predict(store.load("tiny", "vgg16_fine_tuned")[0], noise)
+    np.testing.assert_array_equal(found, expected)
+
+
+# -------------------------------------------------------------------------- what is not published
+
+
+def refused(run, error, match):
+    """Publishing fails, and what was published before stays as it was."""
+    target = store.MODELS / "tiny"
+    before = {file.name: file.read_bytes() for file in target.iterdir()}
+    with pytest.raises(error, match=match):
+        store.publish(run)
+    assert {file.name: file.read_bytes() for file in target.iterdir()} == before
+    assert [each.name for each in store.MODELS.iterdir()] == ["tiny"]
+
+
+def test_files_too_large_together_are_refused_with_their_sizes(
+    own_run, run, published, monkeypatch
+):
+    monkeypatch.setattr(store, "LARGEST", 1)
+    size = f"{(published / 'vgg16_fine_tuned.npz').stat().st_size:,}"
+    refused(run, ValueError, rf"more than 1 MB \(.*vgg16_fine_tuned\.npz {size}\)")
+
+
+def test_a_run_without_a_network_is_refused(own_run, run, published):
+    (own_run / "vgg16_transfer" / "frozen.keras").unlink()
+    refused(run, FileNotFoundError, r"runs/tiny/vgg16_transfer/frozen\.keras: no such file")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("weights_sha256", "0" * 64), ("class_balance", "sampling"), ("test_time_views", 8)],
+)
+def test_a_network_that_its_own_manifest_contradicts_is_refused(
+    own_run, run, published, key, value
+):
+    file = own_run / "vgg16_transfer" / "manifest.json"
+    said = json.loads(file.read_text(encoding="utf-8"))
+    metrics.write_json(said | {key: value}, file)
+    refused(run, ValueError, rf"vgg16_transfer/model\.keras: its manifest says {key} = {value}; ")
+
+
+def test_a_network_that_the_configuration_does_not_build_is_refused(own_run, run, published):
+    """The same weights fit other settings, such as another size of the image inside."""
+    settings = run.vgg16_transfer.model_copy(update={"input_size": 64})
+    other = run.model_copy(update={"vgg16_transfer": settings})
+    refused(other, ValueError, r"frozen\.keras: .* answers otherwise")
+
+
+def test_images_prepared_otherwise_are_refused(own_run, run, published):
+    settings = run.preprocessing.model_copy(update={"median_kernel": 5})
+    other = run.model_copy(update={"preprocessing": settings})
+    refused(other, ValueError, "made with other preprocessing")
+
+
+# ------------------------------------------------------------------------------ what is not loaded
+
+
+def test_a_damaged_file_is_refused(published):
+    file = published / "baseline_cnn.npz"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"baseline_cnn\.npz: SHA-256 is \w{64}; its manifest"):
+        store.load("tiny", "baseline_cnn")
+    store.load("tiny", "vgg16_frozen")  # the others are as they were
+
+
+def test_a_file_that_is_missing_is_named(published):
+    (published / "baseline_cnn.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"baseline_cnn\.npz: no such file"):
+        store.load("tiny", "baseline_cnn")
+
+
+def test_another_network_s_file_is_refused(published):
+    shutil.copyfile(published / "vgg16_frozen.npz", published / "vgg16_fine_tuned.npz")
+    with pytest.raises(ValueError, match=r"vgg16_fine_tuned\.npz: SHA-256"):
+        store.load("tiny", "vgg16_fine_tuned")
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda kept: without(kept, "conv3/bias"), r"lacks conv3/bias, and holds nothing"),
+        (lambda kept: kept | {"conv9/bias": np.zeros(4)}, r"lacks nothing, and holds conv9/bias"),
+        (
+            lambda kept: kept | {"conv3/bias": np.zeros(5, np.float16)},
+            r"conv3/bias is float16 of shape \(5,\); expected .* of shape \(4,\)",
+        ),
+        (
+            lambda kept: kept | {"conv3/bias": np.zeros(4, np.int64)},
+            r"conv3/bias is int64 of shape \(4,\); expected float16 or float32",
+        ),
+        (
+            lambda kept: kept | {"conv3/bias": kept["conv3/bias"] + np.float16(1)},
+            r"the network's weights have the SHA-256",
+        ),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(published, edit, said):
+    rewrite(published, "baseline_cnn", lambda kept: kept)
+    store.load("tiny", "baseline_cnn")  # rewriting alone does no harm
+    rewrite(published, "baseline_cnn", edit)
+    with pytest.raises(ValueError, match=rf"baseline_cnn\.npz.*{said}"):
+        store.load("tiny", "baseline_cnn")
+
+
+def without(kept, name):
+    return {key: values for key, values in kept.items() if key != name}
+
+
+def test_a_fine_tuned_layer_that_is_missing_is_noticed(published):
+    """The backbone's own weights would stand in for it."""
+    rewrite(published, "vgg16_fine_tuned", lambda kept: without(kept, "block5_conv2/kernel"))
+    with pytest.raises(ValueError, match=r"vgg16_fine_tuned\.npz: the network's weights"):
+        store.load("tiny", "vgg16_fine_tuned")
+
+
+@pytest.mark.parametrize("model", ["vgg16_frozen", "vgg16_fine_tuned"])
+def test_other_vgg16_weights_are_refused(published, monkeypatch, model):
+    tensors, source = weights.vgg16_tensors()
+    name = "block2_conv1/bias"
+    other = tensors | {name: tensors[name] + np.float32(1e-6)}
+    monkeypatch.setattr(weights, "vgg16_tensors", lambda: (other, source))
+    with pytest.raises(ValueError, match=rf"{model}\.npz: the network's weights"):
+        store.load("tiny", model)
+
+
+def test_pickled_arrays_are_not_read(published):
+    file = published / "baseline_cnn.npz"
+    np.savez(file, **{"conv1/kernel": np.array([print], dtype=object)})
+    with zipfile.ZipFile(file) as archive:
+        assert archive.namelist() == ["conv1/kernel.npy"]
+    said = manifest_of(published)
+    said["models"]["baseline_cnn"]["sha256"] = arrays.file_digest(file)
+    metrics.write_json(said, published / store.MANIFEST)
+    with pytest.raises(ValueError, match=r"baseline_cnn\.npz: cannot be read .*pickle"):
+        store.load("tiny", "baseline_cnn")
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda m: m | {"classes": ["bcc", "nv", "mel"]}, "elsewhere they are"),
+        (lambda m: without(m, "training_prior"), "training_prior: Field required"),
+        (lambda m: m | {"code": "import os"}, "code: Extra inputs are not permitted"),
+        (lambda m: m | {"training_prior": dict.fromkeys(m["classes"], 0.3)}, "add up to 1"),
+        (
+            lambda m: m | {"models": {"baseline_cnn": m["models"]["baseline_cnn"] | OUTSIDE}},
+            "models.baseline_cnn.file: String should match",
+        ),
+    ],
+)
+def test_a_manifest_that_is_not_as_it_should_be_is_refused(published, edit, said):
+    file = published / store.MANIFEST
+    metrics.write_json(edit(manifest_of(published)), file)
+    with pytest.raises(ValueError, match=rf"manifest\.json: not a manifest of networks: .*{said}"):
+        store.load("tiny", "baseline_cnn")
+
+
+OUTSIDE = {"file": "../secret.npz"}
+
+
+def test_a_run_that_is_not_published_is_one_clear_error(published):
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json: no such file; .* are: tiny$"):
+        store.load("nowhere", "baseline_cnn")
+
+
+def test_a_network_that_is_not_published_is_one_clear_error(published):
+    with pytest.raises(ValueError, match="no network 'alexnet'; it has: baseline_cnn, vgg16_fro"):
+        store.load("tiny", "alexnet")
+
+
+# ------------------------------------------------------------------------------- folders, replaced
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "old").write_text("old")
+
+    def fail_halfway():
+        with paths.whole_folder(target) as partial:
+            (partial / "new").write_text("new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
+    assert [each.name for each in tmp_path.rglob("*")] == ["target", "old"]
+    with paths.whole_folder(target) as partial:
+        (partial / "new").write_text("new")
+        assert (target / "old").exists()
+    assert [each.name for each in tmp_path.rglob("*")] == ["target", "new"]
+
+
+def test_a_kill_between_the_two_renamings_loses_nothing(tmp_path):
+    target = tmp_path / "target"
+    with paths.whole_folder(target) as partial:
+        (partial / "first").write_text("")
+    target.rename(tmp_path / ".target_before.partial")
+    with pytest.raises(RuntimeError), paths.whole_folder(target):
+        raise RuntimeError
+    assert [each.name for each in tmp_path.rglob("*")] == ["target", "first"]
