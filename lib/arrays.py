@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,21 @@ import numpy as np
 from lib import paths
 
 NOTE, DIGEST = "note", "sha256"
+
+
+#: What NumPy and zipfile raise for a file that is cut short, altered or another one.
+DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    RuntimeError,  # NotImplementedError with it: an altered byte may ask for any version of zip
+    MemoryError,  # an altered shape may ask for any length
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class DamagedFile(ValueError):
@@ -21,14 +37,27 @@ def write_arrays(file: Path, arrays: dict[str, np.ndarray], note: dict) -> Path:
     """Write named arrays and a note into one `.npz` file, whole or not at all.
 
     The file holds a SHA-256 over names, types, shapes and values, which `read_arrays` compares.
+
+    Raises
+    ------
+    ValueError
+        An array of Python objects, or one named as what the file holds beside the arrays.
     """
     text = json.dumps(note, sort_keys=True)
     arrays = {name: np.asarray(values, order="C") for name, values in arrays.items()}
+    for name, values in arrays.items():
+        if name in (NOTE, DIGEST) or values.dtype.hasobject:
+            raise ValueError(
+                f"{paths.relative(file)}: found array {name!r} of {values.dtype}; expected plain "
+                f"values and a name other than {NOTE!r} and {DIGEST!r}"
+            )
     digest = np.array(_digest(arrays, text))
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = paths.temporary(file)
     with open(partial, "wb") as target:
         np.savez(target, **arrays, **{NOTE: np.array(text), DIGEST: digest})
+        target.flush()
+        os.fsync(target.fileno())  # or a power cut might leave the name without the contents
     os.replace(partial, file)
     return file
 
@@ -49,7 +78,7 @@ def read_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict]:
         text, digest = str(arrays.pop(NOTE)), str(arrays.pop(DIGEST))
     except FileNotFoundError:
         raise FileNotFoundError(f"{paths.relative(file)}: no such file") from None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise DamagedFile(f"{paths.relative(file)}: cannot be read ({error})") from None
     found = _digest(arrays, text)
     if found != digest:
