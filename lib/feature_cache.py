@@ -1,9 +1,10 @@
 """What frozen layers make of images: computed once, kept in half precision, checked when read."""
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +57,22 @@ def cache_features(
     note = target.with_name(f"{target.name}.json")
     key = _key(trunk, images, rows, views, batch_size, augmented)
     if not _is_whole(files, note, key):
-        before = [(state, training.to_numpy(state)) for state in training.random_states(trunk)]
-        _compute(trunk, images, np.asarray(rows), files, note, key, views, batch_size, augmented)
-        for state, value in before:  # whether it was computed now or before makes no difference
-            state.assign(value)
+        with _states_kept(trunk):
+            _compute(
+                trunk, images, np.asarray(rows), files, note, key, views, batch_size, augmented
+            )
     return [np.load(file, mmap_mode="r") for file in files]
+
+
+@contextlib.contextmanager
+def _states_kept(trunk: keras.Model) -> Iterator[None]:
+    """Let random layers draw next what they would have drawn without the block."""
+    before = [(state, training.to_numpy(state).copy()) for state in training.random_states(trunk)]
+    try:
+        yield
+    finally:
+        for state, value in before:
+            state.assign(value)
 
 
 def _key(trunk, images, rows, views, batch_size, augmented) -> dict:
@@ -79,13 +91,11 @@ def _key(trunk, images, rows, views, batch_size, augmented) -> dict:
 
 def _is_whole(files: Sequence[Path], note: Path, key: dict) -> bool:
     """Say whether the files hold what the key says; a damaged one is named, and not taken."""
-    if not note.is_file():
-        return False
-    kept = json.loads(note.read_text(encoding="utf-8"))
-    if kept["key"] != key or "sha256" not in kept:
+    kept = _read_note(note)
+    if kept.get("key") != key:
         return False
     for file in files:
-        if not file.is_file() or arrays.file_digest(file) != kept["sha256"][file.name]:
+        if not file.is_file() or arrays.file_digest(file) != kept["sha256"].get(file.name):
             print(f"{paths.relative(file)}: missing or damaged, so it is computed anew", flush=True)
             return False
     return True
@@ -94,12 +104,13 @@ def _is_whole(files: Sequence[Path], note: Path, key: dict) -> bool:
 def _compute(trunk, images, rows, files, note, key, views, batch_size, augmented) -> None:
     partial = [paths.temporary(file) for file in files]
     progress = paths.temporary(note)
-    done = _progress(progress, key) if all(file.is_file() for file in partial) else 0
+    shapes = [(views * len(rows), *output.shape[1:]) for output in trunk.outputs]
+    done = _progress(progress, key, partial, shapes)
     note.unlink(missing_ok=True)
-    total, mode = views * len(rows), "r+" if done else "w+"
+    mode = "r+" if done else "w+"
     features = [
-        np.lib.format.open_memmap(file, mode, np.float16, (total, *output.shape[1:]))
-        for file, output in zip(partial, trunk.outputs, strict=True)
+        np.lib.format.open_memmap(file, mode, np.float16, shape)
+        for file, shape in zip(partial, shapes, strict=True)
     ]
     written = time.monotonic()
     for number, (view, start) in enumerate(_batches(views, len(rows), batch_size)):
@@ -107,13 +118,16 @@ def _compute(trunk, images, rows, files, note, key, views, batch_size, augmented
         if first < done:
             continue
         batch = images[rows[start : start + batch_size]]
+        training.let_go(images, batch.nbytes)
         if augmented:
             _set_draws(trunk, number)
         else:
             batch = training.turned(batch, view)
         made = training.call(trunk, batch, training=augmented and view > 0)
-        for kept, values in zip(features, made if len(files) > 1 else [made], strict=True):
-            kept[first : first + len(batch)] = _half(values, files[0])
+        outputs = made if len(files) > 1 else [made]
+        for kept, values, file in zip(features, outputs, files, strict=True):
+            kept[first : first + len(batch)] = half = _half(values, file)
+            training.let_go(kept, half.nbytes)
         if time.monotonic() - written > PROGRESS_SECONDS:
             for kept in features:
                 kept.flush()
@@ -132,13 +146,33 @@ def _batches(views: int, n: int, batch_size: int):
     return [(view, start) for view in range(views) for start in range(0, n, batch_size)]
 
 
-def _progress(file: Path, key: dict) -> int:
-    """Return how many rows an attempt that was broken off has written."""
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+def _progress(file: Path, key: dict, partial: Sequence[Path], shapes: Sequence[tuple]) -> int:
+    """Return how many rows an attempt that was broken off has written, its files being whole."""
+    kept = _read_note(file)
+    if kept.get("key") != key:
         return 0
-    return kept["done"] if kept.get("key") == key else 0
+    for each, shape in zip(partial, shapes, strict=True):
+        try:
+            found = np.load(each, mmap_mode="r")  # cut short, it cannot be mapped
+        except (OSError, ValueError, EOFError):
+            return 0
+        if (found.shape, found.dtype) != (shape, np.float16):
+            return 0
+    return kept["done"]
+
+
+def _read_note(file: Path) -> dict:
+    """Return what a note says; nothing if there is none, or a damaged one."""
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        said = None
+    if isinstance(said, dict) and {"sha256", "done"} & set(said):
+        return said
+    print(f"{paths.relative(file)}: damaged, so the features are computed anew", flush=True)
+    return {}
 
 
 def _set_draws(trunk: keras.Model, number: int) -> None:
@@ -151,9 +185,10 @@ def _set_draws(trunk: keras.Model, number: int) -> None:
 def _half(values: np.ndarray, file: Path) -> np.ndarray:
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
-    if not np.isfinite(half).all():
+    wrong = values[~np.isfinite(half)]
+    if len(wrong):
         raise ValueError(
-            f"{paths.relative(file)}: the largest value is {values.max()}; half precision ends at "
+            f"{paths.relative(file)}: found the value {wrong[0]}; half precision ends at "
             f"{np.finfo(np.float16).max}"
         )
     return half

@@ -9,9 +9,11 @@ import contextlib
 import hashlib
 import inspect
 import json
+import mmap
 import os
 import platform
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +28,10 @@ from lib.config import Config, Stage
 MACRO_SCORES = ("balanced_accuracy", "precision", "recall", "f1")
 CLASS_SCORES = ("precision", "recall", "f1")
 STATE_SUFFIX = ".state.npz"
+
+#: Bytes taken from a memory-mapped file until its pages are let go.
+MAPPED_BYTES = 2**28
+_taken: weakref.WeakKeyDictionary[mmap.mmap, int] = weakref.WeakKeyDictionary()
 
 
 def history_schema(classes: Sequence[str]) -> pa.DataFrameSchema:
@@ -557,7 +563,39 @@ def _take(inputs, rows: np.ndarray):
     if isinstance(inputs, list):
         return [_take(part, rows) for part in inputs]
     batch = inputs[rows]
+    let_go(inputs, batch.nbytes)
     return batch.astype(np.float32) if batch.dtype == np.float16 else np.asarray(batch)
+
+
+def let_go(array: np.ndarray, taken: int = MAPPED_BYTES) -> None:
+    """Count bytes taken from a memory-mapped array, and let its pages go once they are many.
+
+    What was read of a mapped file counts as memory of the process until the system wants it back:
+    in the end all of it. Pages that are let go stay in the system's cache, or on the disk, and are
+    mapped again when they are read. Of an array that is not mapped, nothing happens; nor where the
+    system has no such call.
+
+    Parameters
+    ----------
+    taken : int
+        Bytes that were read or written; by default so many that the pages are let go now.
+    """
+    mapped = _mapping(array)
+    if mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    _taken[mapped] = _taken.get(mapped, 0) + taken
+    if _taken[mapped] >= MAPPED_BYTES:
+        mapped.madvise(mmap.MADV_DONTNEED)
+        _taken[mapped] = 0
+
+
+def _mapping(array) -> mmap.mmap | None:
+    """Return the file mapping that an array is a view of, unless changes to it are its own."""
+    private = False
+    while array is not None and not isinstance(array, mmap.mmap):
+        private |= getattr(array, "mode", None) == "c"  # never written, so they would be lost
+        array = getattr(array, "base", None)
+    return None if private else array
 
 
 # --------------------------------------------------------------------------- files of a training

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -460,3 +461,51 @@ def test_a_model_file_that_is_none_is_refused(run):
     (folder / "model.keras").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"model\.keras: not a model that can be used"):
         training.read_model(run, "broken")
+
+
+# ------------------------------------------------------------------------------ mapped files
+
+
+def mapped_bytes():
+    """Return how much of this process's memory is mapped files."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    (line,) = (line for line in lines if line.startswith("RssFile"))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """64 images of one MiB, memory-mapped, and not yet read."""
+    file = tmp_path / "images.npy"
+    np.save(file, np.arange(64, dtype=np.uint8).repeat(2**20).reshape(64, 1024, 1024))
+    return np.load(file, mmap_mode="r")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says so")
+def test_the_memory_of_a_mapped_file_is_given_back_while_batches_are_read(mapped, monkeypatch):
+    def growth():
+        rows = np.arange(64)
+        batches = training.Batches(mapped, rows, rows % 3, np.ones(3), 4, seed=1)
+        before = mapped_bytes()
+        for i in range(len(batches)):
+            np.testing.assert_array_equal(batches[i][0][:, 0, 0], batches.order[4 * i : 4 * i + 4])
+        return mapped_bytes() - before
+
+    monkeypatch.setattr(training, "MAPPED_BYTES", 2**23)
+    assert growth() < 2**24
+    training.let_go(mapped, 2**23)
+    monkeypatch.setattr(training, "MAPPED_BYTES", 2**40)
+    assert growth() > 2**25  # so there was something to give back
+
+
+def test_views_of_a_mapped_file_are_let_go_and_changes_to_a_private_one_are_kept(mapped, tmp_path):
+    assert training._mapping(np.asarray(mapped)[3:].reshape(61, -1)) is mapped.base
+    assert training._mapping(np.zeros(3)) is None
+    private = np.load(tmp_path / "images.npy", mmap_mode="c")
+    private[5] = 200
+    training.let_go(private)
+    assert (private[5] == 200).all()
+    shared = np.load(tmp_path / "images.npy", mmap_mode="r+")
+    shared[6] = 100
+    training.let_go(shared)
+    assert (np.load(tmp_path / "images.npy")[6] == 100).all()
