@@ -16,7 +16,7 @@ TIMEOUT ?= 21600
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: check-python help env reproduce test test-unit test-notebooks data leakage ablation preprocessing bench-preprocessing notebooks publish predict lab lint format lock clean
+.PHONY: check-python help env reproduce test test-unit test-notebooks data leakage ablation preprocessing bench-preprocessing bench-training notebooks publish publish-models predict lab lint format lock clean
 
 # ------------------------------------------------------------------------------------ environment
 # PYTHON counts on the command line only: a variable of that name in the shell may mean anything.
@@ -127,11 +127,16 @@ refresh:
 	  $(PY) -m lib.reports refresh notebooks/$$name.ipynb $(RUNS)/$$name.ipynb || exit 1; done
 	@for file in $(EXECUTED) $(HTML) $(REPORTS)/index.html; do touch $$file; done  # still up to date
 
-publish: | $(ENV) ## Put a finished run's numbers into README.md and reports/, its networks into models/
+publish: finished | $(ENV) ## Put a finished run's numbers into README.md and reports/<run>/published
+	@$(PY) -m lib.readme $(CONFIG_FILE)
+
+publish-models: finished | $(ENV) ## Put a finished run's networks into models/<run> (up to 40 MB)
+	@$(PY) -m lib.store $(CONFIG_FILE)
+
+.PHONY: finished
+finished:
 	@$(MAKE) --question --no-print-directory ENV= $(REPORTS)/index.html || \
 	  { echo "error: run $(RUN) is not up to date; make reproduce CONFIG=$(CONFIG) first" >&2; exit 1; }
-	@$(PY) -m lib.store $(CONFIG_FILE)
-	@$(PY) -m lib.readme $(CONFIG_FILE)
 
 # models/ham10000 unless CONFIG is given: the networks of the demonstration know no real image
 predict: $(ENV) ## Classify IMAGE=<file or folder> with a published network, MODEL=vgg16_fine_tuned (15 seconds)

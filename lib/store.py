@@ -341,8 +341,8 @@ def read_manifest(file: Path) -> Manifest:
     if not file.is_file():
         there = sorted(each.parent.name for each in MODELS.glob(f"[!.]*/{MANIFEST}"))
         raise FileNotFoundError(
-            f"{paths.relative(file)}: no such file; `make publish` writes it; published are: "
-            f"{', '.join(there) or 'none'}"
+            f"{paths.relative(file)}: no such file; `make publish-models` writes it; published "
+            f"are: {', '.join(there) or 'none'}"
         )
     try:
         return Manifest.model_validate_json(file.read_bytes())

@@ -220,7 +220,7 @@ def test_without_a_run_of_one_s_own_the_published_network_is_used(
 def test_a_run_that_is_not_published_is_one_clear_error(published, files, capsys):
     status, said, errors = ask(capsys, files[0], "--config", "nowhere")
     assert (status, said) == (1, "")
-    assert errors.startswith("error: manifest.json: no such file; `make publish` writes it")
+    assert errors.startswith("error: manifest.json: no such file; `make publish-models` writes it")
 
 
 def test_no_image_is_a_usage_error(capsys):
