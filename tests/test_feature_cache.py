@@ -1,0 +1,324 @@
+"""Features of frozen layers: computed once, kept whole, gone on with after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib import arrays, config, feature_cache, models, paths, training
+from lib.backend import keras
+
+MOVING = config.Augmentation(rotation_degrees=180, zoom=0.2, flip="horizontal_and_vertical")
+IMAGES = np.random.default_rng(1).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+ROWS = np.array([3, 1, 4, 15, 9, 2, 6])
+
+
+def network(seed=0, scale=1.0):
+    """A trunk of two outputs, maps and averages, with random layers before them."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    x = keras.layers.Rescaling(scale / 255)(inputs)
+    for layer in models.augmentation_layers(MOVING, seed=5, white=scale):
+        x = layer(x)
+    maps = keras.layers.Conv2D(4, 3, name="convolution")(x)
+    maps = keras.layers.Dropout(0.3, seed=2)(maps)
+    averages = keras.layers.GlobalAveragePooling2D()(maps)
+    return keras.Model(inputs, [maps, averages])
+
+
+@pytest.fixture(scope="module")
+def trunk():
+    return network()
+
+
+@pytest.fixture
+def cache(tmp_path):
+    def make(trunk, images=IMAGES, rows=ROWS, views=3, batch_size=3, **options):
+        target = tmp_path / "kept" / "features"
+        options = {"views": views, "batch_size": batch_size} | options
+        return feature_cache.cache_features(trunk, images, rows, target, **options)
+
+    return make
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Count the batches that go through a network."""
+    made, usual = [], training.call
+
+    def counted(model, batch, training=False):
+        made.append(len(batch))
+        return usual(model, batch, training)
+
+    monkeypatch.setattr(training, "call", counted)
+    return made
+
+
+def states(trunk):
+    return [training.to_numpy(state).tolist() for state in training.random_states(trunk)]
+
+
+# ---------------------------------------------------------------------------------------- contents
+
+
+def test_every_output_is_kept_in_half_precision_view_after_view(trunk, cache, tmp_path):
+    maps, averages = cache(trunk)
+    assert (maps.shape, averages.shape) == ((21, 6, 6, 4), (21, 4))
+    for i, output in enumerate((maps, averages)):
+        assert output.dtype == np.float16
+        assert isinstance(output, np.memmap)
+        np.testing.assert_array_equal(np.load(tmp_path / f"kept/features_{i}.npy"), output)
+    plain = training.call(trunk, IMAGES[ROWS])
+    np.testing.assert_allclose(maps[:7], plain[0], atol=1e-3)
+    np.testing.assert_allclose(averages[:7], plain[1], atol=1e-3)
+
+
+def test_each_further_view_is_another_augmentation(trunk, cache):
+    _, averages = cache(trunk)
+    views = averages.reshape(3, 7, 4).astype(np.float32)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert (abs(views[a] - views[b]).max(axis=1) > 1e-3).all(), "of every image"
+
+
+def test_views_without_augmentation_are_the_flips_and_quarter_turns(trunk, cache):
+    maps, averages = cache(trunk, views=8, augmented=False)
+    for view in range(8):
+        seen = training.call(trunk, training.turned(IMAGES[ROWS], view))
+        np.testing.assert_allclose(maps[view * 7 :][:7], seen[0], atol=1e-3)
+        np.testing.assert_allclose(averages[view * 7 :][:7], seen[1], atol=1e-3)
+    assert len({maps[view * 7].tobytes() for view in range(8)}) == 8
+
+
+def test_a_network_of_one_output_gives_a_list_of_one(trunk, cache):
+    one = keras.Model(trunk.input, trunk.outputs[1])
+    (averages,) = cache(one, views=1)
+    np.testing.assert_allclose(averages, training.call(one, IMAGES[ROWS]), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(1e5, r"\d{5,6}\.?\d*"), (-1e5, r"-\d{5,6}\.?\d*"), (np.nan, "nan")]
+)
+def test_values_that_half_precision_cannot_hold_are_refused(cache, tmp_path, value, said):
+    trunk = network()
+    trunk.get_layer("convolution").bias.assign([0, 0, 0, value])
+    with pytest.raises(
+        ValueError, match=rf"features_0\.npy: found the value {said}; half precision ends at 65"
+    ):
+        cache(trunk)
+    assert not (tmp_path / "kept" / "features.json").exists()
+    assert not (tmp_path / "kept" / "features_0.npy").exists()
+
+
+# ------------------------------------------------------------------------------------ taken again
+
+
+def test_what_is_kept_is_taken_again(trunk, cache, calls):
+    first = [np.array(each) for each in cache(trunk)]
+    assert calls == [3, 3, 1] * 3
+    calls.clear()
+    for kept, before in zip(cache(trunk), first, strict=True):
+        np.testing.assert_array_equal(kept, before)
+    assert calls == []
+
+
+def test_the_same_network_built_again_takes_what_is_kept(trunk, cache, calls):
+    cache(trunk)
+    calls.clear()
+    cache(network())
+    assert calls == []
+
+
+CHANGES = {
+    "weights": lambda: {"trunk": network(seed=1)},
+    "layers": lambda: {"trunk": network(scale=2.0)},
+    "images": lambda: {"images": np.where(IMAGES == IMAGES[3, 0, 0, 0], 0, IMAGES)},
+    "rows": lambda: {"rows": ROWS[::-1]},
+    "a row less": lambda: {"rows": ROWS[:-1]},
+    "views": lambda: {"views": 2},
+    "batch size": lambda: {"batch_size": 4},
+    "turned, not augmented": lambda: {"augmented": False},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_features_of_anything_else_are_computed_anew(trunk, cache, calls, change):
+    before = [np.array(each) for each in cache(trunk)]
+    calls.clear()
+    now = cache(**{"trunk": trunk} | CHANGES[change]())
+    assert calls
+    assert [each.tobytes() for each in now] != [each.tobytes() for each in before]
+
+
+def test_with_other_versions_it_is_computed_anew(trunk, cache, calls, monkeypatch):
+    cache(trunk)
+    calls.clear()
+    monkeypatch.setattr(training, "versions", lambda: {"keras": "another"})
+    cache(trunk)
+    assert calls
+
+
+@pytest.mark.parametrize("damage", ["altered", "cut short", "missing"])
+def test_a_damaged_or_missing_file_is_named_and_made_again(
+    trunk, cache, calls, tmp_path, capsys, damage
+):
+    before = [np.array(each) for each in cache(trunk)]
+    file = tmp_path / "kept" / "features_1.npy"
+    contents = bytearray(file.read_bytes())
+    contents[-5] ^= 1
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes(contents if damage == "altered" else contents[:-2])
+    calls.clear()
+    capsys.readouterr()
+    for kept, first in zip(cache(trunk), before, strict=True):
+        np.testing.assert_array_equal(kept, first)
+    assert calls
+    assert "features_1.npy: missing or damaged, so it is computed anew" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", "{}", '{"key": 1, "sha256": {}}'])
+def test_a_damaged_note_is_no_obstacle(trunk, cache, calls, tmp_path, capsys, note):
+    before = [np.array(each) for each in cache(trunk, views=1)]
+    (tmp_path / "kept" / "features.json").write_text(note, encoding="utf-8")
+    calls.clear()
+    for kept, first in zip(cache(trunk, views=1), before, strict=True):
+        np.testing.assert_array_equal(kept, first)
+    assert calls
+    if "sha256" not in note:
+        assert "features.json: damaged" in capsys.readouterr().out
+
+
+def test_random_layers_draw_next_what_they_would_have_drawn(trunk, cache, calls):
+    start = states(trunk)
+    cache(trunk)
+    assert calls
+    assert states(trunk) == start, "computed now"
+    cache(trunk)
+    assert states(trunk) == start, "taken from the disk"
+    assert len(start) == 4
+
+
+def test_what_is_computed_does_not_depend_on_what_was_drawn_before(trunk, cache, tmp_path):
+    before = [np.array(each) for each in cache(trunk)]
+    trunk(IMAGES, training=True)
+    (tmp_path / "kept" / "features.json").unlink()
+    for kept, first in zip(cache(trunk), before, strict=True):
+        np.testing.assert_array_equal(kept, first)
+
+
+# ------------------------------------------------------------------------- killed and gone on with
+
+#: Computes features with progress written at every batch, and dies in the batch it is told to.
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from lib import feature_cache, training
+from tests import test_feature_cache as given
+
+target, last = Path(sys.argv[1]), int(sys.argv[2])
+feature_cache.PROGRESS_SECONDS = 0
+usual, calls = training.call, []
+
+
+def call(*arguments, **options):
+    calls.append(1)
+    if len(calls) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return usual(*arguments, **options)
+
+
+training.call = call
+feature_cache.cache_features(
+    given.network(), given.IMAGES, given.ROWS, target, views=3, batch_size=3
+)
+"""
+
+
+def test_killed_half_way_it_goes_on_and_ends_as_if_unbroken(
+    trunk, cache, calls, tmp_path, monkeypatch
+):
+    unbroken = [np.array(each) for each in cache(trunk)]
+    target = tmp_path / "broken" / "features"
+    dead = subprocess.run(
+        [sys.executable, "-c", CHILD, str(target), "6"],
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(paths.ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+    assert dead.returncode == -signal.SIGKILL, dead.stderr
+    assert not list(target.parent.glob("features*")), "nothing looks finished"
+    calls.clear()
+    options = {"views": 3, "batch_size": 3}
+    made = feature_cache.cache_features(trunk, IMAGES, ROWS, target, **options)
+    assert calls == [1, 3, 3, 1], "of nine batches, five were done"
+    for kept, whole in zip(made, unbroken, strict=True):
+        np.testing.assert_array_equal(kept, whole)
+    assert not list(target.parent.glob(".*")), "nothing is left behind"
+
+
+class PowerCut(Exception):
+    pass
+
+
+def broken_off(monkeypatch, trunk, target, after):
+    """Compute until so many batches are done, and stop there."""
+    usual, done = training.call, []
+
+    def call(*arguments, **options):
+        done.append(1)
+        if len(done) > after:
+            raise PowerCut
+        return usual(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "call", call)
+        patched.setattr(feature_cache, "PROGRESS_SECONDS", -1)
+        with pytest.raises(PowerCut):
+            feature_cache.cache_features(trunk, IMAGES, ROWS, target, views=3, batch_size=3)
+
+
+def test_what_was_broken_off_for_other_weights_is_not_gone_on_with(
+    trunk, cache, calls, tmp_path, monkeypatch
+):
+    broken_off(monkeypatch, network(seed=1), tmp_path / "kept" / "features", after=4)
+    calls.clear()
+    made = [np.array(each) for each in cache(trunk)]
+    assert calls == [3, 3, 1] * 3
+    np.testing.assert_allclose(made[0][:7], training.call(trunk, IMAGES[ROWS])[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("change", ["missing", "cut short"])
+def test_what_was_broken_off_and_then_damaged_is_started_over(
+    trunk, cache, calls, tmp_path, monkeypatch, change
+):
+    target = tmp_path / "kept" / "features"
+    broken_off(monkeypatch, trunk, target, after=4)
+    partial = Path(paths.temporary(target.with_name("features_1.npy")))
+    contents = partial.read_bytes()
+    partial.unlink()
+    if change == "cut short":
+        partial.write_bytes(contents[:150])
+    calls.clear()
+    made = [np.array(each) for each in cache(trunk)]
+    assert calls == [3, 3, 1] * 3
+    np.testing.assert_allclose(made[1][:7], training.call(trunk, IMAGES[ROWS])[1], atol=1e-3)
+
+
+def test_random_states_are_put_back_when_it_is_broken_off(trunk, tmp_path, monkeypatch):
+    start = states(trunk)
+    broken_off(monkeypatch, trunk, tmp_path / "features", after=5)
+    assert states(trunk) == start
+
+
+def test_the_note_says_what_the_files_hold(trunk, cache, tmp_path):
+    cache(trunk, views=1)
+    note = json.loads((tmp_path / "kept" / "features.json").read_text(encoding="utf-8"))
+    for name, digest in note["sha256"].items():
+        assert arrays.file_digest(tmp_path / "kept" / name) == digest
+    assert sorted(note["sha256"]) == ["features_0.npy", "features_1.npy"]
