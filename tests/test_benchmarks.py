@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from benchmarks import preprocessing as benchmark
-from lib import datasets, paths, tables
+from benchmarks import training as bench
+from lib import datasets, models, paths, tables
+from lib.backend import keras
 
 
 @pytest.mark.parametrize("shape", [(224, 224), (450, 600), (300, 400), (900, 1000), (451, 601)])
@@ -119,3 +121,111 @@ def test_nothing_to_measure_is_an_error(data_folder, tmp_path, capsys):
     assert "expected at least one of each" in capsys.readouterr().err
     assert benchmark.main([str(tmp_path)]) == 1
     assert datasets.METADATA in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------- training
+
+
+@pytest.fixture
+def worked():
+    """A network whose operations are worked by hand below, and what each layer takes forwards."""
+    inputs = keras.Input((8, 6, 3))
+    x = keras.layers.Conv2D(5, 3, strides=2, padding="same", name="conv")(inputs)
+    x = keras.layers.DepthwiseConv2D(3, padding="valid", name="depthwise")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    x = keras.layers.Dense(7, activation="relu", name="dense")(x)
+    forwards = {
+        "conv": 2 * (4 * 3) * (3 * 3 * 3 * 5),  # 12 places, a kernel of 135 weights: 3,240
+        "depthwise": 2 * (2 * 1) * (3 * 3 * 5),  # 2 places, 45 weights: 180
+        "flatten": 0,
+        "dense": 2 * 10 * 7,  # 140
+    }
+    return keras.Model(inputs, x), forwards
+
+
+def test_the_operations_of_a_layer_are_those_worked_by_hand(worked):
+    model, forwards = worked
+    for name, count in forwards.items():
+        layer = model.get_layer(name)
+        assert bench.layer_operations(layer, layer.output.shape) == count
+
+
+def test_a_gradient_is_counted_where_it_is_needed(worked):
+    model, _ = worked
+    whole = bench.operations(model)
+    # the first layer needs no gradient of its inputs
+    assert whole == {"inference": 3560, "training": 2 * 3240 + 3 * 180 + 3 * 140}
+    model.get_layer("conv").trainable = False
+    assert bench.operations(model)["training"] == 3240 + 2 * 180 + 3 * 140
+    model.get_layer("dense").trainable = False  # the gradient passes through it
+    assert bench.operations(model)["training"] == 3240 + 2 * 180 + 2 * 140
+    model.trainable = False
+    assert bench.operations(model)["training"] == 3560
+
+
+def test_vgg16_takes_as_many_multiply_adds_as_are_known():
+    # its convolutions at 224 pixels: 15.3 billion, as published for configuration D
+    assert bench.operations(models.vgg16_features(224))["inference"] == 2 * 15_346_630_656
+
+
+def test_a_layer_that_cannot_be_counted_is_an_error():
+    inputs = keras.Input((4, 3))
+    model = keras.Model(inputs, keras.layers.LSTM(2, name="recurrent")(inputs))
+    with pytest.raises(ValueError, match="'recurrent' is of type LSTM; expected one of Conv2D"):
+        bench.operations(model)
+
+
+def test_the_training_benchmark_runs_and_its_readme_says_what_its_table_says(
+    data_folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(bench, "PUBLISHED", tmp_path / "published")
+    assert bench.main([str(data_folder), "--quick"]) == 0
+    said, table = read_training(bench.PUBLISHED)
+    assert said["quick"]
+    assert sum(said["images"]["train"].values()) > sum(said["images"]["validation"].values()) > 0
+    values = table.set_index(["what", "variant"])["value"]
+    for figure, unit in {"peak memory": "GiB", "usual way": "images/s", "cache": None}.items():
+        part = table[table["what"] == figure]
+        assert len(part) >= 2 and (part["value"] > 0).all()
+        assert unit is None or (part["unit"] == unit).all()
+    kept, anew = (values["epoch of stage 1", way] for way in (bench.KEPT, bench.RECOMPUTED))
+    assert values["cache", "times as fast"] == pytest.approx(anew / kept, rel=1e-3)
+    assert values["peak memory", "400 images"] < 2
+    printed = capsys.readouterr().out
+    for each in bench.goals(table):
+        assert each["goal"] in printed
+
+
+def test_a_goal_is_met_or_missed_by_what_was_measured():
+    rows = bench.Rows()
+    for name, value in ((bench.BASELINE, 1.15), (bench.HEAD, 1.16)):
+        rows.add(f"pipeline, {name}", bench.WARM, value, "times")
+    rows.add("cache", "times as fast", 14.9, "times")
+    for count, gib in ((10_000, 1.0), (100_000, 3.9)):
+        rows.add("peak memory", f"{count:,} images", gib, "GiB")
+    rows.add("memory", "many images over few", 3.9, "times")
+    goals = bench.goals(rows.table())
+    assert [each["met"] for each in goals] == [True, False, False, True, False]
+    assert "peak memory of a training on 100,000 images: at most 4 GiB" in goals[3]["goal"]
+
+
+def test_the_published_training_benchmark_is_whole_and_its_readme_says_what_it_says():
+    if not (bench.PUBLISHED / "benchmark.csv").is_file():
+        pytest.skip("no training benchmark was published: make bench-training")
+    said, table = read_training(bench.PUBLISHED)
+    assert not said["quick"]
+    counted = table[table["what"] == "operations, training"].set_index("variant")["value"]
+    assert tuple(counted.index) == bench.NETWORKS
+    assert f"{max(bench.FULL.memory):,} images" in set(table["variant"])
+
+
+def read_training(folder):
+    """Read a training benchmark's files, and check that its README follows from them."""
+    table = tables.read_table(folder / "benchmark.csv", bench.SCHEMA)
+    said = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))
+    part = paths.read_part(folder / "README.md", bench.MARKS)
+    assert part == bench.describe(table, said)
+    for each in bench.goals(table):
+        verdict = "met" if each["met"] else "**missed**"
+        assert f"| {each['goal']} | {each['measured']} | {verdict} |" in part
+    return said, table
