@@ -45,7 +45,7 @@ def predict(
     features : ndarray of float, shape (views * n, values)
         View v of the i-th image is at v * n + i.
     """
-    every = classifier.predict_proba(np.asarray(features, np.float32))
+    every = classifier.predict_proba(np.asarray(features, np.float32)).astype(np.float64)
     order = [list(classifier.classes_).index(name) for name in classes]
     mean = every[:, order].reshape(views, -1, len(classes)).mean(axis=0)
     return mean / mean.sum(axis=1, keepdims=True)
