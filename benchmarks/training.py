@@ -101,7 +101,7 @@ class Size:
     #: sides of the matrices that are multiplied
     matrices: tuple[int, ...] = (2048, 4096)
     #: repetitions of a single step, of which the fastest counts
-    repeats: int = 3
+    repeats: int = 2
     #: rounds of the pipeline's epochs after the first, and steps of such an epoch
     rounds: int = 3
     steps: int = 10
@@ -239,7 +239,7 @@ def operations(model: keras.Model) -> dict[str, int]:
 # ---------------------------------------------------------------------------------------- timing
 
 
-def fastest(action: Callable, repeats: int, at_least: float = 0.5) -> float:
+def fastest(action: Callable, repeats: int, at_least: float = 1.0) -> float:
     """Return the seconds of the fastest repetition, after one to warm up.
 
     There are `repeats` of them, or as many as take `at_least` seconds in all.
