@@ -1,6 +1,7 @@
 """Which number format and which devices a network is trained with: `auto` is a measurement."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 
@@ -110,7 +111,7 @@ def shared_out(which: str) -> Iterator[None]:
     """Build a model within the block whose batches are shared out among all devices, if asked to.
 
     TensorFlow's MirroredStrategy, or Keras's DataParallel on JAX: every device holds the whole
-    model and gets a part of each batch, which should be a multiple of their number.
+    model and gets a part of each batch. `training.fit` takes the block up again.
 
     Raises
     ------
@@ -122,20 +123,53 @@ def shared_out(which: str) -> Iterator[None]:
         return
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        import tensorflow
-
-        kind = "GPU" if on_gpu() else "CPU"
-        names = [each.name for each in tensorflow.config.list_logical_devices(kind)]
-        with tensorflow.distribute.MirroredStrategy(names).scope():
+        with _mirrored().scope():
             yield
     elif backend == "jax":
-        before = keras.distribution.distribution()
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
-        try:
+        with _data_parallel():
             yield
-        finally:
-            keras.distribution.set_distribution(before)
     else:
         raise ValueError(
             f"training.devices = all: the backend is {backend}; expected tensorflow or jax"
         )
+
+
+@contextlib.contextmanager
+def devices_of(model: keras.Model) -> Iterator[int]:
+    """Share batches out within the block as the model's weights are; yield the number of devices.
+
+    A part cut out of a model that `shared_out` built does not know by itself how it was built.
+    """
+    backend, value = keras.backend.backend(), model.weights[0].value
+    if backend == "tensorflow":
+        import tensorflow
+
+        if isinstance(value, tensorflow.distribute.DistributedValues):
+            strategy = value.distribute_strategy
+            with strategy.scope():
+                yield strategy.num_replicas_in_sync
+            return
+    elif backend == "jax" and len(value.sharding.device_set) > 1:
+        with _data_parallel():
+            yield len(value.sharding.device_set)
+        return
+    yield 1
+
+
+@functools.cache  # two of them in one process mix up what their devices send each other
+def _mirrored():
+    import tensorflow
+
+    kind = "GPU" if on_gpu() else "CPU"
+    names = [each.name for each in tensorflow.config.list_logical_devices(kind)]
+    return tensorflow.distribute.MirroredStrategy(names)
+
+
+@contextlib.contextmanager
+def _data_parallel() -> Iterator[None]:
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)

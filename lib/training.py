@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from lib import arrays, paths, tables, weights
+from lib import arrays, paths, precision, tables, weights
 from lib.backend import keras
 from lib.config import Config, Stage
 
@@ -234,6 +234,14 @@ class Scores(keras.metrics.Metric):
         )
 
 
+@keras.saving.register_keras_serializable(package="lib")
+class Accuracy(keras.metrics.CategoricalAccuracy):
+    """The share of rows that are predicted right; a row without a class does not count."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        return super().update_state(y_true, y_pred, keras.ops.sum(y_true, axis=-1))
+
+
 # -------------------------------------------------------------------------------------- fitting
 
 
@@ -251,7 +259,8 @@ def fit(
     """Train with Adam on cross-entropy and keep the epoch of best validation balanced accuracy.
 
     Prints one line an epoch. Ties go to the earlier epoch. The model ends with the best epoch's
-    weights; those that were trained are rounded to half precision, in which models are kept.
+    weights; those that were trained are rounded to half precision, in which models are kept. A
+    model built in `precision.shared_out` is trained on all of its devices, as is any part of it.
 
     Parameters
     ----------
@@ -272,40 +281,72 @@ def fit(
     ValueError
         The loss is not a number any more. The best weights so far are in the model and in `state`.
     """
-    run = _Run(model, train, validation, settings, classes, state, stage, first_epoch)
-    run.go_on()
-    try:
-        if run.finished < settings.epochs:
-            model.fit(
-                train,
-                validation_data=validation,
-                initial_epoch=run.finished,
-                epochs=settings.epochs,
-                verbose=0,
-                shuffle=False,  # the batches see to it
-                callbacks=[run.callback()],
-            )
-    finally:
-        run.take_best()
-    for weight in model.trainable_weights:
-        weight.assign(np.asarray(to_numpy(weight), np.float16).astype(np.float32))
+    with precision.devices_of(model) as devices:
+        run = _Run(model, train, validation, settings, classes, state, stage, first_epoch, devices)
+        run.go_on()
+        try:
+            if run.finished < settings.epochs:
+                model.fit(
+                    _filled_up(train, devices),
+                    validation_data=_filled_up(validation, devices),
+                    initial_epoch=run.finished,
+                    epochs=settings.epochs,
+                    verbose=0,
+                    shuffle=False,  # the batches see to it
+                    callbacks=[run.callback()],
+                )
+        finally:
+            run.take_best()
+        for weight in model.trainable_weights:
+            weight.assign(np.asarray(to_numpy(weight), np.float16).astype(np.float32))
     columns = list(history_schema(classes).columns)
     return history_schema(classes).validate(pd.DataFrame(run.rows)[columns])
+
+
+class _FilledUp(keras.utils.PyDataset):
+    """Batches filled up to a multiple of the devices, with rows that count for nothing.
+
+    Such a row has no class, and weight 0 in the loss of its batch, which stays the mean over the
+    others. In an epoch's mean it makes the batch, the last one, count for that much more.
+    """
+
+    def __init__(self, batches: Batches, devices: int):
+        super().__init__()
+        self.batches, self.devices = batches, devices
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, batch):
+        inputs, labels, loss_weights = self.batches[batch]
+        n = len(labels)
+        length = -(-n // self.devices) * self.devices
+        real, row = np.arange(length) < n, np.minimum(np.arange(length), n - 1)
+        several = isinstance(inputs, tuple)
+        inputs = tuple(part[row] for part in inputs) if several else inputs[row]
+        weights_ = np.where(real, loss_weights[row] * np.float32(length / n), np.float32(0))
+        return inputs, np.where(real[:, None], labels[row], np.float32(0)), weights_
+
+
+def _filled_up(batches: Batches, devices: int) -> keras.utils.PyDataset:
+    return _FilledUp(batches, devices) if devices > 1 else batches
 
 
 class _Run:
     """One training under way: its history, its best weights, and the file that keeps them."""
 
-    def __init__(self, model, train, validation, settings, classes, state, stage, first_epoch):
-        self.model, self.train, self.settings = model, train, settings
+    def __init__(
+        self, model, train, validation, settings, classes, state, stage, first_epoch, devices
+    ):
+        self.model, self.train, self.settings, self.devices = model, train, settings, devices
         self.state, self.stage, self.first_epoch = state, stage, first_epoch
         # before compiling, so that no metric is among them; random layers' states are
         self.variables = _variables(model)
         self.key = _key(self, classes, validation)
         model.compile(
-            optimizer=keras.optimizers.Adam(_learning_rate(settings, len(train))),
+            optimizer=_optimizer(model, settings, len(train)),
             loss="categorical_crossentropy",
-            metrics=[keras.metrics.CategoricalAccuracy(name="accuracy"), Scores(classes)],
+            metrics=[Accuracy(name="accuracy"), Scores(classes)],
         )
         model.optimizer.build(model.trainable_variables)
         self.rows: list[dict] = []
@@ -402,6 +443,17 @@ def best_epoch(history: pd.DataFrame) -> pd.Series:
     return history.loc[history["val_balanced_accuracy"].idxmax()]
 
 
+def _optimizer(model: keras.Model, settings: Stage, steps: int) -> keras.optimizers.Optimizer:
+    """Return Adam; in float16 with a scaled loss, or small gradients would be rounded to zero.
+
+    Keras sees to that for a model built in this format, but not for a part cut out of one.
+    """
+    adam = keras.optimizers.Adam(_learning_rate(settings, steps))
+    if any(layer.compute_dtype == "float16" for layer in model.layers):
+        return keras.optimizers.LossScaleOptimizer(adam)
+    return adam
+
+
 def _learning_rate(settings: Stage, steps: int):
     """Return the learning rate, or its course over the steps; `steps` is those of an epoch."""
     if settings.schedule == "constant":
@@ -427,6 +479,7 @@ def _key(run: _Run, classes: Sequence[str], validation: Batches) -> str:
         "train": run.train.key(),
         "validation": validation.key(),
         "stage": [run.stage, run.first_epoch],
+        "devices": run.devices,
         "code": _code_digest(),
         "versions": versions(),
     }
@@ -435,7 +488,8 @@ def _key(run: _Run, classes: Sequence[str], validation: Batches) -> str:
 
 def _code_digest() -> str:
     """Return a SHA-256 of the code that a training's outcome depends on, layers apart."""
-    parts = (Batches, balanced_order, Scores, fit, _Run, _learning_rate)
+    parts = (Batches, balanced_order, Scores, Accuracy, fit)
+    parts += (_FilledUp, _Run, _optimizer, _learning_rate)
     return hashlib.sha256("".join(map(inspect.getsource, parts)).encode()).hexdigest()
 
 
