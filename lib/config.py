@@ -147,7 +147,7 @@ class Stage(_Section):
     learning_rate: Rate
     #: after the warm-up: kept, or let down to zero along half a cosine
     schedule: Literal["constant", "cosine"] = "constant"
-    #: the learning rate rises from zero over so many epochs
+    #: the learning rate rises from zero over so many epochs; with `schedule: cosine` only
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -156,6 +156,8 @@ class Stage(_Section):
             raise ValueError(
                 f"warmup_epochs = {self.warmup_epochs} must be less than epochs = {self.epochs}"
             )
+        if self.warmup_epochs and self.schedule == "constant":
+            raise ValueError(f"warmup_epochs = {self.warmup_epochs} needs schedule = cosine")
         return self
 
 

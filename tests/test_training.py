@@ -240,6 +240,11 @@ def test_a_warm_up_as_long_as_the_training_is_refused():
         config.Stage(epochs=3, learning_rate=0.1, warmup_epochs=3, schedule="cosine")
 
 
+def test_a_warm_up_without_a_course_to_lead_into_is_refused():
+    with pytest.raises(ValueError, match="warmup_epochs = 1 needs schedule = cosine"):
+        config.Stage(epochs=3, learning_rate=0.1, warmup_epochs=1)
+
+
 class Spoiled(training.Batches):
     """Batches whose weights in the loss are no numbers from the third epoch on."""
 
