@@ -90,8 +90,24 @@ def training_prior(index: pd.DataFrame, classes: list[str]) -> np.ndarray:
     ValueError
         A class without a training image: no posterior can be converted to or from its prior.
     """
-    counts = index.loc[index["split"] == "train", "label"].value_counts()
-    counts = counts.reindex(classes, fill_value=0)
+    return _shares(index.loc[index["split"] == "train", "label"], classes)
+
+
+def fold_prior(index: pd.DataFrame, fold: int, classes: list[str]) -> np.ndarray:
+    """Return each class's share among the images of the other folds, shape (classes,).
+
+    The models that predict a fold's images were trained on those, whatever the split.
+
+    Raises
+    ------
+    ValueError
+        As `training_prior`.
+    """
+    return _shares(index.loc[index["fold"] != fold, "label"], classes)
+
+
+def _shares(labels: pd.Series, classes: list[str]) -> np.ndarray:
+    counts = labels.value_counts().reindex(classes, fill_value=0)
     if not counts.all():
         raise ValueError(f"no training image of class {counts.idxmin()}; expected some of each")
     return counts.to_numpy() / counts.sum()
@@ -252,7 +268,7 @@ def read_predictions(config: Config, index: pd.DataFrame) -> pd.DataFrame:
         file = _made_by(folder, "predictions.csv", config)
         table = tables.read_table(file, predictions_schema(config.classes))
         _check_images(table, names, held_out, KEY, file)
-        _check_decisions(table, index, config.classes, file)
+        _check_decisions(table, training_prior(index, config.classes), config.classes, file)
         parts.append(table)
     return pd.concat(parts, ignore_index=True)
 
@@ -260,12 +276,14 @@ def read_predictions(config: Config, index: pd.DataFrame) -> pd.DataFrame:
 def read_cross_validation(config: Config, index: pd.DataFrame) -> pd.DataFrame | None:
     """Read the out-of-fold predictions on every image; None where the run has none.
 
-    They are posteriors under the prior of the images that each fold's models were trained on.
+    They are posteriors under the prior of the images that each fold's models were trained on,
+    `fold_prior`, not under the run's `training_prior`.
 
     Raises
     ------
     ValueError
-        A table that is not as `cross_validation_schema` has it, or made from other folds.
+        A table that is not as `cross_validation_schema` has it, that was made from other folds,
+        or whose predictions do not follow from its probabilities and the prior of their fold.
     """
     file = paths.run_folder(config.name) / "vgg16_transfer" / "cross_validation.csv"
     if not file.is_file():
@@ -273,6 +291,9 @@ def read_cross_validation(config: Config, index: pd.DataFrame) -> pd.DataFrame |
     table = tables.read_table(file, cross_validation_schema(config.classes))
     names = [name for name in MODELS if name in set(table["model"])]
     _check_images(table, names, index, [*KEY, "fold"], file)
+    for fold, rows in table.groupby("fold"):
+        prior = fold_prior(index, fold, config.classes)
+        _check_decisions(rows, prior, config.classes, file, f" of fold {fold}")
     return table
 
 
@@ -301,10 +322,17 @@ def _check_images(
 
 
 def _check_decisions(
-    table: pd.DataFrame, index: pd.DataFrame, classes: list[str], file: Path
+    table: pd.DataFrame, prior: np.ndarray, classes: list[str], file: Path, of: str = ""
 ) -> None:
-    """Check that both predictions follow from the probabilities and the training prior."""
-    prior = training_prior(index, classes)
+    """Check that both predictions follow from the probabilities and the training prior.
+
+    Parameters
+    ----------
+    prior : ndarray of float, shape (classes,)
+        Of the images that the models were trained on: `training_prior` or `fold_prior`.
+    of : str
+        Added to the words "training shares" in the error.
+    """
     for column, chosen in decide(_probabilities(table, classes), prior).items():
         expected = np.array(classes)[chosen]
         wrong = np.flatnonzero(table[column] != expected)
@@ -312,7 +340,7 @@ def _check_decisions(
             first = table.iloc[wrong[0]]
             raise ValueError(
                 f"{paths.relative(file)}: {column} does not follow from the probabilities and the "
-                f"training shares {prior.round(4).tolist()} in {len(wrong)} rows, the first: "
+                f"training shares{of} {prior.round(4).tolist()} in {len(wrong)} rows, the first: "
                 f"{first['model']}, {first['image_id']}: found {first[column]}, expected "
                 f"{expected[wrong[0]]}"
             )
@@ -671,7 +699,10 @@ def rule_table(metrics: dict) -> pd.DataFrame:
 
 
 def difference_table(metrics: dict) -> pd.DataFrame:
-    """Return one row for each pair of models that is compared, ready to be shown."""
+    """Return one row for each pair of models that is compared, ready to be shown.
+
+    Without a pair of `COMPARISONS`, as where only one model is cross-validated, it has no rows.
+    """
     names = {name: model["title"] for name, model in metrics["models"].items()}
     pairs = [(names[pair["model"]], names[pair["less"]]) for pair in metrics["differences"]]
     return pd.DataFrame(

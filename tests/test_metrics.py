@@ -93,6 +93,16 @@ def test_the_training_prior_is_the_shares_of_the_training_images():
         metrics.training_prior(index[1:], CLASSES)
 
 
+def test_a_fold_s_prior_is_the_shares_of_the_other_folds_whatever_the_split():
+    labels = ["bcc", "mel", "nv", "nv", "bcc", "mel", "nv", "mel"]
+    index = pd.DataFrame({"label": labels, "fold": [0, 0, 0, 0, 1, 1, 1, 2]})
+    index["split"] = ["train", "test"] * 4
+    np.testing.assert_allclose(metrics.fold_prior(index, 0, CLASSES), [1 / 4, 2 / 4, 1 / 4])
+    np.testing.assert_allclose(metrics.fold_prior(index, 1, CLASSES), [1 / 5, 2 / 5, 2 / 5])
+    with pytest.raises(ValueError, match="no training image of class bcc"):
+        metrics.fold_prior(index[1:4], 1, CLASSES)
+
+
 def test_both_predictions_follow_from_the_probabilities_as_written():
     rows = predictions(2)
     probabilities = np.array([[0.2, 0.0, 0.8], [0.0999996, 0.1000004, 0.8]])
@@ -277,6 +287,58 @@ def written(run):
     )
 
 
+def decisions(table, prior, classes):
+    """Return both predictions, recomputed from a table's probabilities and the classes' shares."""
+    probabilities = table[[f"prob_{name}" for name in classes]].to_numpy()
+    return {
+        "predicted": np.array(classes)[probabilities.argmax(axis=1)],
+        "predicted_equal_priors": np.array(classes)[(probabilities / prior).argmax(axis=1)],
+    }
+
+
+def recompute(table, results, prior):
+    """Check both predictions and both headline scores of every model in a published table.
+
+    `prior` returns the shares that hold for a row's fold.
+    """
+    assert set(table["model"]) == set(results["models"])
+    for fold, rows in table.groupby("fold"):
+        for column, chosen in decisions(rows, prior(fold), results["classes"]).items():
+            assert rows[column].tolist() == chosen.tolist()
+    for name, model in results["models"].items():
+        rows = table[table["model"] == name]
+        right = (rows["label"] == rows["predicted"]).mean()
+        assert right == pytest.approx(model["accuracy"]["value"])
+        balanced = balanced_accuracy_score(rows["label"], rows["predicted_equal_priors"])
+        assert balanced == pytest.approx(model["balanced_accuracy"]["value"])
+
+
+def recompute_published(folder):
+    """Check a published run's predictions and scores, from its files alone."""
+    results = json.loads((folder / "metrics.json").read_text())
+    text = {"image_id": str}
+    table = pd.read_csv(folder / "predictions.csv", dtype=text).assign(fold="none")
+    shares = np.array([results["training_prior"][name] for name in results["classes"]])
+    for column, chosen in decisions(table, shares, results["classes"]).items():
+        assert table[column].tolist() == chosen.tolist()
+    recompute(table[table["split"] == "test"], results, lambda fold: shares)
+
+    crossed = folder / "cross_validation.csv"
+    assert crossed.is_file() == (results["cross_validation"] is not None)
+    if crossed.is_file():
+        table = pd.read_csv(crossed, dtype=text)
+        images = table.drop_duplicates("image_id")
+        split = pd.read_csv(folder / "split.csv", dtype=text)
+        folds = images.set_index("image_id")["fold"].sort_index()
+        assert folds.equals(split.set_index("image_id")["fold"].sort_index())
+
+        def of_others(fold):
+            others = images.loc[images["fold"] != fold, "label"]
+            return others.value_counts(normalize=True)[results["classes"]].to_numpy()
+
+        recompute(table, results["cross_validation"] | {"classes": results["classes"]}, of_others)
+
+
 @pytest.fixture
 def cross_validated(run, written):
     """The out-of-fold predictions of two models on all images, as notebook 04 writes them."""
@@ -287,7 +349,8 @@ def cross_validated(run, written):
         probabilities = random.dirichlet(np.ones(3), size=len(written)) + 0.5 * hit
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         for fold, rows in written.groupby("fold"):
-            table = metrics.prediction_table(model, rows, probabilities[rows.index], CLASSES, PRIOR)
+            prior = metrics.fold_prior(written, fold, CLASSES)
+            table = metrics.prediction_table(model, rows, probabilities[rows.index], CLASSES, prior)
             parts.append(table.assign(fold=fold))
     table = pd.concat(parts)
     file = paths.run_folder(run.name) / "vgg16_transfer" / "cross_validation.csv"
@@ -421,6 +484,43 @@ def test_cross_validation_on_other_folds_is_refused(run, written, cross_validate
         metrics.read_cross_validation(run, written)
 
 
+@pytest.mark.parametrize("column", metrics.PREDICTED.values())
+def test_cross_validation_that_does_not_follow_from_its_probabilities_is_refused(
+    run, written, cross_validated, column
+):
+    table = pd.read_csv(cross_validated)
+    row = np.flatnonzero(table["fold"] == 1)[3]
+    table.loc[row, column] = "nv" if table.loc[row, column] != "nv" else "mel"
+    tables.write_table(table, cross_validated)
+    found = (
+        rf"validation\.csv: {column} does not follow .* training shares of fold 1 \[.* in 1 rows"
+    )
+    with pytest.raises(ValueError, match=found):
+        metrics.read_cross_validation(run, written)
+
+
+@pytest.mark.parametrize("of", ["the training split", "the fold itself"])
+def test_cross_validation_decided_with_other_shares_is_refused(run, written, cross_validated, of):
+    table = pd.read_csv(cross_validated)
+    for fold, rows in table.groupby("fold"):
+        prior = metrics.training_prior(written, CLASSES)
+        if of == "the fold itself":
+            prior = metrics.fold_prior(written, 1 - fold, CLASSES)
+        equal = decisions(rows, prior, CLASSES)["predicted_equal_priors"]
+        table.loc[rows.index, "predicted_equal_priors"] = equal
+    tables.write_table(table, cross_validated)
+    with pytest.raises(ValueError, match="predicted_equal_priors does not follow"):
+        metrics.read_cross_validation(run, written)
+
+
+def test_one_cross_validated_model_alone_has_no_difference_to_show(run, written, cross_validated):
+    table = pd.read_csv(cross_validated)
+    tables.write_table(table[table["model"] == "vgg16_linear"], cross_validated)
+    found = results_of(run, written)["cross_validation"]
+    assert len(metrics.headline_table(found)) == 1
+    assert metrics.difference_table(found).shape == (0, len(metrics.SCORES))
+
+
 def test_a_run_without_cross_validation_has_none(run, written):
     assert metrics.read_cross_validation(run, written) is None
     nothing = {"models": {}, "differences": []}
@@ -550,20 +650,13 @@ def test_the_readme_s_table_has_three_headline_scores_and_the_cross_validation(r
 
 
 def test_what_is_published_can_be_checked_by_recomputing_it(run, finished):
-    """From the published files alone: both predictions, and both headline scores."""
+    """From the published files alone: both predictions, and both headline scores.
+
+    Of the test split and of the cross-validation, whose folds have shares of their own.
+    """
     published = readme.publish(run)
-    results = json.loads((published / "metrics.json").read_text())
-    table = pd.read_csv(published / "predictions.csv")
-    prior = np.array([results["training_prior"][name] for name in CLASSES])
-    test = table[table["split"] == "test"]
-    for name, model in results["models"].items():
-        rows = test[test["model"] == name]
-        probabilities = rows[[f"prob_{c}" for c in CLASSES]].to_numpy()
-        chosen = np.array(CLASSES)[probabilities.argmax(axis=1)]
-        assert (rows["label"] == chosen).mean() == pytest.approx(model["accuracy"]["value"])
-        chosen = np.array(CLASSES)[(probabilities / prior).argmax(axis=1)]
-        expected = model["balanced_accuracy"]["value"]
-        assert balanced_accuracy_score(rows["label"], chosen) == pytest.approx(expected)
+    assert (published / "cross_validation.csv").is_file()
+    recompute_published(published)
 
 
 def test_every_network_s_history_is_published_as_it_was_written(run, finished):
@@ -669,16 +762,8 @@ def test_the_split_of_every_published_run_is_committed(file):
 
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.parent.parent.name)
 def test_published_scores_follow_from_the_published_predictions(file):
-    results = json.loads(file.read_text())
-    assert file.parent.parent.name == results["run"]
-    table = pd.read_csv(file.with_name("predictions.csv"), dtype={"image_id": str})
-    test = table[table["split"] == "test"]
-    for name, model in results["models"].items():
-        rows = test[test["model"] == name]
-        right = (rows["label"] == rows["predicted"]).mean()
-        assert right == pytest.approx(model["accuracy"]["value"])
-        balanced = balanced_accuracy_score(rows["label"], rows["predicted_equal_priors"])
-        assert balanced == pytest.approx(model["balanced_accuracy"]["value"])
+    assert file.parent.parent.name == json.loads(file.read_text())["run"]
+    recompute_published(file.parent)
 
 
 def test_nothing_published_shows_an_image():
