@@ -26,12 +26,14 @@ CLASS_NAMES = {
     "vasc": "vascular lesion",
 }
 
-#: VGG16's convolutions in order, as Keras names them.
-VGG16_LAYERS = tuple(
-    f"block{block}_conv{i}"
+#: VGG16's convolutions and poolings in order, as Keras names them.
+VGG16_MAPS = tuple(
+    f"block{block}_{layer}"
     for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1)
-    for i in range(1, convolutions + 1)
+    for layer in (*(f"conv{i}" for i in range(1, convolutions + 1)), "pool")
 )
+#: VGG16's convolutions.
+VGG16_LAYERS = tuple(name for name in VGG16_MAPS if not name.endswith("_pool"))
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -230,7 +232,8 @@ class Heatmaps(_Section):
 
     #: convolution of the baseline CNN; the fifth still has a 16 x 16 map
     baseline_layer: Literal[tuple(f"conv{i}" for i in range(1, 9))]
-    vgg16_layer: Literal[VGG16_LAYERS]
+    #: convolution of the backbone, at or before the last of `feature_layers`
+    vgg16_layer: str
     examples_per_class: Annotated[int, Field(ge=1, le=6)]
 
 
@@ -268,6 +271,30 @@ class Config(_Section):
                 f"classes = {self.classes}: must be different names out of "
                 f"{', '.join(self.names)}; class_names may add others"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _names_layers_of_vgg16(self):
+        """Check the names of VGG16's layers; another backbone's when the network is built."""
+        settings = self.vgg16_transfer
+        if settings.backbone != "VGG16":
+            return self
+        key = "vgg16_transfer.feature_layers"
+        checks = [(key, name, VGG16_MAPS) for name in settings.feature_layers]
+        known = [VGG16_MAPS.index(name) for name in settings.feature_layers if name in VGG16_MAPS]
+        if len(known) == len(settings.feature_layers):  # or the last of them is not known
+            used = VGG16_MAPS[: max(known) + 1]
+            checks += [
+                ("vgg16_transfer.fine_tune.from_layer", settings.fine_tune.from_layer, used),
+                (
+                    "heatmaps.vgg16_layer",
+                    self.heatmaps.vgg16_layer,
+                    tuple(name for name in used if name in VGG16_LAYERS),
+                ),
+            ]
+        faults = [_unknown_layer(*check) for check in checks if check[1] not in check[2]]
+        if faults:
+            raise ValueError("\n  ".join(faults))
         return self
 
 
@@ -332,6 +359,13 @@ def _describe(fault: dict) -> str:
     if not key:  # about several keys, which it names itself
         return message
     return f"{key} = {fault['input']!r}: {message}"
+
+
+def _unknown_layer(key: str, found: str, allowed: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(found, allowed, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    named = "a layer that VGG16 has and the features need"
+    return f"{key} = {found!r}: expected {named}{hint} (allowed: {', '.join(allowed)})"
 
 
 def _fields(location: tuple) -> list[str]:

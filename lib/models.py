@@ -45,7 +45,7 @@ INPUT_KINDS = {
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@keras.saving.register_keras_serializable("skin_lesions")
+@keras.saving.register_keras_serializable(package="lib")
 class LocalResponseNormalization(layers.Layer):
     """Divide each value by what its neighbours among the channels amount to, at the same place.
 
@@ -179,6 +179,9 @@ def vgg16_transfer(
 
     Its layers are Keras's own; `lib.weights.load_backbone_weights` brings their weights. What the
     network expects of its input (VGG16: BGR, ImageNet's means taken off) happens inside the model.
+    Called with `training=True`, the backbone still computes what it does without: its batch
+    normalisations keep ImageNet's statistics, and its dropout, if it has some, is off. Up to the
+    head, only augmentation is random.
 
     Returns
     -------
@@ -211,7 +214,7 @@ def vgg16_transfer(
     if settings.fine_tune.from_layer not in used:
         part = f"{name} up to {settings.feature_layers[-1]}"
         raise ValueError(_unknown(part, "layer", settings.fine_tune.from_layer, used))
-    return _with_names(model, backbone)
+    return _settled(model, backbone)
 
 
 def vgg16_features(
@@ -392,6 +395,9 @@ def split_after(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Mode
 def train_from(model: keras.Model, layer: str) -> None:
     """Make `layer` and all that depend on it trainable, and no others.
 
+    Batch normalisation never is: its statistics, scale and offset stay those of ImageNet. Switched
+    on, it would use the statistics of each batch, and small batches would overwrite its own.
+
     Raises
     ------
     ValueError
@@ -399,7 +405,8 @@ def train_from(model: keras.Model, layer: str) -> None:
     """
     chosen = {id(call.operation) for call in _dependents(model, layer)}
     for each in model.layers:
-        each.trainable = id(each) in chosen
+        frozen = isinstance(each, layers.BatchNormalization)
+        each.trainable = id(each) in chosen and not frozen
 
 
 def _split(model, layer, crossing):
@@ -507,15 +514,21 @@ def _maps_of(network: str, backbone: dict[str, keras.Layer], name: str):
     return maps
 
 
-def _with_names(model: keras.Model, backbone: dict[str, keras.Layer]) -> keras.Model:
-    """Return the model with the backbone's layers named as in `backbone`.
+def _settled(model: keras.Model, backbone: dict[str, keras.Layer]) -> keras.Model:
+    """Return the model with the backbone's layers named as in `backbone`, and nothing random there.
 
-    Layers in which the network itself scales the pixels are put to float32 as well.
+    Layers in which the network itself scales the pixels are put to float32 as well. Batch
+    normalisation is frozen, which in Keras makes it use its own statistics in training, too.
     """
     changes = {layer.name: {"name": name} for name, layer in backbone.items() if layer.name != name}
     for layer in backbone.values():
+        change = changes.get(layer.name, {})
         if isinstance(layer, (layers.Rescaling, layers.Normalization)):
-            changes[layer.name] = changes.get(layer.name, {}) | EXACT
+            changes[layer.name] = change | EXACT
+        elif isinstance(layer, layers.BatchNormalization):
+            changes[layer.name] = change | {"trainable": False}
+        elif isinstance(layer, layers.Dropout):  # EfficientNet's functions take no rate
+            changes[layer.name] = change | {"rate": 0.0}
     if not changes:
         return model
 

@@ -5,6 +5,8 @@ A group is what must not be torn apart: all images of a lesion, and of lesions t
 """
 
 import hashlib
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,8 @@ from lib.config import Split
 SPLITS = ("train", "validation", "test")
 #: What names a split: ids, and on which side each is.
 COLUMNS = ["image_id", "lesion_id", "group_id", "split", "fold"]
+#: Of a cross-validation within the training images, as far as every class has so many groups.
+INNER_FOLDS = 5
 
 
 def group_labels(images: pd.DataFrame) -> pd.Series:
@@ -106,6 +110,51 @@ def fold_groups(labels: pd.Series, settings: Split) -> pd.Series:
     for fold, (_, held_out) in enumerate(dealer.split(labels, labels)):
         folds.iloc[held_out] = fold
     return folds
+
+
+def inner_folds(
+    labels: Sequence[str], groups: Sequence[str], seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Deal whole groups to `INNER_FOLDS` folds at random, each class in the same shares.
+
+    To fewer, with a warning, if a class has fewer groups. For what is chosen within the training
+    images: hyperparameters and calibration.
+
+    Parameters
+    ----------
+    labels, groups : sequence of str
+        The class and the group_id of each training image.
+
+    Returns
+    -------
+    list of tuple of ndarray of int
+        For each fold the rows to train on and the rows that are held out.
+
+    Raises
+    ------
+    ValueError
+        A class with a single group.
+    """
+    images = pd.DataFrame({"label": np.asarray(labels), "group_id": np.asarray(groups)})
+    label_of = group_labels(images)
+    counts = label_of.value_counts().reindex(images["label"].unique(), fill_value=0)
+    rarest, count = counts.idxmin(), int(counts.min())
+    if count < 2:
+        raise ValueError(
+            f"class {rarest} has {count} group of training images; cross-validation needs at least "
+            "2 of each class"
+        )
+    if count < INNER_FOLDS:
+        warnings.warn(
+            f"class {rarest} has {count} groups of training images: {count} folds instead of "
+            f"{INNER_FOLDS} to choose hyperparameters and to calibrate",
+            stacklevel=2,
+        )
+    dealer = StratifiedKFold(min(INNER_FOLDS, count), shuffle=True, random_state=seed)
+    return [
+        tuple(np.flatnonzero(images["group_id"].isin(label_of.index[part])) for part in parts)
+        for parts in dealer.split(label_of, label_of)
+    ]
 
 
 def check(index: pd.DataFrame, classes: list[str], name: str) -> None:

@@ -64,6 +64,23 @@ def test_a_misspelt_key_is_named_with_the_one_that_was_meant(load):
         ("seed: 2023\n\ndata", "data", r"missing key 'seed'"),
         ("zoom: 0.1", "zoom: 0.1\n  zoom: 0.2", r"key given twice: zoom"),
         ("baseline_layer: conv5", "baseline_layer: conv9", r"baseline_layer = 'conv9': .*'conv1'"),
+        (
+            "block5_pool]",
+            "block6_pool]",
+            r"vgg16_transfer\.feature_layers = 'block6_pool': .*did you mean 'block\d_pool'\?"
+            r" \(allowed: block1_conv1, block1_conv2, block1_pool, .*block5_pool\)",
+        ),
+        (
+            "from_layer: block5_conv1",
+            "from_layer: conv5_1",
+            r"vgg16_transfer\.fine_tune\.from_layer = 'conv5_1': .*\(allowed: block1_conv1, ",
+        ),
+        (
+            "vgg16_layer: block5_conv3",
+            "vgg16_layer: block5_pool",
+            r"heatmaps\.vgg16_layer = 'block5_pool': .*did you mean 'block5_conv\d'\? "
+            r"\(allowed: block1_conv1, block1_conv2, block2_conv1, .*, block5_conv3\)",
+        ),
         ("seed: 2023}", "seed: -1}", r"split\.seed = -1: .*greater than or equal to 0"),
         ("zoom: 0.1", "zoom: [0.1", r"not a YAML file"),
     ],
@@ -71,6 +88,34 @@ def test_a_misspelt_key_is_named_with_the_one_that_was_meant(load):
 def test_an_impossible_value_is_named(load, old, new, message):
     with pytest.raises(ValueError, match=message):
         load(old, new)
+
+
+def test_layers_that_come_after_the_last_feature_are_refused(load):
+    """At block4_pool VGG16 ends: nothing of block 5 can be trained, or looked at."""
+    with pytest.raises(ValueError, match=r"(?s)from_layer.*heatmaps\.vgg16_layer") as refused:
+        load("block4_pool, block5_pool]", "block4_pool]")
+    lines = str(refused.value).splitlines()[1:]
+    assert [line.split(" = ")[0].strip() for line in lines] == [
+        "vgg16_transfer.fine_tune.from_layer",
+        "heatmaps.vgg16_layer",
+    ]
+    assert lines[0].endswith("block4_conv3, block4_pool)")
+    assert lines[1].endswith("block4_conv2, block4_conv3)")
+
+
+def test_the_order_of_the_feature_layers_does_not_matter(load):
+    run = load("[block3_pool, block4_pool, block5_pool]", "[block5_pool, block3_pool]")
+    assert run.vgg16_transfer.fine_tune.from_layer == "block5_conv1"
+    run = load("from_layer: block5_conv1", "from_layer: block5_pool")
+    assert run.vgg16_transfer.fine_tune.from_layer == "block5_pool"
+
+
+def test_another_backbone_s_layers_are_not_compared_with_vgg16_s(load):
+    run = load(
+        "  feature_layers: [block3_pool, block4_pool, block5_pool]",
+        "  backbone: ResNet50\n  feature_layers: [conv4_block6_out]",
+    )
+    assert run.vgg16_transfer.feature_layers == ["conv4_block6_out"]
 
 
 def test_all_faults_are_told_at_once(load):

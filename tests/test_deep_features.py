@@ -52,7 +52,7 @@ def classifier(table):
 def crossed_and_groups(table):
     """Cross-validate; note each classifier's groups and the folds that choose its strength."""
     groups, inner = [], []
-    fit, inner_folds = deep_features.fit, deep_features.traditional.inner_folds
+    fit, inner_folds = deep_features.fit, deep_features.splits.inner_folds
 
     def noted_fit(values, labels, group_ids, seed):
         groups.append(set(group_ids))
@@ -65,7 +65,7 @@ def crossed_and_groups(table):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(deep_features, "fit", noted_fit)
-        patch.setattr(deep_features.traditional, "inner_folds", noted_folds)
+        patch.setattr(deep_features.splits, "inner_folds", noted_folds)
         crossed = deep_features.cross_validate(
             "vgg16_linear", features(table), table, CLASSES, seed=1
         )

@@ -24,6 +24,7 @@ def vgg16():
     """VGG16 on 32 pixels, with the published weights, and answers that are not all 0 or 1."""
     run = config.load_config("configs/demo.yaml")
     settings = run.vgg16_transfer.model_copy(update={"input_size": 32})
+    keras.utils.set_random_seed(4)
     model = models.vgg16_transfer(256, 3, settings, run.augmentation, seed=1)
     weights.load_vgg16_weights(model)
     spread_answers(model)
@@ -79,6 +80,10 @@ def spread_answers(model):
     kernel, bias = model.get_layer("dense").get_weights()
     kernel = kernel / features.std(axis=0).mean()
     model.get_layer("dense").set_weights([kernel, bias - features.mean(axis=0) @ kernel])
+    hidden = run(models.split_before(model, "probabilities")[0], images)
+    kernel, bias = model.get_layer("probabilities").get_weights()
+    kernel = kernel / (hidden @ kernel).std()
+    model.get_layer("probabilities").set_weights([kernel, bias])
 
 
 def joined_by_hand(model, images, names):
@@ -329,6 +334,79 @@ def test_a_cut_inside_a_skip_carries_both_ways_across(mobile):
     before = ["block_11_expand_relu", "block_10_project_BN", "block_8_add_scaled"]
     assert [each._keras_history.operation.name for each in trunk.outputs] == before
     assert len(top.inputs) == 3
+
+
+@pytest.fixture(scope="module", params=["MobileNetV2", "EfficientNetB0"])
+def normalized(tiny, request):
+    """A backbone with batch normalisation up to its features, without augmentation."""
+    names = {
+        "MobileNetV2": (["block_2_add", "block_4_add"], "block_4_expand"),
+        "EfficientNetB0": (["block2b_add", "block3b_add"], "block3b_expand_conv"),
+    }
+    still = config.Augmentation(rotation_degrees=0.0, zoom=0.0, flip="none")
+    keras.utils.set_random_seed(6)
+    plain = tiny.model_copy(update={"augmentation": still})
+    layers, from_layer = names[request.param]
+    return transfer(plain, request.param, layers, from_layer), from_layer
+
+
+def test_a_backbone_does_the_same_in_training_and_nothing_in_it_changes(normalized, images):
+    model, from_layer = normalized
+    trunk, _ = models.split_before(model, "dense")
+    before, expected = model.get_weights(), run(trunk, images)
+    assert np.ptp(expected, axis=0).max() > 1e-4, "the images differ"
+    models.train_from(model, "dense")
+    np.testing.assert_array_equal(run(trunk, images, training=True), expected)
+    models.train_from(model, from_layer)
+    np.testing.assert_array_equal(run(trunk, images, training=True), expected)
+    for value, kept in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, kept)
+
+
+def test_a_batch_normalisation_that_is_switched_on_would_change(normalized, images):
+    """The control of the test above."""
+    model, _ = normalized
+    trunk, _ = models.split_before(model, "dense")
+    before, expected = model.get_weights(), run(trunk, images)
+    switched = kinds(model, keras.layers.BatchNormalization)
+    try:
+        for layer in switched:
+            layer.trainable = True
+        assert np.abs(run(trunk, images, training=True) - expected).max() > 0.01
+        changed = [
+            not np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True)
+        ]
+        assert sum(changed) == 2 * len(switched) > 0  # the averages of each
+    finally:
+        model.set_weights(before)
+        models.train_from(model, "dense")
+
+
+def test_fine_tuning_trains_convolutions_and_never_batch_normalisation(normalized):
+    model, from_layer = normalized
+    models.train_from(model, from_layer)
+    names = [layer.name for layer in model.layers]
+    behind = model.layers[names.index(from_layer) :]
+    assert [each for each in behind if isinstance(each, keras.layers.BatchNormalization)]
+    trained = [each for each in model.layers if each.trainable_weights]
+    assert model.get_layer(from_layer) in trained
+    assert {type(each).__name__ for each in trained} == {"Conv2D", "DepthwiseConv2D", "Dense"}
+
+
+def test_frozen_statistics_stay_frozen_in_a_saved_model(normalized, tmp_path):
+    model, _ = normalized
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    found = kinds(loaded, keras.layers.BatchNormalization)
+    assert len(found) > 5
+    assert not any(layer.trainable for layer in found)
+
+
+def test_the_dropout_of_a_backbone_is_off_and_the_head_s_is_on(tiny):
+    model = transfer(tiny, "EfficientNetB0", ["block3b_add"], "block3b_expand_conv")
+    rates = {layer.name: layer.rate for layer in kinds(model, keras.layers.Dropout)}
+    assert rates == {"block2b_drop": 0, "block3b_drop": 0, "dropout": tiny.vgg16_transfer.dropout}
+    assert tiny.vgg16_transfer.dropout > 0
 
 
 def test_an_unknown_backbone_is_named_with_one_that_is_close(tiny):

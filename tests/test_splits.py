@@ -15,6 +15,13 @@ def groups(**counts):
     return pd.Series({f"{dx}{i}": dx for dx, n in counts.items() for i in range(n)})
 
 
+def training_images(images_per_group=3, **counts):
+    """Return the class and the group of each image, as arrays."""
+    labels = groups(**counts)
+    repeated = labels.repeat(images_per_group)
+    return repeated.to_numpy(), repeated.index.to_numpy()
+
+
 def images_of(rows):
     table = pd.DataFrame(rows, columns=["image_id", "lesion_id", "group_id", "label"])
     return table.assign(split="train", fold=0)
@@ -75,6 +82,45 @@ def test_shares_that_leave_nothing_to_train_on_are_refused_by_class():
         splits.split_groups(groups(bcc=5, nv=30), settings)
     with pytest.raises(ValueError, match=r"too few groups of images to split, {'bcc': 7"):
         splits.split_groups(groups(bcc=7, nv=7), settings)
+
+
+def test_no_group_crosses_an_inner_fold():
+    labels, ids = training_images(bcc=9, mel=13, nv=31)
+    order = np.random.default_rng(0).permutation(len(labels))
+    labels, ids = labels[order], ids[order]
+    folds = splits.inner_folds(labels, ids, seed=1)
+    assert len(folds) == splits.INNER_FOLDS == 5
+    for train, held_out in folds:
+        assert not set(ids[train]) & set(ids[held_out])
+        assert set(labels[train]) == set(labels[held_out]) == {"bcc", "mel", "nv"}
+    held_out = np.concatenate([held_out for _, held_out in folds])
+    assert sorted(held_out) == list(range(len(labels)))
+
+
+def test_inner_folds_depend_on_their_seed_and_not_on_the_order_of_the_rows():
+    labels, ids = training_images(bcc=9, nv=31)
+    order = np.random.default_rng(0).permutation(len(labels))
+
+    def held_out(labels, ids, seed):
+        return [set(ids[part]) for _, part in splits.inner_folds(labels, ids, seed)]
+
+    assert held_out(labels, ids, 1) == held_out(labels[order], ids[order], 1)
+    assert held_out(labels, ids, 1) != held_out(labels, ids, 2)
+
+
+def test_a_class_of_few_groups_gets_fewer_inner_folds_and_it_is_said():
+    labels, ids = training_images(bcc=2, nv=31)
+    with pytest.warns(UserWarning, match="class bcc has 2 groups of training images: 2 folds"):
+        folds = splits.inner_folds(labels, ids, seed=1)
+    assert len(folds) == 2
+    for train, held_out in folds:
+        assert set(labels[train]) == set(labels[held_out]) == {"bcc", "nv"}
+
+
+def test_inner_folds_of_a_class_of_one_group_are_refused():
+    labels, ids = training_images(bcc=1, nv=31)
+    with pytest.raises(ValueError, match="class bcc has 1 group of training images"):
+        splits.inner_folds(labels, ids, seed=1)
 
 
 def test_a_group_with_two_classes_counts_for_the_rarer_one():

@@ -95,15 +95,42 @@ def test_without_masks_the_columns_that_need_one_are_left_out(pictures):
     )
 
 
-def test_an_image_without_a_mask_says_so_and_has_no_shape(pictures):
+def test_an_image_without_a_mask_or_with_an_empty_one_has_no_shape(pictures):
     images, masks = pictures
-    table = traditional.feature_table(images[:3], [masks[0], None, np.zeros((SIZE, SIZE), bool)])
-    assert table["has_mask"].to_list() == [1, 0, 0]
     described = traditional.describe_columns()
-    of_lesion = described.index[described["group"].isin(["shape", "mask"])].drop("has_mask")
-    assert table.loc[0, of_lesion].notna().all()
-    assert table.loc[1:, of_lesion].isna().all(axis=None)
-    assert table.drop(columns=of_lesion).notna().all(axis=None)
+    of_lesion = described.index[described["group"].isin(["shape", "mask"])]
+    some = traditional.feature_table(images[:2], [masks[0], np.zeros((SIZE, SIZE), bool)])
+    without = traditional.feature_table(images[:2])
+    assert some.loc[0, of_lesion].notna().all()
+    for table in (some.loc[1:], without):
+        assert table[of_lesion].isna().all(axis=None)
+        assert table.drop(columns=of_lesion).notna().all(axis=None)
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+def test_masks_of_some_images_only_are_refused(pictures, as_function):
+    images, masks = pictures
+    some = [masks[0], masks[1], None]
+    for given, said in (
+        (some, "row 2: no lesion mask, and row 0 has one"),
+        (some[::-1], "row 1: a lesion mask, and row 0 has none"),
+    ):
+        given = given.__getitem__ if as_function else given
+        expected = f"{said}; expected either all images or none; use_masks=False"
+        with pytest.raises(ValueError, match=expected):
+            traditional.feature_table(images[:3], given)
+        table = traditional.feature_table(images[:3], given, use_masks=False)
+        assert table.notna().all(axis=None)
+
+
+def test_no_column_says_whether_there_is_a_mask(pictures):
+    """An image whose features with a mask are made unknown is one without."""
+    images, masks = pictures
+    table, without = (traditional.feature_table(images[:2], m) for m in (masks[:2], None))
+    same = without.columns[without.notna().all()]
+    assert len(same) < len(without.columns)
+    pd.testing.assert_frame_equal(table[same], without[same])
+    assert without.drop(columns=same).isna().all(axis=None)
 
 
 def test_masks_may_be_read_one_at_a_time(pictures):
@@ -370,9 +397,9 @@ def test_masks_count_for_nothing_where_no_training_image_has_one(name, small, pi
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_images_with_and_without_masks_go_together(name, small, pictures):
+def test_empty_masks_go_together_with_others(name, small, pictures):
     images, masks = pictures
-    table = traditional.feature_table(images, [*masks[:3], None, None, None])
+    table = traditional.feature_table(images, [*masks[:3], *[np.zeros((SIZE, SIZE), bool)] * 3])
     assert table.isna().any(axis=None)
     with pytest.warns(UserWarning, match="3 groups"):
         found = traditional.fit_predict(
@@ -381,43 +408,35 @@ def test_images_with_and_without_masks_go_together(name, small, pictures):
     np.testing.assert_allclose(found.sum(axis=1), 1)
 
 
+def test_calibration_comes_near_the_best_log_loss_that_is_possible(small, monkeypatch):
+    """Two normal distributions: the true posterior is known, and with it Bayes's log loss.
+
+    With scikit-learn's usual penalty, C = 1, the posteriors would be pulled to the prior.
+    """
+    grid = {"color_texture_forest": {"forest__min_samples_leaf": [3]}}
+    monkeypatch.setattr(traditional, "GRIDS", grid)
+    table, labels, groups = toy({"mel": 20, "nv": 80}, seed=1, images_per_group=1)
+    other, actual, _ = toy({"mel": 400, "nv": 1600}, seed=99, images_per_group=1)
+    log_odds = np.log(4) + 3.0 * (other["x1"] - other["x0"])
+    bayes = np.logaddexp(0, np.where(actual == "nv", -log_odds, log_odds)).mean()
+    losses = {}
+    for strength in (traditional.CALIBRATION_C, 1.0):
+        monkeypatch.setattr(traditional, "CALIBRATION_C", strength)
+        found = traditional.fit_predict(
+            "color_texture_forest", table, labels, groups, other, ["mel", "nv"], seed=1
+        )
+        right = found[np.arange(len(actual)), (actual == "nv").astype(int)]
+        losses[strength] = -np.log(right).mean()
+    assert bayes < losses[100.0] < bayes + 0.06
+    assert losses[1.0] > losses[100.0] + 0.03
+
+
 def test_the_hyperparameters_with_the_best_balanced_accuracy_are_taken(small, monkeypatch):
     grids = {"color_texture_svm": {"svc__C": [1.0], "svc__gamma": [1e4, 0.3, 1e5]}}
     monkeypatch.setattr(traditional, "GRIDS", grids)
     table, labels, groups = toy({"mel": 12, "nv": 40}, seed=1)
     model = traditional.fit("color_texture_svm", table, labels, groups, seed=1)
     assert model.estimators_[0].get_params()["svc__gamma"] == 0.3
-
-
-# --------------------------------------------------------------------------------- inner folds
-
-
-def test_no_group_crosses_an_inner_fold():
-    _, labels, groups = toy({"bcc": 9, "mel": 13, "nv": 31}, seed=1, images_per_group=3)
-    order = np.random.default_rng(0).permutation(len(labels))
-    labels, groups = labels[order], groups[order]
-    folds = traditional.inner_folds(labels, groups, seed=1)
-    assert len(folds) == traditional.FOLDS
-    for train, held_out in folds:
-        assert not set(groups[train]) & set(groups[held_out])
-        assert set(labels[train]) == set(labels[held_out]) == {"bcc", "mel", "nv"}
-    held_out = np.concatenate([held_out for _, held_out in folds])
-    assert sorted(held_out) == list(range(len(labels)))
-
-
-def test_a_class_of_few_groups_gets_fewer_folds_and_it_is_said():
-    _, labels, groups = toy({"bcc": 2, "nv": 31}, seed=1)
-    with pytest.warns(UserWarning, match="class bcc has 2 groups of training images: 2 folds"):
-        folds = traditional.inner_folds(labels, groups, seed=1)
-    assert len(folds) == 2
-    for train, held_out in folds:
-        assert set(labels[train]) == set(labels[held_out]) == {"bcc", "nv"}
-
-
-def test_a_class_of_one_group_is_refused():
-    _, labels, groups = toy({"bcc": 1, "nv": 31}, seed=1)
-    with pytest.raises(ValueError, match="class bcc has 1 group of training images"):
-        traditional.inner_folds(labels, groups, seed=1)
 
 
 def test_what_does_not_fit_together_is_refused(small):
