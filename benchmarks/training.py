@@ -49,7 +49,7 @@ from lib import (
     training,
     weights,
 )
-from lib.backend import keras
+from lib.backend import keras, versions
 from lib.config import Config, Stage
 
 CONFIGURATION = "configs/ham10000.yaml"
@@ -967,7 +967,7 @@ def run_benchmark(source: Path, size: Size = FULL) -> Path:
         "processor": processor(),
         "system": f"{platform.system()} {platform.machine()}",
     }
-    said |= training.versions()
+    said |= versions()
     target = PUBLISHED / "benchmark.csv"
     tables.write_table(table, target)
     metrics.write_json(said, target.with_suffix(".json"))

@@ -1,5 +1,6 @@
 """Arrays in files that say by themselves whether they are whole: checkpoints, models, features."""
 
+import functools
 import hashlib
 import json
 import os
@@ -86,13 +87,24 @@ def read_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict]:
     return arrays, json.loads(text)
 
 
-def fingerprint(array: np.ndarray, rows: int = 64) -> str:
-    """Return a SHA-256 over shape, type and some rows, evenly spaced: enough to tell arrays apart.
+def fingerprint(array: np.ndarray) -> str:
+    """Return a SHA-256 over shape, type and values: equal arrays have the same.
 
-    An array of many gigabytes is not read for it, so a change in a row between goes unnoticed.
+    Of an array that is the whole of a mapped file, the file is read piece by piece, and read again
+    only when it has changed.
     """
-    chosen = np.unique(np.linspace(0, len(array) - 1, min(rows, len(array))).astype(int))
-    return _digest({"rows": np.ascontiguousarray(array[chosen])}, f"{array.shape} {array.dtype}")
+    if isinstance(array, np.memmap) and array.filename is not None:
+        file = Path(array.filename)
+        state = file.stat()
+        if array.offset + array.nbytes == state.st_size and array.flags.c_contiguous:
+            values = _digest_of_state(file, state.st_mtime_ns, state.st_size)
+            return _digest({}, f"{array.shape} {array.dtype} {values}")
+    return _digest({"values": np.asarray(array, order="C")}, f"{array.shape} {array.dtype}")
+
+
+@functools.lru_cache(maxsize=64)
+def _digest_of_state(file: Path, modified: int, size: int) -> str:
+    return file_digest(file)
 
 
 def file_digest(file: Path) -> str:

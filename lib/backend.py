@@ -1,7 +1,9 @@
 """Keras, imported without the start-up chatter that TensorFlow writes to standard error."""
 
+import importlib.metadata
 import logging
 import os
+import platform
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -45,4 +47,25 @@ logging.getLogger("tensorflow").addFilter(lambda record: RETRACING not in record
 keras.config.set_image_data_format("channels_last")
 keras.config.set_floatx("float32")
 
-__all__ = ["keras", "without_chatter"]
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide how numbers are rounded."""
+    backend = keras.backend.backend()
+    return {
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "backend": f"{backend} {importlib.metadata.version(_distribution(backend))}",
+    }
+
+
+def machine() -> str:
+    """Return what kind of machine this is."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+
+def _distribution(backend: str) -> str:
+    """Return the package that brings a backend: TensorFlow has one for each kind of processor."""
+    return importlib.metadata.packages_distributions()[backend][0]
+
+
+__all__ = ["keras", "machine", "versions", "without_chatter"]

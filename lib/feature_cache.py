@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lib import arrays, paths, training, weights
-from lib.backend import keras
+from lib.backend import keras, versions
 
 PROGRESS_SECONDS = 60  # of work that a kill may cost
 
@@ -81,11 +81,11 @@ def _key(trunk, images, rows, views, batch_size, augmented) -> dict:
         "layers": training.layers_digest(trunk),
         "weights": weights.weights_digest(trunk),
         "images": arrays.fingerprint(images),
-        "rows": arrays.fingerprint(rows, len(rows)),
+        "rows": arrays.fingerprint(rows),
         "views": views,
         "batch_size": batch_size,
         "augmented": augmented,
-        "versions": training.versions(),
+        "versions": versions(),
     }
 
 

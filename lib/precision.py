@@ -2,13 +2,16 @@
 
 import contextlib
 import functools
+import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lib.backend import keras
+from lib import paths
+from lib.backend import keras, machine, versions
 from lib.config import Training
 
 #: Another format is taken only if it is so many times as fast: below that, chance may decide.
@@ -59,9 +62,20 @@ def devices(kind: str) -> int:
 
 
 def build(
-    builder: Callable[[], keras.Model], settings: Training
+    builder: Callable[[], keras.Model],
+    settings: Training,
+    seed: int | None = None,
+    note: Path | None = None,
 ) -> tuple[keras.Model, pd.DataFrame]:
     """Build a network for training, in the format and on the devices that the settings ask for.
+
+    Parameters
+    ----------
+    seed : int, optional
+        Of the first weights, which then depend on nothing that was built or timed before.
+    note : Path, optional
+        A JSON file that keeps what `auto` measured. On the same machine, with the same versions,
+        it is read instead of measured again: a training that was killed goes on in its format.
 
     Returns
     -------
@@ -73,12 +87,28 @@ def build(
     """
     chosen, speeds = settings.precision, {settings.precision: float("nan")}
     if chosen == "auto":
-        speeds = {name: step_speed(builder, name) for name in candidates()}
+        speeds = _measured(builder, note)
         chosen = choose(speeds)
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
     with policy(chosen), shared_out(settings.devices):
         model = builder()
     table = pd.DataFrame({"precision": list(speeds), "images_per_second": list(speeds.values())})
     return model, table.assign(chosen=table["precision"] == chosen)
+
+
+def _measured(builder: Callable[[], keras.Model], note: Path | None) -> dict[str, float]:
+    """Return the speed of each format, kept or measured now."""
+    of = versions() | {"machine": machine()}
+    if note is not None and note.is_file():
+        kept = json.loads(note.read_text(encoding="utf-8"))
+        if kept.get("of") == of:
+            return kept["images_per_second"]
+    speeds = {name: step_speed(builder, name) for name in candidates()}
+    if note is not None:
+        said = {"of": of, "images_per_second": speeds}
+        paths.write_text(note, json.dumps(said, indent=1) + "\n")
+    return speeds
 
 
 def choose(speeds: dict[str, float]) -> str:

@@ -113,9 +113,9 @@ def fold_groups(labels: pd.Series, settings: Split) -> pd.Series:
 
 
 def inner_folds(
-    labels: Sequence[str], groups: Sequence[str], seed: int
+    labels: Sequence[str], groups: Sequence[str], seed: int, folds: int = INNER_FOLDS
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Deal whole groups to `INNER_FOLDS` folds at random, each class in the same shares.
+    """Deal whole groups to folds at random, each class in the same shares.
 
     To fewer, with a warning, if a class has fewer groups. For what is chosen within the training
     images: hyperparameters and calibration.
@@ -144,13 +144,13 @@ def inner_folds(
             f"class {rarest} has {count} group of training images; cross-validation needs at least "
             "2 of each class"
         )
-    if count < INNER_FOLDS:
+    if count < folds:
         warnings.warn(
             f"class {rarest} has {count} groups of training images: {count} folds instead of "
-            f"{INNER_FOLDS} to choose hyperparameters and to calibrate",
+            f"{folds} to choose hyperparameters and to calibrate",
             stacklevel=2,
         )
-    dealer = StratifiedKFold(min(INNER_FOLDS, count), shuffle=True, random_state=seed)
+    dealer = StratifiedKFold(min(folds, count), shuffle=True, random_state=seed)
     return [
         tuple(np.flatnonzero(images["group_id"].isin(label_of.index[part])) for part in parts)
         for parts in dealer.split(label_of, label_of)

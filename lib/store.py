@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lib import arrays, datasets, metrics, models, paths, precision, training, weights
-from lib.backend import keras
+from lib.backend import keras, versions
 from lib.config import ClassBalance, Config, load_config
 
 MODELS = paths.ROOT / "models"
@@ -164,7 +164,7 @@ def read_run(config: Config, model: str) -> tuple[keras.Model, Note]:
         source=paths.relative(file),
         config=config,
         training_prior=metrics.training_prior(index, config.classes),
-        prior=training.balanced_prior(targets, len(config.classes), settings["class_balance"]),
+        prior=training.output_prior(targets, len(config.classes), settings["class_balance"]),
         **expected,
     )
 
@@ -244,7 +244,7 @@ def _manifest(config: Config, note: Note, described: dict[str, Model]) -> Manife
         classes=config.classes,
         training_prior=_shares(note.training_prior, config.classes),
         vgg16_sha256=weights.VGG16_DIGEST if config.vgg16_transfer.backbone == "VGG16" else None,
-        versions=training.versions(),
+        versions=versions(),
         models=described,
     )
 

@@ -5,13 +5,11 @@ layer, the history and the best weights so far. Started again after a kill, it g
 and ends with the weights it would have had.
 """
 
-import contextlib
 import hashlib
 import inspect
 import json
 import mmap
 import os
-import platform
 import time
 import weakref
 from collections.abc import Sequence
@@ -22,7 +20,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from lib import arrays, paths, precision, tables, weights
-from lib.backend import keras
+from lib.backend import keras, machine, versions
 from lib.config import Config, Stage
 
 MACRO_SCORES = ("balanced_accuracy", "precision", "recall", "f1")
@@ -126,12 +124,12 @@ class Batches(keras.utils.PyDataset):
         self.view = random.integers(views, size=n)
 
     def key(self) -> dict:
-        """Return what tells these batches from others; large arrays by some of their rows."""
+        """Return what tells these batches from others."""
         parts = self.inputs if isinstance(self.inputs, list) else [self.inputs]
         return {
             "inputs": [arrays.fingerprint(part) for part in parts],
-            "rows": arrays.fingerprint(self.rows, len(self.rows)),
-            "targets": arrays.fingerprint(self.targets, len(self.targets)),
+            "rows": arrays.fingerprint(self.rows),
+            "targets": arrays.fingerprint(self.targets),
             "loss_weights": self.loss_weights.tolist(),
             "batch_size": self.batch_size,
             "seed": self.seed,
@@ -171,7 +169,7 @@ def class_weights(targets: np.ndarray, n_classes: int, class_balance: str) -> np
     return len(targets) / (n_classes * np.maximum(counts, 1))
 
 
-def balanced_prior(targets: np.ndarray, n_classes: int, class_balance: str) -> np.ndarray:
+def output_prior(targets: np.ndarray, n_classes: int, class_balance: str) -> np.ndarray:
     """Return the class shares under which a network's outputs are posterior probabilities.
 
     Balanced weights and balanced sampling both make every class count the same; without either it
@@ -186,21 +184,32 @@ def balanced_prior(targets: np.ndarray, n_classes: int, class_balance: str) -> n
 class Scores(keras.metrics.Metric):
     """Balanced accuracy, precision, recall and F1: means over the classes, and of each class.
 
-    Kept as a confusion matrix over the epoch. A class that is never predicted has precision 0; a
-    class without an image has no recall and no F1, and is left out of the means.
+    An answer is the class with the highest output after it was divided by the class's share in
+    `prior`: the rule of equal priors, whatever the outputs are posteriors under. A class that is
+    never predicted has precision 0; a class without an image has no recall and no F1, and is left
+    out of the means. Kept as a confusion matrix over the epoch.
     """
 
-    def __init__(self, classes: Sequence[str], name: str = "scores", dtype: str = "float32"):
+    def __init__(
+        self,
+        classes: Sequence[str],
+        prior: Sequence[float] | None = None,
+        name: str = "scores",
+        dtype: str = "float32",
+    ):
         super().__init__(name=name, dtype=dtype)
         self.classes = list(classes)
+        equal = [1 / len(self.classes)] * len(self.classes)
+        self.prior = equal if prior is None else [float(share) for share in prior]
         shape = (len(self.classes), len(self.classes))
         self.confusion = self.add_weight(shape=shape, initializer="zeros")
 
     def get_config(self):
-        return super().get_config() | {"classes": self.classes}
+        return super().get_config() | {"classes": self.classes, "prior": self.prior}
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        predicted = keras.ops.one_hot(keras.ops.argmax(y_pred, axis=-1), len(self.classes))
+        answers = keras.ops.argmax(y_pred / keras.ops.cast(self.prior, y_pred.dtype), axis=-1)
+        predicted = keras.ops.one_hot(answers, len(self.classes))
         actual = keras.ops.cast(y_true, predicted.dtype)
         counts = keras.ops.matmul(keras.ops.transpose(actual), predicted)
         self.confusion.assign_add(keras.ops.cast(counts, self.confusion.dtype))
@@ -255,6 +264,7 @@ def fit(
     state: Path,
     stage: str,
     first_epoch: int = 1,
+    prior: Sequence[float] | None = None,
 ) -> pd.DataFrame:
     """Train with Adam on cross-entropy and keep the epoch of best validation balanced accuracy.
 
@@ -270,6 +280,11 @@ def fit(
         as it is if it had ended; otherwise it starts anew, and says why.
     stage : str
         Goes into the history, with epochs counted from `first_epoch`.
+    prior : sequence of float, optional
+        The class shares under which the outputs are posteriors (`output_prior`), by default equal
+        ones. Balanced accuracy, precision, recall and F1 are those of the outputs corrected to
+        equal shares, so that the epoch is chosen by the score that is reported; accuracy is that
+        of the outputs as they are.
 
     Returns
     -------
@@ -282,7 +297,8 @@ def fit(
         The loss is not a number any more. The best weights so far are in the model and in `state`.
     """
     with precision.devices_of(model) as devices:
-        run = _Run(model, train, validation, settings, classes, state, stage, first_epoch, devices)
+        scores = Scores(classes, prior)
+        run = _Run(model, train, validation, settings, scores, state, stage, first_epoch, devices)
         run.go_on()
         try:
             if run.finished < settings.epochs:
@@ -336,17 +352,17 @@ class _Run:
     """One training under way: its history, its best weights, and the file that keeps them."""
 
     def __init__(
-        self, model, train, validation, settings, classes, state, stage, first_epoch, devices
+        self, model, train, validation, settings, scores, state, stage, first_epoch, devices
     ):
         self.model, self.train, self.settings, self.devices = model, train, settings, devices
         self.state, self.stage, self.first_epoch = state, stage, first_epoch
         # before compiling, so that no metric is among them; random layers' states are
         self.variables = _variables(model)
-        self.key = _key(self, classes, validation)
+        self.key = _key(self, scores, validation)
         model.compile(
             optimizer=_optimizer(model, settings, len(train)),
             loss="categorical_crossentropy",
-            metrics=[Accuracy(name="accuracy"), Scores(classes)],
+            metrics=[Accuracy(name="accuracy"), scores],
         )
         model.optimizer.build(model.trainable_variables)
         self.rows: list[dict] = []
@@ -467,7 +483,7 @@ def _learning_rate(settings: Stage, steps: int):
     )
 
 
-def _key(run: _Run, classes: Sequence[str], validation: Batches) -> str:
+def _key(run: _Run, scores: Scores, validation: Batches) -> str:
     """Return a SHA-256 over all that decides how a training ends, on one machine."""
     contents = {
         "layers": layers_digest(run.model),
@@ -475,7 +491,7 @@ def _key(run: _Run, classes: Sequence[str], validation: Batches) -> str:
             b"".join(np.ascontiguousarray(to_numpy(each)) for each in run.variables)
         ).hexdigest(),
         "settings": run.settings.model_dump(),
-        "classes": list(classes),
+        "scores": [scores.classes, scores.prior],
         "train": run.train.key(),
         "validation": validation.key(),
         "stage": [run.stage, run.first_epoch],
@@ -700,24 +716,11 @@ def write_manifest(folder: Path, name: str = "manifest", **notes) -> dict:
     """Write `<name>.json`: how a model came about, when, on what machine, with which versions."""
     manifest = notes | {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
     }
     manifest |= versions()
     paths.write_text(folder / f"{name}.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that decide how numbers are rounded."""
-    backend = keras.backend.backend()
-    with contextlib.suppress(ImportError):
-        found = __import__(backend).__version__
-        return {
-            "python": platform.python_version(),
-            "keras": keras.__version__,
-            "backend": f"{backend} {found}",
-        }
-    return {"python": platform.python_version(), "keras": keras.__version__, "backend": backend}
 
 
 def in_float32(model: keras.Model) -> keras.Model:

@@ -9,6 +9,10 @@ from lib.backend import keras
 
 def network(outputs=3):
     keras.utils.set_random_seed(1)
+    return unseeded(outputs)
+
+
+def unseeded(outputs=3):
     inputs = keras.Input((4, 4, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 255, dtype="float32")(inputs)
     x = keras.layers.Dense(8, activation="relu", name="hidden")(keras.layers.Flatten()(x))
@@ -86,6 +90,31 @@ def test_auto_takes_what_was_measured_and_says_so(speeds, monkeypatch, speed, ch
     assert table["precision"].tolist() == ["float32", "bfloat16"]
     assert table["images_per_second"].tolist() == [100.0, speed]
     assert table.loc[table["chosen"], "precision"].tolist() == [chosen]
+
+
+def test_what_was_measured_is_kept_and_not_measured_again_on_this_machine(
+    speeds, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(precision, "on_gpu", lambda: False)
+    speeds(float32=100.0, bfloat16=150.0)
+    note = tmp_path / "precision.json"
+    precision.build(network, settings("auto"), note=note)
+    speeds(float32=100.0, bfloat16=90.0)  # a busier moment
+    model, _ = precision.build(network, settings("auto"), note=note)
+    assert model.get_layer("hidden").compute_dtype == "bfloat16"
+    monkeypatch.setattr(precision, "machine", lambda: "another")
+    model, _ = precision.build(network, settings("auto"), note=note)
+    assert model.get_layer("hidden").compute_dtype == "float32"
+
+
+def test_first_weights_depend_on_the_seed_alone():
+    first, _ = precision.build(unseeded, settings("float32"), seed=5)
+    unseeded()
+    again, _ = precision.build(unseeded, settings("auto"), seed=5)
+    other, _ = precision.build(unseeded, settings("float32"), seed=6)
+    for one, two in zip(first.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(first.get_weights()[0], other.get_weights()[0])
 
 
 def test_auto_times_real_steps_and_leaves_no_trace():

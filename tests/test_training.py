@@ -129,8 +129,8 @@ def test_batches_of_nothing_are_refused():
 def test_outputs_are_posteriors_under_equal_shares_only_where_classes_are_balanced():
     targets = np.array([0] * 2 + [1] * 8 + [2] * 10)
     for how in ("weights", "sampling"):
-        np.testing.assert_allclose(training.balanced_prior(targets, 3, how), [1 / 3] * 3)
-    np.testing.assert_allclose(training.balanced_prior(targets, 3, "none"), [0.1, 0.4, 0.5])
+        np.testing.assert_allclose(training.output_prior(targets, 3, how), [1 / 3] * 3)
+    np.testing.assert_allclose(training.output_prior(targets, 3, "none"), [0.1, 0.4, 0.5])
 
 
 def test_balanced_weights_make_classes_count_the_same():
@@ -160,6 +160,20 @@ def test_scores_agree_with_scikit_learn():
             else:
                 expected |= {f"{score}_{name}": value[i] for i, name in enumerate(CLASSES)}
     assert result == pytest.approx(expected, abs=1e-6)
+
+
+def test_scores_are_those_of_the_rule_of_equal_priors_whatever_the_outputs_are_under():
+    outputs = np.array([[0.85, 0.15], [0.95, 0.05]])  # under shares of 0.9 and 0.1
+    actual = np.eye(2)[[1, 0]]
+    as_they_are, corrected = (
+        training.Scores(["nv", "mel"]),
+        training.Scores(["nv", "mel"], [0.9, 0.1]),
+    )
+    for scores in (as_they_are, corrected):
+        scores.update_state(actual, outputs)
+    assert float(as_they_are.result()["recall_mel"]) == 0
+    assert float(corrected.result()["recall_mel"]) == 1, "0.15 / 0.1 is more than 0.85 / 0.9"
+    assert float(corrected.result()["balanced_accuracy"]) == 1
 
 
 def test_a_class_that_is_never_predicted_has_precision_zero():
