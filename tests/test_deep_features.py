@@ -58,8 +58,8 @@ def crossed_and_groups(table):
         groups.append(set(group_ids))
         return fit(values, labels, group_ids, seed)
 
-    def noted_folds(labels, group_ids, seed):
-        dealt = inner_folds(labels, group_ids, seed)
+    def noted_folds(labels, group_ids, seed, folds):
+        dealt = inner_folds(labels, group_ids, seed, folds)
         inner.append([[set(group_ids.iloc[part]) for part in parts] for parts in dealt])
         return dealt
 
