@@ -725,11 +725,15 @@ def write_manifest(folder: Path, name: str = "manifest", **notes) -> dict:
 
 def in_float32(model: keras.Model) -> keras.Model:
     """Return the model with every layer in float32; itself if it is so already."""
-    if all(each.dtype_policy.name in ("float32", "uint8") for each in model.layers):
+    layers = [part for part in model.layers if isinstance(part, keras.Layer)]
+    if all(each.dtype_policy.name in ("float32", "uint8") for each in layers):
         return model
 
-    def exact(layer: keras.Layer) -> keras.Layer:
-        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
+    def exact(part):
+        settings = part.get_config()
+        if isinstance(part, keras.Layer):  # the others, `keras.ops`, take their inputs' format
+            settings["dtype"] = "float32"
+        return type(part).from_config(settings)
 
     twin = keras.models.clone_model(model, clone_function=exact)
     twin.set_weights(model.get_weights())

@@ -122,7 +122,7 @@ def test_the_views_of_an_image_are_averaged(table, classifier):
 
 def test_no_group_crosses_between_training_and_what_is_held_out(table, crossed_and_groups):
     crossed, trained, inner = crossed_and_groups
-    assert (len(trained), [len(folds) for folds in inner]) == (3, [5, 5, 5])
+    assert (len(trained), [len(folds) for folds in inner]) == (3, [3, 3, 3])
     for fold, groups in enumerate(trained):
         held_out = set(crossed.loc[crossed["fold"] == fold, "group_id"])
         assert held_out and not held_out & groups

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 
-from lib import arrays, config, paths, precision, tables, training, weights
+from lib import arrays, config, models, paths, precision, tables, training, weights
 from lib.backend import keras
 
 CLASSES = ["bcc", "mel", "nv"]
@@ -450,6 +450,29 @@ def test_a_model_trained_in_half_the_bits_is_kept_in_float32(run, batches, tmp_p
     assert manifest["precision"] == "mixed_bfloat16"
     for kept, trained in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(kept, trained)
+
+
+def test_every_network_in_half_the_bits_has_a_twin_in_float32():
+    run = config.load_config("configs/demo.yaml")
+    transfer = run.vgg16_transfer.model_copy(update={"input_size": 32})
+    builders = {
+        "baseline": lambda: models.baseline_cnn(256, 3, run.baseline_cnn, run.augmentation, 1),
+        "alexnet": lambda: models.alexnet(256, 3, run.alexnet, run.augmentation, 1),
+        "vgg16": lambda: models.vgg16_transfer(256, 3, transfer, run.augmentation, 1),
+    }
+    images = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
+    for name, builder in builders.items():
+        with precision.policy("bfloat16"):
+            half = builder()
+        twin, reference = training.in_float32(half), builder()
+        reference.set_weights(half.get_weights())
+        found, expected = training.predict(twin, images), training.predict(reference, images)
+        np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=name)
+        assert weights.weights_digest(twin) == weights.weights_digest(half)
+    frozen, _ = models.split_before(half, "dense")
+    exact = training.forward(training.in_float32(frozen), images)
+    whole = training.forward(models.split_before(reference, "dense")[0], images)
+    np.testing.assert_allclose(exact, whole, atol=1e-5)
 
 
 def test_a_history_without_a_column_is_refused(batches, tmp_path):
