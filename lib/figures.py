@@ -246,11 +246,9 @@ def histograms(table: pd.DataFrame) -> Figure:
 
 def curves(history: pd.DataFrame, scores: list[str]) -> Figure:
     """Draw scores over the epochs, training and validation; a dotted line parts the stages."""
-    columns = min(3, len(scores))
-    rows = -(-len(scores) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.6 * rows), squeeze=False)
+    figure, axes = _panels(len(scores), 3.2, 2.6)
     last_of_stage = history.groupby("stage", sort=False)["epoch"].max().iloc[:-1]
-    for axis, score in zip(axes.flat, scores, strict=True):
+    for axis, score in zip(axes, scores, strict=True):
         axis.plot(history["epoch"], history[score], "o-", ms=3, color=TRAINING, label="training")
         axis.plot(
             history["epoch"],
@@ -264,10 +262,10 @@ def curves(history: pd.DataFrame, scores: list[str]) -> Figure:
             axis.axvline(epoch + 0.5, color="gray", ls=":")
         axis.set(xlabel="epoch", ylabel=score.replace("_", " ").replace("f1", "F1"))
         axis.xaxis.get_major_locator().set_params(integer=True)
-    for axis in axes.flat:
+    for axis in axes:
         if axis.get_ylabel() not in ("loss", ""):
             axis.set_ylim(0, 1.02)
-    axes.flat[0].legend(frameon=False)
+    axes[0].legend(frameon=False)
     return figure
 
 
