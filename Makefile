@@ -77,7 +77,7 @@ check-python:
 
 # A notebook runs when it, the configuration or lib changed, or the notebook before it ran. It is
 # written under a temporary name and renamed at its end; a failure leaves NN_*.failed.ipynb to read.
-reproduce: $(HTML) $(REPORTS)/index.html ## Execute every notebook, render every report (demo: 5 minutes, 0.5 GB)
+reproduce: $(HTML) $(REPORTS)/index.html ## Execute every notebook, render every report (demo: 7 minutes, 0.5 GB)
 	@echo "$(REPORTS)/index.html"
 
 $(RUNS)/01_data_survey.ipynb: $(DATA) $(wildcard reports/leakage/*.csv reports/leakage/*.json)
@@ -120,7 +120,7 @@ bench-preprocessing: $(ENV) ## Time the preprocessing, on data/ham10000 or FROM=
 bench-training: $(ENV) ## Time training, on data/ham10000 or FROM=<folder> (12 minutes, 1 GB of disk)
 	@$(PY) -m benchmarks.training "$(or $(FROM),data/ham10000)"
 
-notebooks: ## Refresh the committed notebooks with the outputs of the demo (5 minutes)
+notebooks: ## Refresh the committed notebooks with the outputs of the demo (7 minutes)
 	@$(MAKE) --no-print-directory reproduce CONFIG=demo
 	@$(MAKE) --no-print-directory refresh CONFIG=demo
 
@@ -146,13 +146,13 @@ predict: $(ENV) ## Classify IMAGE=<file or folder> with a published network, MOD
 	@$(PY) -m lib.prediction --config "$(if $(filter file,$(origin CONFIG)),ham10000,$(CONFIG))" \
 	  $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),-- "$(IMAGE)")
 
-test: lint test-unit test-notebooks ## Everything CI checks (14 minutes on two cores)
+test: lint test-unit test-notebooks ## Everything CI checks (20 minutes on two cores)
 
-test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (8 minutes)
+test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (13 minutes)
 	$(PY) -m pytest tests
 
 # the readers' own runs are left alone: what the notebooks write goes to a folder of its own
-test-notebooks: $(ENV) ## Re-execute the committed notebooks and compare their outputs (5 minutes)
+test-notebooks: $(ENV) ## Re-execute the committed notebooks and compare their outputs (7 minutes)
 	rm -rf runs/.nbval
 	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest --nbval --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200 notebooks
