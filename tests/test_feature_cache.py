@@ -157,7 +157,7 @@ def test_features_of_anything_else_are_computed_anew(trunk, cache, calls, change
 def test_with_other_versions_it_is_computed_anew(trunk, cache, calls, monkeypatch):
     cache(trunk)
     calls.clear()
-    monkeypatch.setattr(training, "versions", lambda: {"keras": "another"})
+    monkeypatch.setattr(feature_cache, "versions", lambda: {"keras": "another"})
     cache(trunk)
     assert calls
 
