@@ -76,7 +76,7 @@ def cross_validate(
         inside, outside = index[index["fold"] != fold], index[index["fold"] == fold]
         classifier = fit(features[inside.index], inside["label"], inside["group_id"], seed)
         probabilities = predict(classifier, features[outside.index], 1, classes)
-        prior = inside["label"].value_counts(normalize=True)[classes].to_numpy()
+        prior = metrics.fold_prior(index, fold, classes)
         table = metrics.prediction_table(name, outside, probabilities, classes, prior)
         parts.append(table.assign(fold=fold))
     return pd.concat(parts, ignore_index=True)

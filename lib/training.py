@@ -509,18 +509,13 @@ def _code_digest() -> str:
     return hashlib.sha256("".join(map(inspect.getsource, parts)).encode()).hexdigest()
 
 
-def _plain(settings):
-    """Return a layer's settings without names, which Keras counts up within a process."""
-    if isinstance(settings, dict):
-        return {key: _plain(value) for key, value in settings.items() if key != "name"}
-    if isinstance(settings, list | tuple):
-        return [_plain(value) for value in settings]
-    return settings
-
-
 def layers_digest(model: keras.Model) -> str:
-    """Return a SHA-256 over what kinds of layers a model has and how they are set."""
-    layers = [[type(each).__name__, _plain(each.get_config())] for each in model.layers]
+    """Return a SHA-256 over what kinds of layers a model has and how they are set.
+
+    Their names are left out, for Keras counts them up within a process; not those of their number
+    formats, which are further down.
+    """
+    layers = [[type(each).__name__, each.get_config() | {"name": None}] for each in model.layers]
     return hashlib.sha256(json.dumps(layers, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -383,6 +383,14 @@ def test_the_state_of_another_training_is_not_gone_on_with(batches, tmp_path, ca
     assert "test.state.npz is of another training: started anew" in capsys.readouterr().out
 
 
+def test_another_number_format_is_another_training_and_another_name_is_not():
+    with precision.policy("bfloat16"):
+        half = small_model()
+    digests = [training.layers_digest(each) for each in (small_model(), small_model(), half)]
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
 def test_other_data_are_another_training(batches, tmp_path, capsys):
     fit(small_model(), batches, tmp_path)
     train, validation = batches
