@@ -95,7 +95,7 @@ SCHEMA = pa.DataFrameSchema(
 class Size:
     """How much is measured."""
 
-    images_per_class: int = 200
+    images_per_class: int = 120
     #: share of the lesions for validation
     validation: float = 0.35
     #: sides of the matrices that are multiplied
@@ -107,9 +107,9 @@ class Size:
     steps: int = 10
     head_steps: int = 400
     #: of stage 1, both with kept features and recomputed, and views that are kept
-    frozen_epochs: int = 4
+    frozen_epochs: int = 3
     views: int = 2
-    tuned_epochs: int = 3
+    tuned_epochs: int = 2
     #: images of the usual way, for the baseline and for VGG16
     usual: tuple[int, int] = (192, 64)
     #: images of the sparse files that memory is measured on

@@ -15,8 +15,8 @@ from lib.config import Config
 #: configured backbone's name in place of VGG16's.
 MODELS = {
     "majority": "Always the most frequent class",
-    "color_texture_svm": "Colour and texture, SVM",
-    "color_texture_forest": "Colour and texture, random forest",
+    "color_texture_svm": "Hand-crafted features, SVM",
+    "color_texture_forest": "Hand-crafted features, random forest",
     "baseline_cnn": "Baseline CNN (8 convolutions)",
     "alexnet": "AlexNet, from scratch",
     "vgg16_linear": "VGG16 features, logistic regression",
@@ -39,7 +39,7 @@ NOTEBOOKS = {
 }
 #: Pairs whose difference answers a question: a model, and the one it is compared with.
 COMPARISONS = [
-    ("baseline_cnn", "color_texture_forest"),  # does a network beat hand-made features?
+    ("baseline_cnn", "color_texture_forest"),  # does a network beat hand-crafted features?
     ("alexnet", "baseline_cnn"),  # does another architecture?
     ("vgg16_frozen", "baseline_cnn"),  # does pretraining?
     ("vgg16_frozen", "vgg16_linear"),  # does a trained head beat a linear classifier?

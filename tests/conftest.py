@@ -4,13 +4,24 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
-from lib import config, paths, synthetic
+from lib import (
+    config,
+    datasets,
+    paths,
+    pipeline,
+    store,
+    synthetic,
+    training,
+    weights,
+)
+from lib.backend import keras
 
 TINY = paths.ROOT / "tests" / "tiny.yaml"
 
@@ -39,6 +50,54 @@ def tiny_config(tmp_path_factory, data_folder):
 @pytest.fixture
 def run(tiny_config):
     return config.load_config(tiny_config)
+
+
+def change_layers(network, parts, seed):
+    """Do to layers of a network what training does: other weights, rounded to half precision."""
+    random = np.random.default_rng(seed)
+    for layer in network.layers:
+        if layer.name in parts:
+            values = [v + random.normal(0, 0.02, v.shape) for v in layer.get_weights()]
+            layer.set_weights([v.astype(np.float16).astype(np.float32) for v in values])
+
+
+def write_run(run, data_folder):
+    """Write what a finished run has: index, images, and three networks that were changed."""
+    metadata = datasets.read_metadata(data_folder)
+    files = datasets.find_images(data_folder, metadata["image_id"])
+    index = datasets.build_index(metadata, files, metadata.set_index("image_id")["lesion_id"], run)
+    datasets.write_index(index, run)
+    pipeline.write_images(index, data_folder, run)
+    folder = paths.run_folder(run.name)
+    history = pd.DataFrame(
+        {"epoch": [1], "stage": ["a"], "val_balanced_accuracy": [0.5], "seconds": [1.0]}
+    )
+    keras.utils.set_random_seed(1)
+    cnn = store.build(run, "baseline_cnn")
+    change_layers(cnn, [layer.name for layer in cnn.layers], seed=1)
+    balance = run.baseline_cnn.class_balance
+    training.save(cnn, folder / "baseline_cnn", history, class_balance=balance)
+    vgg16 = store.build(run, "vgg16_frozen")
+    change_layers(vgg16, weights.HEAD, seed=2)
+    balance = run.vgg16_transfer.class_balance
+    out = folder / "vgg16_transfer"
+    training.save(vgg16, out, history, "frozen", class_balance=balance)
+    change_layers(vgg16, [*weights.HEAD, "block5_conv1", "block5_conv2", "block5_conv3"], seed=3)
+    views = run.vgg16_transfer.test_time_views
+    training.save(vgg16, out, history, class_balance=balance, test_time_views=views)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_config, data_folder):
+    """A finished run, published: what a test finds there it only reads."""
+    output, published = tmp_path_factory.mktemp("finished"), tmp_path_factory.mktemp("models")
+    run = config.load_config(tiny_config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIN_OUTPUT", str(output))
+        patch.setattr(store, "MODELS", published)
+        write_run(run, data_folder)
+        assert store.publish(run) == published / "tiny"
+    return SimpleNamespace(output=output, run=output / "runs" / "tiny", models=published)
 
 
 @pytest.fixture

@@ -441,7 +441,7 @@ def test_differences_between_models_are_paired(run, written):
     assert [(pair["model"], pair["less"]) for pair in results["differences"]] == metrics.COMPARISONS
     table = metrics.difference_table(results)
     assert list(table.columns) == list(metrics.SCORES.values())
-    first = ("Baseline CNN (8 convolutions)", "Colour and texture, random forest")
+    first = ("Baseline CNN (8 convolutions)", "Hand-crafted features, random forest")
     assert table.index[0] == first
     assert table.to_numpy().tolist() == [["0.000 (0.000 to 0.000)"] * 3] * 6
 

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from test_store import write_run
 
 from lib import config, datasets, metrics, paths, pipeline, prediction, store, training
 
@@ -15,30 +14,17 @@ REAL = paths.ROOT / "reports" / "ham10000" / "published" / "predictions.csv"
 CLASSES = ["bcc", "mel", "nv"]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_config, data_folder):
-    """A run, published: its output folder and the folder of published networks."""
-    output, published = tmp_path_factory.mktemp("finished"), tmp_path_factory.mktemp("models")
-    run = config.load_config(tiny_config)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SKIN_OUTPUT", str(output))
-        patch.setattr(store, "MODELS", published)
-        write_run(run, data_folder)
-        store.publish(run)
-    return output, published
-
-
 @pytest.fixture
 def published(finished, monkeypatch):
-    monkeypatch.setattr(store, "MODELS", finished[1])
-    return finished[1]
+    monkeypatch.setattr(store, "MODELS", finished.models)
+    return finished.models
 
 
 @pytest.fixture
 def own_run(finished, published, monkeypatch):
     """The run under the networks that were published of it."""
-    monkeypatch.setenv("SKIN_OUTPUT", str(finished[0]))
-    return finished[0] / "runs" / "tiny"
+    monkeypatch.setenv("SKIN_OUTPUT", str(finished.output))
+    return finished.run
 
 
 @pytest.fixture

@@ -11,10 +11,8 @@ import pytest
 from lib import (
     arrays,
     config,
-    datasets,
     metrics,
     paths,
-    pipeline,
     precision,
     store,
     training,
@@ -23,61 +21,13 @@ from lib import (
 from lib.backend import keras
 
 NETWORKS = ("baseline_cnn", "vgg16_frozen", "vgg16_fine_tuned")
-HISTORY = pd.DataFrame(
-    {"epoch": [1], "stage": ["a"], "val_balanced_accuracy": [0.5], "seconds": [1.0]}
-)
-
-
-def change(network, parts, seed):
-    """Do to layers of a network what training does: other weights, rounded to half precision."""
-    random = np.random.default_rng(seed)
-    for layer in network.layers:
-        if layer.name in parts:
-            values = [v + random.normal(0, 0.02, v.shape) for v in layer.get_weights()]
-            layer.set_weights([v.astype(np.float16).astype(np.float32) for v in values])
-
-
-def write_run(run, data_folder):
-    """Write what a finished run has: index, images, and three networks that were changed."""
-    metadata = datasets.read_metadata(data_folder)
-    files = datasets.find_images(data_folder, metadata["image_id"])
-    index = datasets.build_index(metadata, files, metadata.set_index("image_id")["lesion_id"], run)
-    datasets.write_index(index, run)
-    pipeline.write_images(index, data_folder, run)
-    folder = paths.run_folder(run.name)
-    keras.utils.set_random_seed(1)
-    cnn = store.build(run, "baseline_cnn")
-    change(cnn, [layer.name for layer in cnn.layers], seed=1)
-    balance = run.baseline_cnn.class_balance
-    training.save(cnn, folder / "baseline_cnn", HISTORY, class_balance=balance)
-    vgg16 = store.build(run, "vgg16_frozen")
-    change(vgg16, weights.HEAD, seed=2)
-    balance = run.vgg16_transfer.class_balance
-    out = folder / "vgg16_transfer"
-    training.save(vgg16, out, HISTORY, "frozen", class_balance=balance)
-    change(vgg16, [*weights.HEAD, "block5_conv1", "block5_conv2", "block5_conv3"], seed=3)
-    views = run.vgg16_transfer.test_time_views
-    training.save(vgg16, out, HISTORY, class_balance=balance, test_time_views=views)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_config, data_folder):
-    """A finished run and what was published of it: both folders, for reading only."""
-    output, published = tmp_path_factory.mktemp("finished"), tmp_path_factory.mktemp("models")
-    run = config.load_config(tiny_config)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SKIN_OUTPUT", str(output))
-        patch.setattr(store, "MODELS", published)
-        write_run(run, data_folder)
-        assert store.publish(run) == published / "tiny"
-    return output / "runs" / "tiny", published / "tiny"
 
 
 @pytest.fixture
 def own_run(finished):
     """The finished run, in the test's own output; what a test changes there is its own."""
     target = paths.output_root() / "runs" / "tiny"
-    shutil.copytree(finished[0], target)
+    shutil.copytree(finished.run, target)
     return target
 
 
@@ -85,7 +35,7 @@ def own_run(finished):
 def published(finished, tmp_path, monkeypatch):
     """A copy of the published networks, which a test may damage."""
     monkeypatch.setattr(store, "MODELS", tmp_path / "models")
-    shutil.copytree(finished[1], tmp_path / "models" / "tiny")
+    shutil.copytree(finished.models / "tiny", tmp_path / "models" / "tiny")
     return tmp_path / "models" / "tiny"
 
 
@@ -96,7 +46,7 @@ def noise():
 
 def trained(finished, model):
     folder, name = store.SOURCES[model]
-    return training.load_model(finished[0] / folder / f"{name}.keras")
+    return training.load_model(finished.run / folder / f"{name}.keras")
 
 
 def manifest_of(folder):
@@ -149,11 +99,14 @@ def test_only_what_training_changed_is_kept_and_in_half_precision(published):
 
 def test_values_that_half_precision_would_round_are_kept_in_single(own_run, run, published):
     file = own_run / "baseline_cnn" / "model.keras"
-    network = training.load_model(file)
+    network, history = (
+        training.load_model(file),
+        pd.read_csv(own_run / "baseline_cnn" / "history.csv"),
+    )
     kernel, bias = network.get_layer("conv3").get_weights()
     bias[0] = 0.1
     network.get_layer("conv3").set_weights([kernel, bias])
-    training.save(network, file.parent, HISTORY, class_balance="weights")
+    training.save(network, file.parent, history, class_balance="weights")
     store.publish(run)
     kept, _ = arrays.read_arrays(published / "baseline_cnn.npz")
     assert [name for name, each in kept.items() if each.dtype == np.float32] == ["conv3/bias"]
@@ -166,7 +119,7 @@ def test_the_manifest_says_what_each_file_is(finished, published, run, data_fold
     for model, each in said["models"].items():
         folder, name = store.SOURCES[model]
         suffix = "" if name == "model" else f"_{name}"
-        source = json.loads((finished[0] / folder / f"manifest{suffix}.json").read_text())
+        source = json.loads((finished.run / folder / f"manifest{suffix}.json").read_text())
         assert each["weights_sha256"] == source["weights_sha256"]
         assert each["class_balance"] == source["class_balance"]
         assert each["sha256"] == arrays.file_digest(published / each["file"])
@@ -180,7 +133,7 @@ def test_the_manifest_says_what_each_file_is(finished, published, run, data_fold
 
 
 def test_the_shares_are_those_of_the_training_images_and_of_the_training(finished, published):
-    index = pd.read_csv(finished[0] / "index.csv")
+    index = pd.read_csv(finished.run / "index.csv")
     counts = index.loc[index["split"] == "train", "label"].value_counts()
     shares = {name: counts[name] / counts.sum() for name in ("bcc", "mel", "nv")}
     said = manifest_of(published)
