@@ -224,7 +224,7 @@ def operations(model: keras.Model) -> dict[str, int]:
     """
     counts = {"inference": 0, "training": 0}
     learned = set()  # tensors that depend on trained weights
-    for call in models._calls(model):
+    for call in models.calls(model):
         layer = call.operation
         forwards = layer_operations(layer, call.outputs[0].shape)
         trained = bool(getattr(layer, "trainable_weights", []))
@@ -1072,7 +1072,8 @@ def describe(table: pd.DataFrame, said: dict) -> str:
         + " and ".join(
             f"{values[f'pipeline, {name}', ALONE]:.2f} times ({name})" for name in (BASELINE, HEAD)
         )
-        + " as long; the difference is what Keras and the scores take for each step.",
+        + " as long; the difference is what Keras and the scores take for each step, and one batch "
+        "of validation images.",
         "",
         "### Kept features",
         "",

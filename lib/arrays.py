@@ -1,5 +1,6 @@
 """Arrays in files that say by themselves whether they are whole: checkpoints, models, features."""
 
+import errno
 import functools
 import hashlib
 import json
@@ -72,6 +73,8 @@ def read_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict]:
         There is no such file.
     DamagedFile
         It is cut short or altered, or never was such a file.
+    OSError
+        The system does not let it be read now; it may be whole.
     """
     try:
         with np.load(file, allow_pickle=False) as kept:
@@ -80,6 +83,8 @@ def read_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict]:
     except FileNotFoundError:
         raise FileNotFoundError(f"{paths.relative(file)}: no such file") from None
     except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise DamagedFile(f"{paths.relative(file)}: cannot be read ({error})") from None
     found = _digest(arrays, text)
     if found != digest:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -107,6 +108,11 @@ def _compute(trunk, images, rows, files, note, key, views, batch_size, augmented
     shapes = [(views * len(rows), *output.shape[1:]) for output in trunk.outputs]
     done = _progress(progress, key, partial, shapes)
     note.unlink(missing_ok=True)
+    if not done:
+        for file in partial:
+            file.unlink(missing_ok=True)
+    needed = sum(2 * math.prod(shape) for shape in shapes) * (1 - done / (views * len(rows)))
+    paths.require_space(note.parent, needed, note.stem)
     mode = "r+" if done else "w+"
     features = [
         np.lib.format.open_memmap(file, mode, np.float16, shape)

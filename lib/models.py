@@ -388,7 +388,7 @@ def split_after(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Mode
     As `split_before`, but `layer` belongs to the first part, and the first tensor that crosses is
     its output. No cut can be made after the last layer.
     """
-    found = [each for each in _calls(model) if each.operation.name == layer]
+    found = [each for each in calls(model) if each.operation.name == layer]
     return _split(model, layer, [found[-1].outputs[0]] if found else [])
 
 
@@ -432,14 +432,14 @@ def _dependents(model, layer):
     if layer not in names:
         raise ValueError(_unknown(model.name, "layer", layer, names))
     found, made = [], set()
-    for call in _calls(model):
+    for call in calls(model):
         if call.operation.name == layer or any(id(each) in made for each in call.input_tensors):
             found.append(call)
             made |= {id(each) for each in call.outputs}
     return found
 
 
-def _calls(model):
+def calls(model):
     """Return Keras's nodes of a functional model, each after those whose outputs it takes."""
     depths = sorted(model._nodes_by_depth, reverse=True)
     return [node for depth in depths for node in model._nodes_by_depth[depth]]

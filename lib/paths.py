@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,6 +53,22 @@ def cache_folder() -> Path:
     """
     named = os.environ.get("SKIN_CACHE")
     return _made(ROOT / (named or platformdirs.user_cache_dir("skin-lesion-notebooks")))
+
+
+def require_space(folder: Path, needed: float, what: str) -> None:
+    """Refuse to begin what would not fit on the disk: a mapped file would end the process.
+
+    Raises
+    ------
+    OSError
+        Fewer than `needed` bytes are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{relative(folder)}: {what} needs {tqdm.format_sizeof(needed, 'B')} more; "
+            f"{tqdm.format_sizeof(free, 'B')} are free on that disk"
+        )
 
 
 def temporary(target: Path) -> Path:

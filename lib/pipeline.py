@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -147,7 +146,8 @@ def _fill(
     partial = paths.temporary(target)
     row_bytes = int(np.prod(shape[1:]))
     done = _resume(partial, shape)
-    _require_space(partial, int((~done.any(axis=1)).sum()) * row_bytes)
+    missing = int((~done.any(axis=1)).sum())
+    paths.require_space(target.parent, missing * row_bytes, target.name)
     start = _header_bytes(partial)
     known = {}  # key to offset in the finished array
     if finished is not None:
@@ -224,15 +224,6 @@ def one_opencv_thread() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(before)
-
-
-def _require_space(file: Path, needed: int) -> None:
-    free = shutil.disk_usage(file.parent).free
-    if free < needed:
-        raise OSError(
-            f"{paths.relative(file.parent)}: images.npy needs {tqdm.format_sizeof(needed, 'B')} "
-            f"more; {tqdm.format_sizeof(free, 'B')} are free on that disk"
-        )
 
 
 def _is_watched() -> bool:

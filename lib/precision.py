@@ -74,8 +74,9 @@ def build(
     seed : int, optional
         Of the first weights, which then depend on nothing that was built or timed before.
     note : Path, optional
-        A JSON file that keeps what `auto` measured. On the same machine, with the same versions,
-        it is read instead of measured again: a training that was killed goes on in its format.
+        A JSON file that keeps what `auto` measured. On the same machine, with the same versions
+        and a network of the same size, it is read instead of measured again: a training that was
+        killed goes on in its format.
 
     Returns
     -------
@@ -99,16 +100,20 @@ def build(
 
 def _measured(builder: Callable[[], keras.Model], note: Path | None) -> dict[str, float]:
     """Return the speed of each format, kept or measured now."""
-    of = versions() | {"machine": machine()}
-    if note is not None and note.is_file():
+    if note is None:
+        return {name: step_speed(builder, name) for name in candidates()}
+    of = versions() | {"machine": machine(), "formats": candidates()} | _size(builder())
+    if note.is_file():
         kept = json.loads(note.read_text(encoding="utf-8"))
         if kept.get("of") == of:
             return kept["images_per_second"]
-    speeds = {name: step_speed(builder, name) for name in candidates()}
-    if note is not None:
-        said = {"of": of, "images_per_second": speeds}
-        paths.write_text(note, json.dumps(said, indent=1) + "\n")
+    speeds = _measured(builder, None)
+    paths.write_text(note, json.dumps({"of": of, "images_per_second": speeds}, indent=1) + "\n")
     return speeds
+
+
+def _size(model: keras.Model) -> dict:
+    return {"parameters": model.count_params(), "input": list(model.input_shape[1:])}
 
 
 def choose(speeds: dict[str, float]) -> str:

@@ -12,14 +12,14 @@ import mmap
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from lib import arrays, paths, precision, tables, weights
+from lib import arrays, models, paths, precision, tables, weights
 from lib.backend import keras, machine, versions
 from lib.config import Config, Stage
 
@@ -254,6 +254,27 @@ class Accuracy(keras.metrics.CategoricalAccuracy):
 # -------------------------------------------------------------------------------------- fitting
 
 
+class LossIsNoNumber(ValueError):
+    """A training cannot go on."""
+
+
+def snapshot(model: keras.Model) -> Callable[[], None]:
+    """Keep all that a model holds, random layers' states included.
+
+    Returns
+    -------
+    callable
+        Puts it back, as often as it is called.
+    """
+    held = [(each, to_numpy(each).copy()) for each in _variables(model)]
+
+    def put_back():
+        for variable, value in held:
+            variable.assign(value)
+
+    return put_back
+
+
 def fit(
     model: keras.Model,
     train: Batches,
@@ -293,9 +314,12 @@ def fit(
 
     Raises
     ------
-    ValueError
-        The loss is not a number any more. The best weights so far are in the model and in `state`.
+    LossIsNoNumber
+        The loss, of a batch or of the validation images, is not a number any more. The best weights
+        so far are in the model and in `state`. Broken off in any other way, as by an interrupt,
+        the model holds what it held before, and called again with it, the training goes on.
     """
+    put_back = snapshot(model)
     with precision.devices_of(model) as devices:
         scores = Scores(classes, prior)
         run = _Run(model, train, validation, settings, scores, state, stage, first_epoch, devices)
@@ -311,10 +335,15 @@ def fit(
                     shuffle=False,  # the batches see to it
                     callbacks=[run.callback()],
                 )
-        finally:
+        except LossIsNoNumber:
             run.take_best()
+            raise
+        except BaseException:
+            put_back()
+            raise
+        run.take_best()
         for weight in model.trainable_weights:
-            weight.assign(np.asarray(to_numpy(weight), np.float16).astype(np.float32))
+            weight.assign(_rounded(to_numpy(weight)))
     columns = list(history_schema(classes).columns)
     return history_schema(classes).validate(pd.DataFrame(run.rows)[columns])
 
@@ -402,15 +431,19 @@ class _Run:
         self.started = time.monotonic()
 
     def _check(self, batch, logs):
-        if not np.isfinite(float(logs["loss"])):
+        self._expect_number(logs["loss"], "loss")
+
+    def _expect_number(self, loss, which):
+        if not np.isfinite(float(loss)):
             kept = f"epoch {self._best()['epoch']} is kept in" if self.rows else "none is kept in"
-            raise ValueError(
-                f"{self.stage}: the loss is {float(logs['loss'])} in epoch "
+            raise LossIsNoNumber(
+                f"{self.stage}: the {which} is {float(loss)} in epoch "
                 f"{self.first_epoch + self.finished}; of the epochs before, {kept} "
                 f"{paths.relative(self.state)}; try a smaller learning rate"
             )
 
     def _end(self, epoch, logs):
+        self._expect_number(logs["val_loss"], "validation loss")
         before = self._best()["val_balanced_accuracy"] if self.rows else -1.0
         row = {"epoch": self.first_epoch + epoch, "stage": self.stage}
         self.rows.append(row | {name: float(value) for name, value in logs.items()})
@@ -448,10 +481,29 @@ class _Run:
         except arrays.DamagedFile as error:
             print(f"{error}: damaged, so this training starts over", flush=True)
             return None
-        if note["key"] != self.key:
+        if note["key"] != self.key and not self._is_end_of(values, note):
             print(f"{paths.relative(self.state)} is of another training: started anew", flush=True)
             return None
         return values, note
+
+    def _is_end_of(self, values, note) -> bool:
+        """Say whether the model holds what this training ended with, as when a cell runs again."""
+        if note["key"]["training"] != self.key["training"]:
+            return False
+        if len(note["rows"]) < self.settings.epochs:
+            return False
+        trained = {id(each) for each in self.model.trainable_weights}
+        now, ended = _part(values, "now/"), _part(values, "best/")
+        pairs = [(each, now[name]) for name, each in self._all().items() if name in now]
+        for name, weight in _named(self.model.weights).items():
+            value = ended[name]
+            pairs.append((weight, _rounded(value) if id(weight) in trained else value))
+        return all(np.array_equal(to_numpy(variable), value) for variable, value in pairs)
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """Return values as half precision has them, in float32."""
+    return np.asarray(values, np.float16).astype(np.float32)
 
 
 def best_epoch(history: pd.DataFrame) -> pd.Series:
@@ -483,40 +535,57 @@ def _learning_rate(settings: Stage, steps: int):
     )
 
 
-def _key(run: _Run, scores: Scores, validation: Batches) -> str:
-    """Return a SHA-256 over all that decides how a training ends, on one machine."""
+def _key(run: _Run, scores: Scores, validation: Batches) -> dict[str, str]:
+    """Return SHA-256s over all that decides how a training ends, on one machine.
+
+    One is over what the model holds at first, one over everything else.
+    """
     contents = {
         "layers": layers_digest(run.model),
-        "first_state": hashlib.sha256(
-            b"".join(np.ascontiguousarray(to_numpy(each)) for each in run.variables)
-        ).hexdigest(),
         "settings": run.settings.model_dump(),
         "scores": [scores.classes, scores.prior],
         "train": run.train.key(),
         "validation": validation.key(),
         "stage": [run.stage, run.first_epoch],
         "devices": run.devices,
-        "code": _code_digest(),
+        "code": _CODE,
         "versions": versions(),
     }
+    held = b"".join(np.ascontiguousarray(to_numpy(each)) for each in run.variables)
+    return {"first_state": hashlib.sha256(held).hexdigest(), "training": _digest(contents)}
+
+
+def _digest(contents) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _code_digest() -> str:
-    """Return a SHA-256 of the code that a training's outcome depends on, layers apart."""
-    parts = (Batches, balanced_order, Scores, Accuracy, fit)
-    parts += (_FilledUp, _Run, _optimizer, _learning_rate)
-    return hashlib.sha256("".join(map(inspect.getsource, parts)).encode()).hexdigest()
-
-
 def layers_digest(model: keras.Model) -> str:
-    """Return a SHA-256 over what kinds of layers a model has and how they are set.
+    """Return a SHA-256 over what a model computes, its weights apart.
 
-    Their names are left out, for Keras counts them up within a process; not those of their number
-    formats, which are further down.
+    That is the kinds of its layers and other operations, how they are set, and what each takes
+    from which; of layers of our own, also their code. Their names are left out, for Keras counts
+    them up within a process; not those of their number formats, which are further down.
     """
-    layers = [[type(each).__name__, each.get_config() | {"name": None}] for each in model.layers]
-    return hashlib.sha256(json.dumps(layers, sort_keys=True, default=str).encode()).hexdigest()
+    places, parts, steps = {}, {}, []
+
+    def place(value):
+        return places.get(id(value), value)
+
+    for number, call in enumerate(models.calls(model)):
+        places |= {id(tensor): f"{number} {i}" for i, tensor in enumerate(call.outputs)}
+        part, taken = call.operation, [call.arguments.args, call.arguments.kwargs]
+        own = type(part).__module__.startswith("lib.")
+        steps.append(
+            {
+                "kind": type(part).__name__,
+                "which": parts.setdefault(id(part), len(parts)),  # one layer may be called twice
+                "settings": part.get_config() | {"name": None},
+                "code": inspect.getsource(type(part)) if own else None,
+                "takes": keras.tree.map_structure(place, taken),
+            }
+        )
+    ends = [[places[id(tensor)] for tensor in each] for each in (model.inputs, model.outputs)]
+    return _digest([steps, ends])
 
 
 def random_states(model: keras.Model) -> list:
@@ -732,6 +801,9 @@ def in_float32(model: keras.Model) -> keras.Model:
 
     twin = keras.models.clone_model(model, clone_function=exact)
     twin.set_weights(model.get_weights())
+    for part in twin.layers:
+        if isinstance(part, keras.layers.Normalization):
+            part.finalize_state()  # it computes with a copy of its weights
     return twin
 
 
@@ -768,3 +840,14 @@ def _epoch_line(row: dict, last: int) -> str:
         return f"loss {loss:.3f}, balanced accuracy {score:.3f}"
 
     return f"epoch {row['epoch']:>2}/{last}   training: {part('')}   validation: {part('val_')}"
+
+
+#: A SHA-256 of the code that a training's outcome depends on, layers apart; of the code as it was
+#: imported, for files may change while it runs.
+_CODE = _digest(
+    [
+        inspect.getsource(part)
+        for part in (Batches, balanced_order, Scores, Accuracy, fit)
+        + (_FilledUp, _Run, _optimizer, _learning_rate)
+    ]
+)

@@ -1,5 +1,6 @@
 """Arrays in files: read back as they were, whole or not at all, damage found."""
 
+import errno
 import os
 
 import numpy as np
@@ -182,3 +183,16 @@ def test_the_digest_of_a_file_is_sha256_s(tmp_path):
     file = paths.write_text(tmp_path / "abc.txt", "abc")
     published = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
     assert arrays.file_digest(file) == published
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_what_the_system_does_not_let_be_read_now_is_not_called_damaged(
+    tmp_path, monkeypatch, number
+):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    file = arrays.write_arrays(tmp_path / "a.npz", {"x": np.ones(3)}, {})
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        arrays.read_arrays(file)

@@ -1,7 +1,9 @@
 """Features of frozen layers: computed once, kept whole, gone on with after a kill."""
 
+import collections
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,6 +293,14 @@ def test_what_was_broken_off_for_other_weights_is_not_gone_on_with(
     made = [np.array(each) for each in cache(trunk)]
     assert calls == [3, 3, 1] * 3
     np.testing.assert_allclose(made[0][:7], training.call(trunk, IMAGES[ROWS])[0], atol=1e-3)
+
+
+def test_a_disk_that_is_too_full_is_refused_before_the_work(trunk, cache, calls, monkeypatch):
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6 - 1000, 1000))
+    with pytest.raises(OSError, match=r"kept: features needs 6\.22kB more; 1\.00kB are free"):
+        cache(trunk)
+    assert not calls
 
 
 @pytest.mark.parametrize("change", ["missing", "cut short"])

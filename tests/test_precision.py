@@ -102,6 +102,11 @@ def test_what_was_measured_is_kept_and_not_measured_again_on_this_machine(
     speeds(float32=100.0, bfloat16=90.0)  # a busier moment
     model, _ = precision.build(network, settings("auto"), note=note)
     assert model.get_layer("hidden").compute_dtype == "bfloat16"
+    larger, _ = precision.build(lambda: network(outputs=4), settings("auto"), note=note)
+    assert larger.get_layer("hidden").compute_dtype == "float32"
+    speeds(float32=100.0, bfloat16=150.0)
+    precision.build(network, settings("auto"), note=note)
+    speeds(float32=100.0, bfloat16=90.0)
     monkeypatch.setattr(precision, "machine", lambda: "another")
     model, _ = precision.build(network, settings("auto"), note=note)
     assert model.get_layer("hidden").compute_dtype == "float32"
@@ -237,7 +242,6 @@ def test_gradients_too_small_for_float16_train_all_the_same(tmp_path, part, monk
     model.set_weights(first)
     adam = keras.optimizers.Adam(0.01)
     monkeypatch.setattr(training, "_optimizer", lambda *_: adam)
-    monkeypatch.setattr(training, "_code_digest", lambda: "")
     assert moved(model, tmp_path / "plain", make(2e-7)) == 0
 
 

@@ -17,10 +17,11 @@ from lib.backend import keras
 CLASSES = ["bcc", "mel", "nv"]
 
 
-def small_model(seed=0):
+def small_model(seed=0, dropout=0.0):
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((4,))
     x = keras.layers.Dense(8, activation="relu", name="hidden")(inputs)
+    x = keras.layers.Dropout(dropout)(x) if dropout else x
     return keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x), name="small")
 
 
@@ -290,6 +291,16 @@ def test_a_loss_that_is_no_number_at_once_says_that_nothing_is_kept(batches, tmp
         fit(model, batches, tmp_path)
 
 
+def test_a_validation_loss_that_is_no_number_stops_it_too(batches, tmp_path):
+    train, validation = batches
+    spoiled = Spoiled(validation.inputs, validation.rows, validation.targets, np.ones(3), 16)
+    spoiled.epoch = 2
+    with pytest.raises(
+        training.LossIsNoNumber, match="test: the validation loss is nan in epoch 1; .* none is"
+    ):
+        fit(small_model(), (train, spoiled), tmp_path)
+
+
 # ------------------------------------------------------------------------- killed and gone on with
 
 #: Trains a network with random layers, and dies in the middle of an epoch if told to.
@@ -383,6 +394,85 @@ def test_the_state_of_another_training_is_not_gone_on_with(batches, tmp_path, ca
     assert "test.state.npz is of another training: started anew" in capsys.readouterr().out
 
 
+def test_a_cell_that_was_interrupted_goes_on_when_it_is_run_again(
+    batches, tmp_path, capsys, monkeypatch
+):
+    def interrupt(run, batch, logs):
+        if run.finished == 2 and batch == 1:
+            raise KeyboardInterrupt
+
+    unbroken, model = small_model(dropout=0.5), small_model(dropout=0.5)
+    (tmp_path / "unbroken").mkdir()
+    expected = fit(unbroken, batches, tmp_path / "unbroken")
+    monkeypatch.setattr(training._Run, "_check", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, batches, tmp_path)
+    monkeypatch.undo()
+    capsys.readouterr()
+    found = fit(model, batches, tmp_path)
+    assert "another training" not in capsys.readouterr().out
+    pd.testing.assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"))
+    assert weights.weights_digest(model) == weights.weights_digest(unbroken)
+
+
+def test_a_cell_whose_training_has_ended_takes_it_as_it_is_when_it_is_run_again(
+    batches, tmp_path, capsys
+):
+    model = small_model(dropout=0.5)
+    first, before = fit(model, batches, tmp_path), (tmp_path / "test.state.npz").stat()
+    digest = weights.weights_digest(model)
+    capsys.readouterr()
+    pd.testing.assert_frame_equal(fit(model, batches, tmp_path), first)
+    assert "another training" not in capsys.readouterr().out
+    assert (tmp_path / "test.state.npz").stat() == before
+    assert weights.weights_digest(model) == digest
+
+
+def test_a_snapshot_puts_back_weights_and_the_states_of_random_layers(batches, tmp_path):
+    model = small_model(dropout=0.5)
+    put_back = training.snapshot(model)
+    first = fit(model, batches, tmp_path)
+    (tmp_path / "test.state.npz").unlink()
+    put_back()
+    again = fit(model, batches, tmp_path)
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), first.drop(columns="seconds"))
+
+
+def two_blocks(joined=(0, 1), pool="mean"):
+    """A network of two convolutions whose maps, before or after a pooling, are averaged."""
+    inputs = keras.Input((8, 8, 3))
+    convolved = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    maps = [convolved, keras.layers.AveragePooling2D(2)(convolved)]
+    averages = [keras.layers.GlobalAveragePooling2D()(maps[i]) for i in joined]
+    if pool == "flipped":
+        averages[0] = keras.ops.flip(averages[0], axis=-1)
+    return keras.Model(inputs, keras.layers.Concatenate()(averages))
+
+
+def test_layers_put_together_otherwise_are_another_network():
+    made = [two_blocks(), two_blocks((1, 0)), two_blocks((0, 0)), two_blocks(pool="flipped")]
+    digests = [training.layers_digest(each) for each in [*made, two_blocks()]]
+    assert len(set(digests[:-1])) == 4
+    assert digests[-1] == digests[0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ["block3_conv3", "block4_conv3", "block5_pool"],
+        ["block4_pool", "block3_pool", "block5_pool"],
+    ],
+)
+def test_features_of_other_blocks_are_another_network(run, other):
+    digests = []
+    for blocks in (["block3_pool", "block4_pool", "block5_pool"], other):
+        settings = run.vgg16_transfer.model_copy(update={"feature_layers": blocks})
+        model = models.vgg16_transfer(64, 3, settings, run.augmentation, 1)
+        frozen, _ = models.split_before(model, "dense")
+        digests.append([training.layers_digest(each) for each in (frozen, model)])
+    assert not set(digests[0]) & set(digests[1])
+
+
 def test_another_number_format_is_another_training_and_another_name_is_not():
     with precision.policy("bfloat16"):
         half = small_model()
@@ -397,6 +487,20 @@ def test_other_data_are_another_training(batches, tmp_path, capsys):
     other = training.Batches(train.inputs + 1, np.arange(60), train.targets, np.ones(3), 16, 2)
     fit(small_model(), (other, validation), tmp_path)
     assert "is of another training" in capsys.readouterr().out
+
+
+def test_a_twin_in_float32_keeps_the_statistics_that_a_network_normalises_by():
+    images = np.random.default_rng(0).random((2, 4), np.float32)
+    with precision.policy("bfloat16"):
+        inputs = keras.Input((4,))
+        layer = keras.layers.Normalization(mean=[1.0, 2.0, 3.0, 4.0], variance=[4.0] * 4)
+        learnt = keras.layers.Normalization()
+        half = keras.Model(inputs, learnt(layer(inputs)))
+        learnt.set_weights([np.full(4, 5.0), np.full(4, 9.0), np.array(1)])
+        learnt.finalize_state()
+    found = training.forward(training.in_float32(half), images)
+    expected = ((images - [1, 2, 3, 4]) / 2 - 5) / 3
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------ prediction
