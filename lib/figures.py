@@ -245,9 +245,14 @@ def histograms(table: pd.DataFrame) -> Figure:
 
 
 def curves(history: pd.DataFrame, scores: list[str]) -> Figure:
-    """Draw scores over the epochs, training and validation; a dotted line parts the stages."""
+    """Draw scores over the epochs, training and validation; a dotted line parts the stages.
+
+    A ring marks the epoch that each stage keeps.
+    """
     figure, axes = _panels(len(scores), 3.2, 2.6)
-    last_of_stage = history.groupby("stage", sort=False)["epoch"].max().iloc[:-1]
+    stages = history.groupby("stage", sort=False)
+    last_of_stage = stages["epoch"].max().iloc[:-1]
+    kept = history.loc[stages["val_balanced_accuracy"].idxmax()]
     for axis, score in zip(axes, scores, strict=True):
         axis.plot(history["epoch"], history[score], "o-", ms=3, color=TRAINING, label="training")
         axis.plot(
@@ -258,6 +263,7 @@ def curves(history: pd.DataFrame, scores: list[str]) -> Figure:
             color=VALIDATION,
             label="validation",
         )
+        axis.plot(kept["epoch"], kept[f"val_{score}"], "o", ms=9, mfc="none", color=VALIDATION)
         for epoch in last_of_stage:
             axis.axvline(epoch + 0.5, color="gray", ls=":")
         axis.set(xlabel="epoch", ylabel=score.replace("_", " ").replace("f1", "F1"))

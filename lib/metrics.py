@@ -39,12 +39,14 @@ NOTEBOOKS = {
 }
 #: Pairs whose difference answers a question: a model, and the one it is compared with.
 COMPARISONS = [
-    ("baseline_cnn", "color_texture_forest"),  # does a network beat hand-crafted features?
-    ("alexnet", "baseline_cnn"),  # does another architecture?
-    ("vgg16_frozen", "baseline_cnn"),  # does pretraining?
+    ("baseline_cnn", "majority"),  # does the paper's network beat an answer without looking?
+    ("baseline_cnn", "color_texture_svm"),  # does it beat hand-crafted features?
+    ("alexnet", "baseline_cnn"),  # is the other network from scratch better?
+    ("vgg16_frozen", "baseline_cnn"),  # is a pretrained one?
     ("vgg16_frozen", "vgg16_linear"),  # does a trained head beat a linear classifier?
     ("vgg16_fine_tuned", "vgg16_frozen"),  # does fine-tuning help?
-    ("vgg16_fine_tuned", "color_texture_forest"),  # does the whole effort?
+    ("vgg16_fine_tuned", "vgg16_linear"),  # does it beat the linear classifier?
+    ("vgg16_fine_tuned", "color_texture_svm"),  # does the whole effort beat hand-crafted features?
 ]
 #: The two rules, and the column that holds each one's predictions (`decide`).
 RULES = {"training_prior": "training prior", "equal_priors": "equal priors"}
@@ -54,7 +56,7 @@ PREDICTED = {"training_prior": "predicted", "equal_priors": "predicted_equal_pri
 SCORES = {
     "accuracy": "accuracy (training prior)",
     "balanced_accuracy": "balanced accuracy (equal priors)",
-    "macro_auc": "macro AUC",
+    "macro_auc": "macro AUC (training prior)",
 }
 HEADLINE = {"accuracy": "training_prior", "balanced_accuracy": "equal_priors"}
 #: What the paper reports; its accuracies do not agree with one another.
@@ -634,8 +636,8 @@ def build_metrics(
             zip(config.classes, training_prior(index, config.classes).tolist(), strict=True)
         ),
         "split_sha256": splits.digest(index),
-        "interval": f"{100 * settings.confidence:g}% percentile bootstrap over lesions, "
-        f"{settings.bootstrap_draws} draws",
+        "interval": f"{100 * settings.confidence:g}% percentile bootstrap over lesions, drawn "
+        f"within each class, {settings.bootstrap_draws} draws",
         **evaluate_models(predictions[predictions["split"] == "test"], config),
         "cross_validation": _cross_validation(cross_validation, config),
         "paper": PAPER,
