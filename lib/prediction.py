@@ -27,7 +27,7 @@ def predict_files(
     """Yield what a network answers for each image file, in order, a batch in memory at a time.
 
     An image is prepared as those of the run were, seen in as many flips and quarter turns, and the
-    outputs are converted from the classes' shares under which they are posterior probabilities.
+    outputs are calibrated as the run's were.
 
     Yields
     ------
@@ -49,10 +49,8 @@ def predict_files(
         tables = iter(())
         if usable:
             outputs = training.predict(network, np.stack(usable), views=note.test_time_views)
-            converted = [
-                metrics.change_prior(outputs, note.prior, after)
-                for after in (note.training_prior, equal)
-            ]
+            as_trained = note.calibration.apply(outputs)
+            converted = as_trained, metrics.change_prior(as_trained, note.training_prior, equal)
             tables = (_table(*each, classes, names) for each in zip(*converted, strict=True))
         for file, each in zip(batch, prepared, strict=True):
             yield file, next(tables) if isinstance(each, np.ndarray) else each

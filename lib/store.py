@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lib import arrays, datasets, metrics, models, paths, precision, training, weights
 from lib.backend import keras, versions
+from lib.calibration import Calibration
 from lib.config import ClassBalance, Config, load_config
 
 MODELS = paths.ROOT / "models"
@@ -52,8 +53,7 @@ class Model(_Part):
     #: how many values the file holds
     values: int
     class_balance: ClassBalance
-    #: the classes' shares under which the outputs are posterior probabilities
-    prior: Shares
+    calibration: Calibration
     test_time_views: Annotated[int, Field(ge=1)]
 
 
@@ -72,11 +72,11 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _speaks_of_the_same_classes(self):
-        priors = [self.training_prior, *(each.prior for each in self.models.values())]
-        found = [self.configuration.classes, *(list(prior) for prior in priors)]
+        biases = [each.calibration.bias for each in self.models.values()]
+        found = [self.configuration.classes, *map(list, (self.training_prior, *biases))]
         if found[0] != self.classes or any(set(each) != set(self.classes) for each in found):
             raise ValueError(f"classes = {self.classes}; elsewhere they are {found}")
-        if any(abs(sum(prior.values()) - 1) > 1e-6 for prior in priors):
+        if abs(sum(self.training_prior.values()) - 1) > 1e-6:
             raise ValueError("shares of classes that do not add up to 1")
         return self
 
@@ -89,8 +89,8 @@ class Note(NamedTuple):
     config: Config
     #: the classes' shares among the training images, ndarray of float, shape (classes,)
     training_prior: np.ndarray
-    #: those under which the network's outputs are posterior probabilities
-    prior: np.ndarray
+    #: makes posteriors under these shares of the network's outputs
+    calibration: Calibration
     class_balance: str
     test_time_views: int
     weights_sha256: str
@@ -159,12 +159,11 @@ def read_run(config: Config, model: str) -> tuple[keras.Model, Note]:
                 f"{paths.relative(file)}: its manifest says {key} = {said.get(key)}; expected "
                 f"{value}; run the notebook that trains it again"
             )
-    targets = index.loc[index["split"] == "train", "label"].map(config.classes.index).to_numpy()
     return network, Note(
         source=paths.relative(file),
         config=config,
         training_prior=metrics.training_prior(index, config.classes),
-        prior=training.output_prior(targets, len(config.classes), settings["class_balance"]),
+        calibration=_calibration(said, config.classes, file),
         **expected,
     )
 
@@ -189,6 +188,17 @@ def _training_manifest(file: Path) -> dict:
         raise ValueError(f"{paths.relative(manifest)}: not a JSON file: {error}") from None
 
 
+def _calibration(said: dict, classes: list[str], file: Path) -> Calibration:
+    try:
+        return Calibration.model_validate(said.get("calibration")).of_classes(classes)
+    except ValueError as error:  # pydantic's too
+        fault = " ".join(str(error).split())
+        raise ValueError(
+            f"{paths.relative(file)}: its manifest lacks a calibration that can be used ({fault}); "
+            "run the notebook that trains it again"
+        ) from None
+
+
 def _write_model(file: Path, model: str, network: keras.Model, note: Note) -> Model:
     """Write what training changed in a network, and describe the file."""
     given = _given(build(note.config, model), model)
@@ -205,7 +215,7 @@ def _write_model(file: Path, model: str, network: keras.Model, note: Note) -> Mo
         weights_sha256=note.weights_sha256,
         values=sum(values.size for values in kept.values()),
         class_balance=note.class_balance,
-        prior=_shares(note.prior, note.config.classes),
+        calibration=note.calibration,
         test_time_views=note.test_time_views,
     )
 
@@ -329,7 +339,7 @@ def load_from(folder: Path, model: str) -> tuple[keras.Model, Note]:
         source=paths.relative(file),
         config=config,
         training_prior=np.array([manifest.training_prior[name] for name in config.classes]),
-        prior=np.array([said.prior[name] for name in config.classes]),
+        calibration=said.calibration.of_classes(config.classes),
         class_balance=said.class_balance,
         test_time_views=said.test_time_views,
         weights_sha256=found,

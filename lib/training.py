@@ -787,6 +787,13 @@ def write_manifest(folder: Path, name: str = "manifest", **notes) -> dict:
     return manifest
 
 
+def add_to_manifest(folder: Path, name: str = "manifest", **notes) -> None:
+    """Add to `<name>.json` what was found after the model had been saved."""
+    file = folder / f"{name}.json"
+    manifest = json.loads(file.read_text(encoding="utf-8")) | notes
+    paths.write_text(file, json.dumps(manifest, indent=1) + "\n")
+
+
 def in_float32(model: keras.Model) -> keras.Model:
     """Return the model with every layer in float32; itself if it is so already."""
     layers = [part for part in model.layers if isinstance(part, keras.Layer)]

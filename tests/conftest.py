@@ -77,6 +77,8 @@ def write_run(run, data_folder):
     change_layers(cnn, [layer.name for layer in cnn.layers], seed=1)
     balance = run.baseline_cnn.class_balance
     training.save(cnn, folder / "baseline_cnn", history, class_balance=balance)
+    found = {"scale": 0.8, "bias": {"bcc": -1.0, "mel": -0.5, "nv": 0.7}}
+    training.add_to_manifest(folder / "baseline_cnn", calibration=found)
     vgg16 = store.build(run, "vgg16_frozen")
     change_layers(vgg16, weights.HEAD, seed=2)
     balance = run.vgg16_transfer.class_balance
@@ -85,6 +87,8 @@ def write_run(run, data_folder):
     change_layers(vgg16, [*weights.HEAD, "block5_conv1", "block5_conv2", "block5_conv3"], seed=3)
     views = run.vgg16_transfer.test_time_views
     training.save(vgg16, out, history, class_balance=balance, test_time_views=views)
+    for name in ("manifest", "manifest_frozen"):
+        training.add_to_manifest(out, name, calibration=found)
 
 
 @pytest.fixture(scope="session")

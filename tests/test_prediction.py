@@ -49,15 +49,15 @@ def ask(capsys, *arguments):
 
 @pytest.mark.parametrize("model", store.SOURCES)
 def test_a_file_gets_what_its_row_of_the_array_gets(own_run, run, data_folder, model):
-    """By the notebooks' own steps: the saved network, the row, the views, the training prior."""
+    """By the notebooks' own steps: the saved network, the row, the views, the calibration."""
     index = datasets.read_index(run)
     images, rows = pipeline.open_images(index, run), np.array([3, 0, 7])
     views = 1 if model == "baseline_cnn" else 2
     network = training.read_model(run, *store.SOURCES[model])
     outputs = training.predict(network, images, rows, views=views)
     prior = metrics.training_prior(index, CLASSES)
-    if model == "baseline_cnn":  # trained with weights, the others without
-        outputs = metrics.change_prior(outputs, np.full(3, 1 / 3), prior)
+    outputs = store.read_run(run, model)[1].calibration.apply(outputs)
+    np.testing.assert_allclose(outputs.sum(axis=1), 1)
     found = answers([data_folder / path for path in index.loc[rows, "path"]], model)
     for answer, expected in zip(found, outputs, strict=True):
         assert list(answer.index) == CLASSES

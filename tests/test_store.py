@@ -106,7 +106,8 @@ def test_values_that_half_precision_would_round_are_kept_in_single(own_run, run,
     kernel, bias = network.get_layer("conv3").get_weights()
     bias[0] = 0.1
     network.get_layer("conv3").set_weights([kernel, bias])
-    training.save(network, file.parent, history, class_balance="weights")
+    said = json.loads((file.parent / "manifest.json").read_text())["calibration"]
+    training.save(network, file.parent, history, class_balance="weights", calibration=said)
     store.publish(run)
     kept, _ = arrays.read_arrays(published / "baseline_cnn.npz")
     assert [name for name, each in kept.items() if each.dtype == np.float32] == ["conv3/bias"]
@@ -122,6 +123,7 @@ def test_the_manifest_says_what_each_file_is(finished, published, run, data_fold
         source = json.loads((finished.run / folder / f"manifest{suffix}.json").read_text())
         assert each["weights_sha256"] == source["weights_sha256"]
         assert each["class_balance"] == source["class_balance"]
+        assert each["calibration"] == source["calibration"]
         assert each["sha256"] == arrays.file_digest(published / each["file"])
         assert each["bytes"] == (published / each["file"]).stat().st_size
         kept, _ = arrays.read_arrays(published / each["file"])
@@ -132,15 +134,12 @@ def test_the_manifest_says_what_each_file_is(finished, published, run, data_fold
     assert str(data_folder.parent) not in json.dumps(said), "no path of this machine"
 
 
-def test_the_shares_are_those_of_the_training_images_and_of_the_training(finished, published):
+def test_the_shares_are_those_of_the_training_images(finished, published):
     index = pd.read_csv(finished.run / "index.csv")
     counts = index.loc[index["split"] == "train", "label"].value_counts()
     shares = {name: counts[name] / counts.sum() for name in ("bcc", "mel", "nv")}
     said = manifest_of(published)
     assert said["training_prior"] == pytest.approx(shares)
-    balanced = dict.fromkeys(shares, 1 / 3)  # trained with weights
-    assert said["models"]["baseline_cnn"]["prior"] == pytest.approx(balanced)
-    assert said["models"]["vgg16_fine_tuned"]["prior"] == pytest.approx(shares)  # without
 
 
 def test_the_readme_says_what_these_are_and_under_which_terms(published):
@@ -232,6 +231,22 @@ def test_a_network_that_the_configuration_does_not_build_is_refused(own_run, run
     settings = run.vgg16_transfer.model_copy(update={"input_size": 64})
     other = run.model_copy(update={"vgg16_transfer": settings})
     refused(other, ValueError, r"frozen\.keras: .* answers otherwise")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (None, "Input should be"),
+        ({"scale": 0.0, "bias": dict.fromkeys(("bcc", "mel", "nv"), 0.0)}, "greater than 0"),
+        ({"scale": 1.0, "bias": {"bcc": 0.0, "mel": 0.0}}, "for the classes bcc, mel; expected"),
+    ],
+)
+def test_a_network_without_a_calibration_that_can_be_used_is_refused(
+    own_run, run, published, change, said
+):
+    training.add_to_manifest(own_run / "vgg16_transfer", "manifest_frozen", calibration=change)
+    with pytest.raises(ValueError, match=rf"frozen\.keras: its manifest lacks .*{said}"):
+        store.publish(run)
 
 
 def test_images_prepared_otherwise_are_refused(own_run, run, published):

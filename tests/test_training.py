@@ -1,5 +1,6 @@
 """Training: batches as they should be, scores by hand, the best epoch kept, the same twice."""
 
+import json
 import os
 import signal
 import subprocess
@@ -549,6 +550,14 @@ def test_what_is_saved_is_read_back(run, batches, tmp_path):
     assert manifest["epochs"] == 3
     assert manifest["parameters"] == 4 * 8 + 8 + 8 * 3 + 3
     assert manifest["weights_sha256"] == weights.weights_digest(loaded)
+
+
+def test_what_is_found_later_is_added_to_the_manifest(batches, tmp_path):
+    model = small_model()
+    manifest = training.save(model, tmp_path, fit(model, batches, tmp_path))
+    training.add_to_manifest(tmp_path, calibration={"scale": 2.0})
+    found = json.loads((tmp_path / "manifest.json").read_text())
+    assert found == json.loads(json.dumps(manifest)) | {"calibration": {"scale": 2.0}}
 
 
 def test_a_model_trained_in_half_the_bits_is_kept_in_float32(run, batches, tmp_path):
