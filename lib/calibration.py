@@ -1,8 +1,8 @@
 """Calibration: what a network puts out, turned into probabilities that hold.
 
-A network trained with balanced classes is a posterior for classes that are equally frequent, and a
-confident one: right less often than it says. Both are mended by one scale and a bias a class, on
-the logarithms of its outputs, fitted on validation images: bias-corrected temperature scaling
+The outputs of a network trained with balanced classes are posteriors for classes that are equally
+frequent, and may be too confident or not enough. Both are mended by one scale and a bias a class,
+on the logarithms of the outputs, fitted on validation images: bias-corrected temperature scaling
 (Alexandari, Kundaje and Shrikumar, ICML 2020). A temperature alone is not enough after training
 with weights of the classes.
 """
