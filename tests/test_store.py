@@ -99,10 +99,7 @@ def test_only_what_training_changed_is_kept_and_in_half_precision(published):
 
 def test_values_that_half_precision_would_round_are_kept_in_single(own_run, run, published):
     file = own_run / "baseline_cnn" / "model.keras"
-    network, history = (
-        training.load_model(file),
-        pd.read_csv(own_run / "baseline_cnn" / "history.csv"),
-    )
+    network, history = training.load_model(file), pd.read_csv(file.with_name("history.csv"))
     kernel, bias = network.get_layer("conv3").get_weights()
     bias[0] = 0.1
     network.get_layer("conv3").set_weights([kernel, bias])

@@ -405,10 +405,10 @@ def test_a_cell_that_was_interrupted_goes_on_when_it_is_run_again(
     unbroken, model = small_model(dropout=0.5), small_model(dropout=0.5)
     (tmp_path / "unbroken").mkdir()
     expected = fit(unbroken, batches, tmp_path / "unbroken")
-    monkeypatch.setattr(training._Run, "_check", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        fit(model, batches, tmp_path)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "_check", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, batches, tmp_path)
     capsys.readouterr()
     found = fit(model, batches, tmp_path)
     assert "another training" not in capsys.readouterr().out
