@@ -29,6 +29,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from lib import config, datasets, metrics, paths, pipeline, preprocessing, restoration, tables
+from lib.hardware import processor
 
 WIDTH, HEIGHT = 600, 450  # pixels, as HAM10000's originals
 QUALITY = 95  # of the JPEG files
@@ -246,16 +247,6 @@ def describe(said: dict) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def processor() -> str:
-    """Return the processor's name as the system has it, or what kind it is."""
-    file = Path("/proc/cpuinfo")
-    if file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _decode(file: Path) -> np.ndarray:

@@ -33,7 +33,6 @@ import pandas as pd
 import pandera.pandas as pa
 from sklearn.model_selection import train_test_split
 
-from benchmarks.preprocessing import processor
 from lib import (
     config,
     datasets,
@@ -51,6 +50,7 @@ from lib import (
 )
 from lib.backend import keras, versions
 from lib.config import Config, Stage
+from lib.hardware import processor
 
 CONFIGURATION = "configs/ham10000.yaml"
 
@@ -114,6 +114,9 @@ class Size:
     usual: tuple[int, int] = (192, 64)
     #: images of the sparse files that memory is measured on
     memory: tuple[int, int] = (10_000, 100_000)
+    #: networks that are trained from the larger of them, and for how many steps
+    on_file: tuple[str, ...] = (BASELINE, FROM_IMAGES)
+    file_steps: int = 4
     #: whose steps and states are timed
     networks: tuple[str, ...] = NETWORKS
     #: processes that run at the same time; with more than one, what they time says nothing
@@ -135,7 +138,7 @@ QUICK = Size(
     tuned_epochs=2,
     usual=(8, 8),
     memory=(200, 400),
-    networks=(HEAD,),
+    file_steps=1,
     at_once=4,
     pretrained=False,
 )
@@ -255,7 +258,7 @@ def fastest(action: Callable, repeats: int, at_least: float = 1.0) -> float:
 
 def compile_as_fit(model: keras.Model, classes: list[str], **options) -> None:
     """Compile a network with the optimiser, the loss and the scores of `training.fit`."""
-    scores = [keras.metrics.CategoricalAccuracy(name="accuracy"), training.Scores(classes)]
+    scores = [training.Accuracy(name="accuracy"), training.Scores(classes)]
     loss = "categorical_crossentropy"
     model.compile(keras.optimizers.Adam(1e-5), loss, metrics=scores, **options)
 
@@ -771,22 +774,28 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
 
 
-def train_on_sparse_file(count: int, folder: Path, run: Config) -> dict[str, float]:
-    """Train for one epoch on so many images of zeros; return the peak memory and the seconds."""
-    side, file = run.preprocessing.image_size, folder / f"sparse_{count}.npy"
+def train_on_sparse_file(
+    count: int, folder: Path, run: Config, model: keras.Model, name: str, steps: int | None = None
+) -> dict[str, float]:
+    """Train for one epoch on so many images of zeros; return the peak memory and the seconds.
+
+    With `steps`, an epoch has so many, of images drawn from the whole file.
+    """
+    side, file = run.preprocessing.image_size, folder / f"sparse_{name.replace(' ', '_')}.npy"
     np.lib.format.open_memmap(file, "w+", np.uint8, (count, side, side, 3)).flush()
     images = np.load(file, mmap_mode="r")
-    targets, equal = np.arange(count) % len(run.classes), np.ones(len(run.classes))
+    rows = np.random.default_rng(run.seed).permutation(count)[: steps and 32 * steps]
+    targets, equal = rows % len(run.classes), np.ones(len(run.classes))
     batches = [
-        training.Batches(images, np.arange(n), targets[:n], equal, 32, seed)
-        for n, seed in ((count, run.seed), (32, None))
+        training.Batches(images, rows[:n], targets[:n], equal, 32, seed)
+        for n, seed in ((len(rows), run.seed), (32, None))
     ]
     history = training.fit(
-        tiny_network(run),
+        model,
         *batches,
-        Stage(epochs=1, learning_rate=1e-3),
+        Stage(epochs=1, learning_rate=1e-5),
         classes=run.classes,
-        state=folder / f"sparse_{count}.state.npz",
+        state=file.with_suffix(".state.npz"),
         stage="sparse file",
     )
     file.unlink()
@@ -840,10 +849,12 @@ def in_process(task: str, argument: str, folder: Path, quick: bool) -> dict:
 def run_processes(size: Size, folder: Path) -> list[dict]:
     """Run what takes processes of its own; return what each found, in the order of their jobs.
 
-    Steps without and with determinism, then a training on few images, and one on many.
+    Steps without and with determinism, then a training on few images, one on many, and the
+    trainings of networks that are used.
     """
     jobs = [("steps", way) for way in (FREE, DETERMINISTIC)]
     jobs += [("memory", str(count)) for count in size.memory]
+    jobs += [("network's memory", name) for name in size.on_file]
     with ThreadPoolExecutor(size.at_once) as threads:
         return list(threads.map(lambda job: in_process(*job, folder, not size.pretrained), jobs))
 
@@ -858,10 +869,13 @@ def add_processes(rows: Rows, size: Size, found: list[dict]) -> None:
             ratio = seconds[DETERMINISTIC][name] / seconds[way][name]
             rows.add(f"determinism, {name}", f"over {way}", ratio, "times")
     peaks = []
-    for count, each in zip(size.memory, found[2:], strict=True):
+    for count, each in zip(size.memory, found[2:4], strict=True):
         note = f"one epoch on a sparse file, {each['seconds']:.0f} s"
         peaks.append(rows.add("peak memory", f"{count:,} images", each["gib"], "GiB", note))
     rows.add("memory", "many images over few", peaks[1] / peaks[0], "times")
+    for name, each in zip(size.on_file, found[4:], strict=True):
+        note = f"float32, {size.file_steps} steps on images drawn from {size.memory[1]:,}"
+        rows.add("peak memory of a network", name, each["gib"], "GiB", note)
 
 
 class Watched(training.Batches):
@@ -980,10 +994,16 @@ def goals(table: pd.DataFrame) -> list[dict]:
     """Return each goal, what was measured, and whether it is met."""
     values = table.set_index(["what", "variant"])["value"]
     few, many = table.loc[table["what"] == "peak memory", "variant"]
+    overs = {
+        WARM: "from a file, over the same steps on a batch in memory",
+        COLD: "from a file that is not in the page cache, over the same",
+        ALONE: "from a file, over so many bare training steps, without the scores and validation",
+    }
     rows = [
-        (f"an epoch of the {name} from a file, over the same steps on a batch in memory",
-         values[f"pipeline, {name}", WARM], "at most", MOST_PIPELINE, "times")
+        (f"an epoch of the {name} {over}",
+         values[f"pipeline, {name}", way], "at most", MOST_PIPELINE, "times")
         for name in (BASELINE, HEAD)
+        for way, over in overs.items()
     ]  # fmt: skip
     rows += [
         ("an epoch of stage 1 on kept features, times as fast as recomputing them",
@@ -993,7 +1013,12 @@ def goals(table: pd.DataFrame) -> list[dict]:
         (f"the same, over the peak on {few}",
          values["memory", "many images over few"], "at most", MOST_GROWTH, "times"),
     ]  # fmt: skip
-    return [
+    rows += [
+        (f"peak memory of the {name} on {many}", value, "at most", MOST_MEMORY, "GiB")
+        for (what, name), value in values.items()
+        if what == "peak memory of a network"
+    ]
+    made = [
         {
             "goal": f"{what}: {bound} {limit:g} {unit}",
             "measured": f"{value:.3g} {unit}",
@@ -1001,6 +1026,24 @@ def goals(table: pd.DataFrame) -> list[dict]:
         }
         for what, value, bound, limit, unit in rows
     ]
+    return made + [
+        _no_difference(values, what, ways, score)
+        for what, ways in (
+            ("stage 1", f"{KEPT} and {RECOMPUTED}"),
+            ("fine-tuning", " and ".join(FORMATS)),
+        )
+        for score in ("accuracy", "balanced_accuracy")
+    ]
+
+
+def _no_difference(values: pd.Series, what: str, ways: str, score: str) -> dict:
+    """Return the goal that two ways end alike: that the interval of the difference holds zero."""
+    found = {key: values[f"{what}: difference in {score}", key] for key in ("value", "low", "high")}
+    return {
+        "goal": f"{what}, {ways}: no difference in {score.replace('_', ' ')} within its interval",
+        "measured": metrics.format_interval(found),
+        "met": bool(found["low"] <= 0 <= found["high"]),
+    }
 
 
 def describe(table: pd.DataFrame, said: dict) -> str:
@@ -1117,10 +1160,10 @@ def describe(table: pd.DataFrame, said: dict) -> str:
         "### Memory, determinism, the state's file",
         "",
         *_markdown(
-            ["Images", "Peak, GiB", ""],
+            ["Training", "Peak, GiB", ""],
             [
                 (each.variant, f"{each.value:.2f}", each.note)
-                for each in table[table["what"] == "peak memory"].itertuples()
+                for each in table[table["what"].str.startswith("peak memory")].itertuples()
             ],
         ),
         *_markdown(
@@ -1202,9 +1245,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _part(task: str, argument: str, folder: Path, size: Size) -> dict:
+    run = configuration(size)
     if task == "memory":
-        return train_on_sparse_file(int(argument), folder, configuration(size))
-    return time_steps(argument, configuration(size), size)
+        count = int(argument)
+        return train_on_sparse_file(count, folder, run, tiny_network(run), f"{count}")
+    if task == "network's memory":
+        model, count = build_network(argument, run, size), size.memory[1]
+        return train_on_sparse_file(count, folder, run, model, argument, size.file_steps)
+    return time_steps(argument, run, size)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from lib.hardware import processor
 
 #: What TensorFlow 2.21 says at every start, whatever TF_CPP_MIN_LOG_LEVEL is.
 CHATTER = (
@@ -59,8 +61,29 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """Return what kind of machine this is."""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    """Return what kind of machine this is: system, processor, cores and graphics processors."""
+    parts = [f"{platform.system()} {platform.machine()}", processor(), f"{os.cpu_count()} cores"]
+    return ", ".join(parts + graphics_processors())
+
+
+def graphics_processors() -> list[str]:
+    """Return the name of each graphics processor that Keras's backend has."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        details = tensorflow.config.experimental.get_device_details
+        found = tensorflow.config.list_physical_devices("GPU")
+        return [details(each).get("device_name", each.name) for each in found]
+    if backend == "jax":
+        import jax
+
+        with suppress(RuntimeError):  # what jax raises where there is none
+            return [each.device_kind for each in jax.devices("gpu")]
+        return []
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
 def _distribution(backend: str) -> str:
@@ -68,4 +91,4 @@ def _distribution(backend: str) -> str:
     return importlib.metadata.packages_distributions()[backend][0]
 
 
-__all__ = ["keras", "machine", "versions", "without_chatter"]
+__all__ = ["graphics_processors", "keras", "machine", "versions", "without_chatter"]

@@ -1,6 +1,8 @@
 """What frozen layers make of images: computed once, kept in half precision, checked when read."""
 
 import contextlib
+import hashlib
+import inspect
 import json
 import math
 import os
@@ -14,6 +16,7 @@ from lib import arrays, paths, training, weights
 from lib.backend import keras, versions
 
 PROGRESS_SECONDS = 60  # of work that a kill may cost
+ROWS = 256  # that are read at once
 
 
 def cache_features(
@@ -86,6 +89,7 @@ def _key(trunk, images, rows, views, batch_size, augmented) -> dict:
         "views": views,
         "batch_size": batch_size,
         "augmented": augmented,
+        "code": _CODE,
         "versions": versions(),
     }
 
@@ -106,7 +110,7 @@ def _compute(trunk, images, rows, files, note, key, views, batch_size, augmented
     partial = [paths.temporary(file) for file in files]
     progress = paths.temporary(note)
     shapes = [(views * len(rows), *output.shape[1:]) for output in trunk.outputs]
-    done = _progress(progress, key, partial, shapes)
+    done, digests = _progress(progress, key, partial, shapes)
     note.unlink(missing_ok=True)
     if not done:
         for file in partial:
@@ -131,20 +135,22 @@ def _compute(trunk, images, rows, files, note, key, views, batch_size, augmented
             batch = training.turned(batch, view)
         made = training.call(trunk, batch, training=augmented and view > 0)
         outputs = made if len(files) > 1 else [made]
-        for kept, values, file in zip(features, outputs, files, strict=True):
+        for kept, digest, values, file in zip(features, digests, outputs, files, strict=True):
             kept[first : first + len(batch)] = half = _half(values, file)
+            digest.update(np.ascontiguousarray(half))
             training.let_go(kept, half.nbytes)
         if time.monotonic() - written > PROGRESS_SECONDS:
             for kept in features:
                 kept.flush()
-            paths.write_text(progress, json.dumps({"key": key, "done": first + len(batch)}))
+            said = {"done": first + len(batch), "sha256": [each.hexdigest() for each in digests]}
+            paths.write_text(progress, json.dumps({"key": key} | said))
             written = time.monotonic()
     for kept in features:
         kept.flush()
-    digests = {file.name: arrays.file_digest(p) for file, p in zip(files, partial, strict=True)}
+    sha256 = {file.name: arrays.file_digest(p) for file, p in zip(files, partial, strict=True)}
     for file, made in zip(files, partial, strict=True):
         os.replace(made, file)
-    paths.write_text(note, json.dumps({"key": key, "sha256": digests}, indent=1) + "\n")
+    paths.write_text(note, json.dumps({"key": key, "sha256": sha256}, indent=1) + "\n")
     progress.unlink(missing_ok=True)
 
 
@@ -152,19 +158,30 @@ def _batches(views: int, n: int, batch_size: int):
     return [(view, start) for view in range(views) for start in range(0, n, batch_size)]
 
 
-def _progress(file: Path, key: dict, partial: Sequence[Path], shapes: Sequence[tuple]) -> int:
-    """Return how many rows an attempt that was broken off has written, its files being whole."""
+def _progress(file: Path, key: dict, partial: Sequence[Path], shapes: Sequence[tuple]) -> tuple:
+    """Return how many rows an attempt that was broken off has written, and their digests so far.
+
+    None, if its files do not hold what its note says of them.
+    """
+    digests = [hashlib.sha256() for _ in partial]
     kept = _read_note(file)
     if kept.get("key") != key:
-        return 0
-    for each, shape in zip(partial, shapes, strict=True):
+        return 0, digests
+    for each, shape, digest, expected in zip(partial, shapes, digests, kept["sha256"], strict=True):
         try:
             found = np.load(each, mmap_mode="r")  # cut short, it cannot be mapped
+            right = (found.shape, found.dtype) == (shape, np.float16)
         except (OSError, ValueError, EOFError):
-            return 0
-        if (found.shape, found.dtype) != (shape, np.float16):
-            return 0
-    return kept["done"]
+            right = False
+        if right:
+            for start in range(0, kept["done"], ROWS):
+                rows = found[start : min(start + ROWS, kept["done"])]
+                digest.update(np.ascontiguousarray(rows))
+                training.let_go(found, rows.nbytes)
+        if not right or digest.hexdigest() != expected:
+            print(f"{paths.relative(each)}: missing or damaged, so it is begun anew", flush=True)
+            return 0, [hashlib.sha256() for _ in partial]
+    return kept["done"], digests
 
 
 def _read_note(file: Path) -> dict:
@@ -198,3 +215,12 @@ def _half(values: np.ndarray, file: Path) -> np.ndarray:
             f"{np.finfo(np.float16).max}"
         )
     return half
+
+
+#: A SHA-256 of the code that decides what is kept, layers apart; of the code as it was imported.
+_CODE = hashlib.sha256(
+    "".join(
+        inspect.getsource(part)
+        for part in (_compute, _batches, _set_draws, _half, training.turned, training.call)
+    ).encode()
+).hexdigest()

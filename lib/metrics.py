@@ -37,6 +37,10 @@ NOTEBOOKS = {
     "alexnet": "03_baseline_cnn",
     "vgg16_transfer": "04_vgg16_transfer",
 }
+#: How each came about: a name, the folder and the file. `vgg16_transfer` is the fine-tuned network.
+MANIFESTS = {folder: (folder, "manifest.json") for folder in FOLDERS} | {
+    "vgg16_frozen": ("vgg16_transfer", "manifest_frozen.json")
+}
 #: Pairs whose difference answers a question: a model, and the one it is compared with.
 COMPARISONS = [
     ("baseline_cnn", "majority"),  # does the paper's network beat an answer without looking?
@@ -759,5 +763,12 @@ def write_json(values: dict, file: Path) -> Path:
 
 
 def _manifests(config: Config) -> dict:
-    files = {folder: _made_by(folder, "manifest.json", config) for folder in FOLDERS}
-    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
+    """Read how each model came about, and the speeds by which its number format was chosen."""
+    manifests = {}
+    for name, (folder, file) in MANIFESTS.items():
+        manifests[name] = json.loads(_made_by(folder, file, config).read_text(encoding="utf-8"))
+        measured = paths.run_folder(config.name) / folder / "precision.json"
+        if measured.is_file():
+            speeds = json.loads(measured.read_text(encoding="utf-8"))["images_per_second"]
+            manifests[name]["images_per_second"] = speeds
+    return manifests

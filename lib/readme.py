@@ -25,6 +25,8 @@ HISTORIES = {
     "vgg16_transfer": "vgg16_transfer/history.csv",
 }
 OPTIONAL = ("baseline_cnn_relu",)
+#: What was done about rare classes, compared on validation images (notebook 04).
+CLASS_BALANCE = "vgg16_transfer/class_balance.csv"
 #: Figures that may be published: curves and confusion matrices of these notebooks.
 FIGURES = re.compile(r"(?P<notebook>[345])\.\d+_(\w+_)?(curves|confusion)\.png")
 NOTEBOOKS = {"3": "03_baseline_cnn", "4": "04_vgg16_transfer", "5": "05_evaluation"}
@@ -37,8 +39,8 @@ def publish(config: Config) -> Path:
     """Put a finished run's numbers into reports/<run>/published and write the README's table anew.
 
     What is published: `metrics.json`, `split.csv` (ids only), `predictions.csv`, `history.csv`,
-    `cross_validation.csv` where the run has one, `manifest.json`, and the figures that show no
-    image. The folder is replaced whole or not at all.
+    `class_balance.csv`, `cross_validation.csv` where the run has one, `manifest.json`, and the
+    figures that show no image. The folder is replaced whole or not at all.
 
     Raises
     ------
@@ -57,6 +59,9 @@ def publish(config: Config) -> Path:
         if cross_validation is not None:
             tables.write_table(cross_validation, partial / "cross_validation.csv")
         tables.write_table(_histories(config), partial / "history.csv")
+        shutil.copyfile(
+            paths.run_folder(config.name) / CLASS_BALANCE, partial / "class_balance.csv"
+        )
         metrics.write_json(_manifest(config, results), partial / "manifest.json")
         for file in _figures(config):
             shutil.copyfile(file, partial / file.name)
@@ -178,16 +183,20 @@ def _table(run: dict) -> str:
         "|---" * (1 + len(metrics.SCORES)) + "|",
         *_rows(run["models"]),
     ]
-    folds = run["cross_validation"]
+    folds, beside = run["cross_validation"], ""
     if folds:
         note = f"{folds['folds']}-fold cross-validation, all {folds['images']:,} images"
         lines += _rows(folds["models"], f" ({note})")
+        beside = (
+            " The cross-validated row is another experiment, and does not compare with the rows "
+            "above: trained on all other folds, test images among them, and one view an image."
+        )
     rules = (
         "Accuracy is that of the most probable class; balanced accuracy that of the most probable "
         "class after the probabilities were corrected from the classes' shares among the training "
         "images to equal ones."
     )
-    return "\n".join([*lines, "", f"{rules} In brackets: {run['interval']}.", ""])
+    return "\n".join([*lines, "", f"{rules}{beside} In brackets: {run['interval']}.", ""])
 
 
 def _rows(models: dict, note: str = "") -> list[str]:

@@ -836,7 +836,7 @@ def load_model(file: Path) -> keras.Model:
     """Load a `.keras` file in safe mode: nothing that is code in it is run."""
     try:
         return keras.saving.load_model(file, compile=False, safe_mode=True)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except arrays.DAMAGE as error:
         said = (str(error).splitlines() or [""])[0]
         raise ValueError(f"{paths.relative(file)}: not a model that can be used: {said}") from None
 

