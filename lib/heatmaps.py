@@ -39,8 +39,12 @@ def grad_cam(
     ------
     ValueError
         The model has no such layer, or it puts out no maps, or the model does not end in a dense
-        softmax layer.
+        softmax layer; or Keras's backend is not TensorFlow.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"Grad-CAM takes gradients with TensorFlow; the backend is {keras.backend.backend()}"
+        )
     _, kept = models.split_before(model, layer)
     last, shape = kept.layers[-1], kept.get_layer(layer).output.shape
     if len(shape) != 4:

@@ -822,14 +822,24 @@ def read_model(config: Config, folder: str, name: str = "model") -> keras.Model:
     FileNotFoundError
         There is none.
     ValueError
-        The file is no model, or one that carries code of its own, which is not run.
+        The file is no model, or one that carries code of its own, which is not run, or its weights
+        are not those that the manifest beside it names.
     """
     file = paths.run_folder(config.name) / folder / f"{name}.keras"
     if not file.is_file():
         raise FileNotFoundError(
             f"{paths.relative(file)}: no such file; run the notebook that trains it"
         )
-    return load_model(file)
+    model = load_model(file)
+    manifest = file.with_name("manifest.json" if name == "model" else f"manifest_{name}.json")
+    if manifest.is_file():
+        expected = json.loads(manifest.read_text(encoding="utf-8")).get("weights_sha256")
+        if (found := weights.weights_digest(model)) != expected:
+            raise ValueError(
+                f"{paths.relative(file)}: its weights' SHA-256 is {found}; {manifest.name} has "
+                f"{expected}; run the notebook that trains it"
+            )
+    return model
 
 
 def load_model(file: Path) -> keras.Model:

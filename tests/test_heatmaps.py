@@ -43,6 +43,12 @@ def test_the_predicted_class_is_explained_unless_another_is_asked_for(bright_spo
     np.testing.assert_array_equal(maps, asked)
 
 
+def test_another_backend_than_tensorflow_is_one_clear_error(bright_spot_model, spot, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match="gradients with TensorFlow; the backend is jax"):
+        heatmaps.grad_cam(bright_spot_model, spot, "spot")
+
+
 def test_a_very_sure_answer_is_still_explained(bright_spot_model, spot):
     """Where the probability is 1 in float32, the softmax has no gradient left."""
     sure = keras.models.clone_model(bright_spot_model)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -304,7 +305,7 @@ def test_a_validation_loss_that_is_no_number_stops_it_too(batches, tmp_path):
 
 # ------------------------------------------------------------------------- killed and gone on with
 
-#: Trains a network with random layers, and dies in the middle of an epoch if told to.
+#: Trains a network with random layers, and dies in an epoch, where it is told to.
 CHILD = """
 import os, signal, sys
 from pathlib import Path
@@ -312,7 +313,7 @@ import numpy as np
 from lib import config, models, training, weights
 from lib.backend import keras
 
-file, die_in = Path(sys.argv[1]), int(sys.argv[2])
+file, die_in, where = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 training.set_seed(3)
 settings = config.load_config("configs/demo.yaml").baseline_cnn.model_copy(
     update={"filters": [4] * 8, "dense_units": [8, 8], "epochs": 4, "schedule": "cosine",
@@ -324,16 +325,33 @@ random = np.random.default_rng(1)
 images = random.integers(0, 256, (24, 256, 256, 3), dtype=np.uint8)
 
 
-class Deadly(training.Batches):
+def die(here):
+    if here == where and train.epoch == die_in - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Training(training.Batches):
     def __getitem__(self, batch):
-        if self.epoch == die_in - 1 and batch == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if batch == 2:
+            die("training")
         return super().__getitem__(batch)
 
 
+class Validation(training.Batches):
+    def __getitem__(self, batch):
+        die("validation")
+        return super().__getitem__(batch)
+
+
+def replace(*names, usual=os.replace):
+    die("writing")  # the new state is there under its temporary name
+    usual(*names)
+
+
+os.replace = replace
 targets = np.arange(24) % 3
-train = Deadly(images, np.arange(18), targets[:18], np.ones(3), 6, seed=5, balanced=True)
-validation = training.Batches(images, np.arange(18, 24), targets[18:], np.ones(3), 6)
+train = Training(images, np.arange(18), targets[:18], np.ones(3), 6, seed=5, balanced=True)
+validation = Validation(images, np.arange(18, 24), targets[18:], np.ones(3), 6)
 history = training.fit(
     model, train, validation, settings, classes=["a", "b", "c"], state=file, stage="test"
 )
@@ -341,9 +359,9 @@ print(weights.weights_digest(model), history.drop(columns="seconds").to_json())
 """
 
 
-def child(file, die_in=0):
+def child(file, die_in=0, where="nowhere"):
     return subprocess.run(
-        [sys.executable, "-c", CHILD, str(file), str(die_in)],
+        [sys.executable, "-c", CHILD, str(file), str(die_in), where],
         cwd=paths.ROOT,
         capture_output=True,
         text=True,
@@ -351,12 +369,12 @@ def child(file, die_in=0):
     )
 
 
-def test_a_training_killed_twice_ends_with_the_weights_of_an_unbroken_one(tmp_path):
+def test_a_training_killed_thrice_ends_with_the_weights_of_an_unbroken_one(tmp_path):
     unbroken = child(tmp_path / "unbroken.state.npz")
     assert unbroken.returncode == 0, unbroken.stderr
     file = tmp_path / "broken.state.npz"
-    for die_in in (2, 4):
-        assert child(file, die_in).returncode == -signal.SIGKILL
+    for die_in, where in ((2, "training"), (3, "validation"), (4, "writing")):
+        assert child(file, die_in, where).returncode == -signal.SIGKILL
         assert len(arrays.read_arrays(file)[1]["rows"]) == die_in - 1, "the finished epochs"
     assert child(file).stdout == unbroken.stdout
 
@@ -618,12 +636,30 @@ def test_a_model_file_that_carries_code_is_refused(run, tmp_path):
         training.read_model(run, "foreign")
 
 
-def test_a_model_file_that_is_none_is_refused(run):
-    folder = paths.run_folder(run.name) / "broken"
-    folder.mkdir(parents=True)
-    (folder / "model.keras").write_bytes(b"nothing")
+@pytest.mark.parametrize("damage", ["not such a file", "cut short", "altered"])
+def test_a_model_file_that_is_damaged_is_refused(run, damage):
+    file = paths.run_folder(run.name) / "broken" / "model.keras"
+    file.parent.mkdir(parents=True)
+    small_model().save(file)
+    contents = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as parts:
+        weights_at = parts.getinfo("model.weights.h5")
+        contents[weights_at.header_offset + weights_at.compress_size // 2] ^= 255
+    damaged = {"cut short": contents[: len(contents) // 2], "altered": contents}
+    file.write_bytes(damaged.get(damage, b"nothing"))
     with pytest.raises(ValueError, match=r"model\.keras: not a model that can be used"):
         training.read_model(run, "broken")
+
+
+def test_a_model_file_with_other_weights_than_its_manifest_names_is_refused(run, batches, tmp_path):
+    folder, model = paths.run_folder(run.name) / "baseline_cnn", small_model()
+    training.save(model, folder, fit(model, batches, tmp_path))
+    training.read_model(run, "baseline_cnn")
+    small_model(dropout=0.5).save(folder / "model.keras")
+    with pytest.raises(
+        ValueError, match=r"model\.keras: its weights' SHA-256 is \w+; manifest\.json"
+    ):
+        training.read_model(run, "baseline_cnn")
 
 
 # ------------------------------------------------------------------------------ mapped files
