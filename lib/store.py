@@ -6,7 +6,6 @@ changed, and is handed out only if all its weights have the SHA-256 that they ha
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -150,9 +149,8 @@ def read_run(config: Config, model: str) -> tuple[keras.Model, Note]:
     prepared = {"preprocessing": config.preprocessing.model_dump()}
     paths.check_note(paths.run_folder(config.name) / "images.npy", prepared, "notebook 02")
     settings = _settings(config, model)
-    expected = settings | {"weights_sha256": weights.weights_digest(network)}
-    said = _training_manifest(file)
-    for key, value in expected.items():
+    said = training.read_manifest(file)
+    for key, value in settings.items():
         # of the frozen network and the baseline, the manifest does not speak of views
         if said.get(key, value if key == "test_time_views" else None) != value:
             raise ValueError(
@@ -164,7 +162,8 @@ def read_run(config: Config, model: str) -> tuple[keras.Model, Note]:
         config=config,
         training_prior=metrics.training_prior(index, config.classes),
         calibration=_calibration(said, config.classes, file),
-        **expected,
+        weights_sha256=said["weights_sha256"],
+        **settings,
     )
 
 
@@ -174,18 +173,6 @@ def _settings(config: Config, model: str) -> dict:
         return {"class_balance": config.baseline_cnn.class_balance, "test_time_views": 1}
     of = config.vgg16_transfer
     return {"class_balance": of.class_balance, "test_time_views": of.test_time_views}
-
-
-def _training_manifest(file: Path) -> dict:
-    """Read the manifest that `training.save` wrote beside a network."""
-    suffix = "" if file.stem == "model" else f"_{file.stem}"
-    manifest = file.with_name(f"manifest{suffix}.json")
-    if not manifest.is_file():
-        raise FileNotFoundError(f"{paths.relative(manifest)}: no such file; {file.name} needs it")
-    try:
-        return json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{paths.relative(manifest)}: not a JSON file: {error}") from None
 
 
 def _calibration(said: dict, classes: list[str], file: Path) -> Calibration:

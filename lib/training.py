@@ -820,7 +820,7 @@ def read_model(config: Config, folder: str, name: str = "model") -> keras.Model:
     Raises
     ------
     FileNotFoundError
-        There is none.
+        There is none, or no manifest beside it.
     ValueError
         The file is no model, or one that carries code of its own, which is not run, or its weights
         are not those that the manifest beside it names.
@@ -831,15 +831,31 @@ def read_model(config: Config, folder: str, name: str = "model") -> keras.Model:
             f"{paths.relative(file)}: no such file; run the notebook that trains it"
         )
     model = load_model(file)
-    manifest = file.with_name("manifest.json" if name == "model" else f"manifest_{name}.json")
-    if manifest.is_file():
-        expected = json.loads(manifest.read_text(encoding="utf-8")).get("weights_sha256")
-        if (found := weights.weights_digest(model)) != expected:
-            raise ValueError(
-                f"{paths.relative(file)}: its weights' SHA-256 is {found}; {manifest.name} has "
-                f"{expected}; run the notebook that trains it"
-            )
+    said, expected = read_manifest(file).get("weights_sha256"), weights.weights_digest(model)
+    if said != expected:
+        raise ValueError(
+            f"{paths.relative(file)}: its manifest says weights_sha256 = {said}; expected "
+            f"{expected}; run the notebook that trains it again"
+        )
     return model
+
+
+def read_manifest(file: Path) -> dict:
+    """Read the manifest that `save` wrote beside a model.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        There is none, or it is no JSON file.
+    """
+    suffix = "" if file.stem == "model" else f"_{file.stem}"
+    manifest = file.with_name(f"manifest{suffix}.json")
+    if not manifest.is_file():
+        raise FileNotFoundError(f"{paths.relative(manifest)}: no such file; {file.name} needs it")
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{paths.relative(manifest)}: not a JSON file: {error}") from None
 
 
 def load_model(file: Path) -> keras.Model:
