@@ -706,3 +706,20 @@ def test_views_of_a_mapped_file_are_let_go_and_changes_to_a_private_one_are_kept
     shared[6] = 100
     training.let_go(shared)
     assert (np.load(tmp_path / "images.npy")[6] == 100).all()
+
+
+# --------------------------------------------------------------------------- what was tried before
+
+
+def test_what_is_said_of_fine_tuning_on_kept_views_stands_in_its_history():
+    folder = paths.ROOT / "reports" / "tried"
+    history = pd.read_csv(folder / "fine_tuning_on_kept_views.csv")
+    said = (folder / "README.md").read_text(encoding="utf-8")
+    head, tuned = (history[history["stage"] == stage] for stage in ("frozen", "fine-tuned"))
+    assert training.best_epoch(tuned)["epoch"] == len(head) + 5
+    last = tuned.iloc[-1]
+    assert f"The training loss fell to {last['loss']:.2f}" in said
+    assert f"{training.best_epoch(head)['val_loss']:.2f} for the head alone" in said
+    assert f"reached {tuned['val_loss'].min():.2f} in the fifth epoch" in said
+    assert tuned["val_loss"].idxmin() == training.best_epoch(tuned).name
+    assert f"and rose to {last['val_loss']:.2f}" in said
