@@ -91,4 +91,4 @@ def _distribution(backend: str) -> str:
     return importlib.metadata.packages_distributions()[backend][0]
 
 
-__all__ = ["graphics_processors", "keras", "machine", "versions", "without_chatter"]
+__all__ = ["keras", "machine", "versions", "without_chatter"]

@@ -17,6 +17,7 @@ from lib.backend import keras, versions
 
 PROGRESS_SECONDS = 60  # of work that a kill may cost
 ROWS = 256  # that are read at once
+NOTE = {"key", "sha256"}  # what a note has
 
 
 def cache_features(
@@ -96,7 +97,7 @@ def _key(trunk, images, rows, views, batch_size, augmented) -> dict:
 
 def _is_whole(files: Sequence[Path], note: Path, key: dict) -> bool:
     """Say whether the files hold what the key says; a damaged one is named, and not taken."""
-    kept = _read_note(note)
+    kept = paths.read_note(note, NOTE, "the features are computed anew")
     if kept.get("key") != key:
         return False
     for file in files:
@@ -161,10 +162,10 @@ def _batches(views: int, n: int, batch_size: int):
 def _progress(file: Path, key: dict, partial: Sequence[Path], shapes: Sequence[tuple]) -> tuple:
     """Return how many rows an attempt that was broken off has written, and their digests so far.
 
-    None, if its files do not hold what its note says of them.
+    No rows, and digests of nothing, if its files do not hold what its note says of them.
     """
     digests = [hashlib.sha256() for _ in partial]
-    kept = _read_note(file)
+    kept = paths.read_note(file, NOTE, "the features are computed anew")
     if kept.get("key") != key:
         return 0, digests
     for each, shape, digest, expected in zip(partial, shapes, digests, kept["sha256"], strict=True):
@@ -182,20 +183,6 @@ def _progress(file: Path, key: dict, partial: Sequence[Path], shapes: Sequence[t
             print(f"{paths.relative(each)}: missing or damaged, so it is begun anew", flush=True)
             return 0, [hashlib.sha256() for _ in partial]
     return kept["done"], digests
-
-
-def _read_note(file: Path) -> dict:
-    """Return what a note says; nothing if there is none, or a damaged one."""
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        said = None
-    if isinstance(said, dict) and {"sha256", "done"} & set(said):
-        return said
-    print(f"{paths.relative(file)}: damaged, so the features are computed anew", flush=True)
-    return {}
 
 
 def _set_draws(trunk: keras.Model, number: int) -> None:

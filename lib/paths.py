@@ -133,6 +133,28 @@ def write_part(file: Path, marks: tuple[str, str], part: str) -> Path:
     return write_text(file, before + part + after)
 
 
+def read_note(note: Path, keys: set[str], otherwise: str) -> dict:
+    """Return what a JSON note says; nothing if there is none, or a damaged one, which is named.
+
+    Parameters
+    ----------
+    keys : set of str
+        What every whole note has.
+    otherwise : str
+        What happens without it, for the reader.
+    """
+    try:
+        said = json.loads(note.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        said = None
+    if isinstance(said, dict) and keys <= set(said):
+        return said
+    print(f"{relative(note)}: damaged, so {otherwise}", flush=True)
+    return {}
+
+
 def check_note(file: Path, expected: dict, maker: str) -> None:
     """Check that a file's `.json` note, written beside it, says what is expected.
 

@@ -103,26 +103,12 @@ def _measured(builder: Callable[[], keras.Model], note: Path | None) -> dict[str
     if note is None:
         return {name: step_speed(builder, name) for name in candidates()}
     of = versions() | {"machine": machine(), "formats": candidates()} | _size(builder())
-    kept = _read_note(note)
+    kept = paths.read_note(note, {"of", "images_per_second"}, "the formats are measured anew")
     if kept.get("of") == of:
         return kept["images_per_second"]
     speeds = _measured(builder, None)
     paths.write_text(note, json.dumps({"of": of, "images_per_second": speeds}, indent=1) + "\n")
     return speeds
-
-
-def _read_note(note: Path) -> dict:
-    """Return what was measured before; nothing if there is no note, or a damaged one."""
-    try:
-        kept = json.loads(note.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        kept = None
-    if isinstance(kept, dict) and {"of", "images_per_second"} <= set(kept):
-        return kept
-    print(f"{paths.relative(note)}: damaged, so the formats are measured anew", flush=True)
-    return {}
 
 
 def _size(model: keras.Model) -> dict:

