@@ -555,8 +555,9 @@ def make_batches(inputs, split: str, run: Config, data: Data, views: int = 1, se
     """Return batches of a split: of images, or of what was kept of its images."""
     rows = data.rows(split)
     places = rows
-    if inputs is not data.images:  # view v of image i lies at v * n + i
-        places = np.arange(views * len(rows)).reshape(views, -1).T
+    if inputs is not data.images:
+        first = inputs[0] if isinstance(inputs, list) else inputs
+        places = feature_cache.view_places(first, len(rows))[:, :views]
     targets = data.targets(run.classes, rows)
     loss_weights = training.class_weights(
         data.targets(run.classes, data.rows("train")), len(run.classes), "weights"

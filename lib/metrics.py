@@ -357,6 +357,7 @@ def _probabilities(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
 
 
 def _majority_predictions(index: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Answer every image with the most frequent class; of equals, the alphabet's first."""
     most_frequent = index.loc[index["split"] == "train", "label"].mode()[0]
     rows = index[index["split"] != "train"]
     always = np.tile([float(name == most_frequent) for name in classes], (len(rows), 1))
@@ -645,7 +646,7 @@ def build_metrics(
         **evaluate_models(predictions[predictions["split"] == "test"], config),
         "cross_validation": _cross_validation(cross_validation, config),
         "paper": PAPER,
-        "manifest": _manifests(config) | {"configuration": configuration(config)},
+        "manifest": manifests(config) | {"configuration": configuration(config)},
     }
 
 
@@ -762,13 +763,13 @@ def write_json(values: dict, file: Path) -> Path:
     return paths.write_text(file, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
-def _manifests(config: Config) -> dict:
+def manifests(config: Config) -> dict:
     """Read how each model came about, and the speeds by which its number format was chosen."""
-    manifests = {}
+    said = {}
     for name, (folder, file) in MANIFESTS.items():
-        manifests[name] = json.loads(_made_by(folder, file, config).read_text(encoding="utf-8"))
+        said[name] = json.loads(_made_by(folder, file, config).read_text(encoding="utf-8"))
         measured = paths.run_folder(config.name) / folder / "precision.json"
-        if measured.is_file():
+        if config.training.precision == "auto" and measured.is_file():
             speeds = json.loads(measured.read_text(encoding="utf-8"))["images_per_second"]
-            manifests[name]["images_per_second"] = speeds
-    return manifests
+            said[name]["images_per_second"] = speeds
+    return said

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 
 from lib import metrics, paths, splits, tables
@@ -49,12 +50,12 @@ def publish(config: Config) -> Path:
     ValueError
         Its files do not belong together, or a figure is not what the notebooks show.
     """
-    index, results = _read_run(config)
+    index, predictions, results = _read_run(config)
     paths.expect_part(README, MARKS)
     target = REPORTS / config.name / "published"
     with paths.whole_folder(target) as partial:
         tables.write_table(index[splits.COLUMNS], partial / "split.csv")
-        tables.write_table(metrics.read_predictions(config, index), partial / "predictions.csv")
+        tables.write_table(predictions, partial / "predictions.csv")
         cross_validation = metrics.read_cross_validation(config, index)
         if cross_validation is not None:
             tables.write_table(cross_validation, partial / "cross_validation.csv")
@@ -70,8 +71,8 @@ def publish(config: Config) -> Path:
     return target
 
 
-def _read_run(config: Config) -> tuple[pd.DataFrame, dict]:
-    """Read a run's index and metrics, and check that they belong together."""
+def _read_run(config: Config) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
+    """Read a run's index, predictions and metrics, and check that they belong together."""
     file = paths.run_folder(config.name) / "metrics.json"
     if not file.is_file():
         raise FileNotFoundError(f"{paths.relative(file)}: no such file; `make reproduce` writes it")
@@ -91,7 +92,32 @@ def _read_run(config: Config) -> tuple[pd.DataFrame, dict]:
                 f"{paths.relative(file)} was computed with another {key}: found {found[key]}, "
                 f"expected {value}; run notebook 05 again"
             )
-    return index, results
+    predictions = metrics.read_predictions(config, index)
+    changed = _trained_since(results, config) + _predicted_since(results, predictions)
+    if changed:
+        raise ValueError(
+            f"{paths.relative(file)} is older than what it was computed from: another manifest or "
+            f"other predictions of {', '.join(sorted(set(changed)))}; run notebook 05 again"
+        )
+    return index, predictions, results
+
+
+def _trained_since(results: dict, config: Config) -> list[str]:
+    """Return the networks whose manifest is not the one that the scores were computed with."""
+    now = metrics.manifests(config)
+    return [name for name, said in now.items() if results["manifest"].get(name) != said]
+
+
+def _predicted_since(results: dict, predictions: pd.DataFrame) -> list[str]:
+    """Return the models whose test predictions do not have the scores that were computed."""
+    test = predictions[predictions["split"] == "test"]
+    changed = []
+    for name, table in test.groupby("model"):
+        kept = results["models"][name]
+        values = [kept[key]["value"] for key in ("accuracy", "balanced_accuracy")]
+        if not np.allclose(values, list(metrics.both_scores(table).values()), rtol=0, atol=1e-9):
+            changed.append(name)
+    return changed
 
 
 def _histories(config: Config) -> pd.DataFrame:

@@ -25,7 +25,6 @@ from lib.config import Config, Stage
 
 MACRO_SCORES = ("balanced_accuracy", "precision", "recall", "f1")
 CLASS_SCORES = ("precision", "recall", "f1")
-STATE_SUFFIX = ".state.npz"
 
 #: Bytes taken from a memory-mapped file until its pages are let go.
 MAPPED_BYTES = 2**28

@@ -83,9 +83,9 @@ def write_run(run, data_folder):
     change_layers(vgg16, weights.HEAD, seed=2)
     balance = run.vgg16_transfer.class_balance
     out = folder / "vgg16_transfer"
-    training.save(vgg16, out, history, "frozen", class_balance=balance)
-    change_layers(vgg16, [*weights.HEAD, "block5_conv1", "block5_conv2", "block5_conv3"], seed=3)
     views = run.vgg16_transfer.test_time_views
+    training.save(vgg16, out, history, "frozen", class_balance=balance, test_time_views=views)
+    change_layers(vgg16, [*weights.HEAD, "block5_conv1", "block5_conv2", "block5_conv3"], seed=3)
     training.save(vgg16, out, history, class_balance=balance, test_time_views=views)
     for name in ("manifest", "manifest_frozen"):
         training.add_to_manifest(out, name, calibration=found)

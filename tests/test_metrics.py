@@ -682,9 +682,32 @@ def test_the_manifest_tells_how_the_run_came_about(run, finished):
 def test_the_manifest_has_the_speeds_by_which_a_number_format_was_chosen(run, written):
     file = paths.run_folder(run.name) / "alexnet" / "precision.json"
     file.write_text('{"of": {}, "images_per_second": {"float32": 10.0, "bfloat16": 20.0}}')
-    manifest = results_of(run, written)["manifest"]
-    assert manifest["alexnet"]["images_per_second"] == {"float32": 10.0, "bfloat16": 20.0}
-    assert manifest["baseline_cnn"] == {"seconds": 1}, "its configuration names the format"
+    measured = run.training.model_copy(update={"precision": "auto"})
+    said = metrics.manifests(run.model_copy(update={"training": measured}))
+    assert said["alexnet"]["images_per_second"] == {"float32": 10.0, "bfloat16": 20.0}
+    assert said["baseline_cnn"] == {"seconds": 1}, "nothing was measured for it"
+    named = run.training.model_copy(update={"precision": "float32"})
+    said = metrics.manifests(run.model_copy(update={"training": named}))
+    assert said["alexnet"] == {"seconds": 1}, "an older measurement decided nothing"
+
+
+@pytest.mark.parametrize("what", ["manifest", "predictions"])
+def test_scores_older_than_a_network_or_its_answers_are_not_published(run, written, finished, what):
+    if what == "manifest":
+        (finished / "alexnet" / "manifest.json").write_text('{"seconds": 2}')
+    else:
+        file = finished / "alexnet" / "predictions.csv"
+        table = tables.read_table(file, metrics.predictions_schema(run.classes))
+        prior = metrics.training_prior(written, run.classes)
+        sure = np.array(
+            [[float(name == label) for name in run.classes] for label in table["label"]]
+        )
+        tables.write_table(
+            metrics.prediction_table("alexnet", table, sure, run.classes, prior), file
+        )
+    with pytest.raises(ValueError, match=r"older than .* of alexnet; run notebook 05 again"):
+        readme.publish(run)
+    assert not (readme.REPORTS / run.name).exists()
 
 
 def test_publishing_twice_leaves_nothing_of_the_first(run, finished):

@@ -214,13 +214,14 @@ def test_a_run_without_a_network_is_refused(own_run, run, published):
     ("key", "value"),
     [("weights_sha256", "0" * 64), ("class_balance", "sampling"), ("test_time_views", 8)],
 )
+@pytest.mark.parametrize(("name", "suffix"), [("model", ""), ("frozen", "_frozen")])
 def test_a_network_that_its_own_manifest_contradicts_is_refused(
-    own_run, run, published, key, value
+    own_run, run, published, key, value, name, suffix
 ):
-    file = own_run / "vgg16_transfer" / "manifest.json"
+    file = own_run / "vgg16_transfer" / f"manifest{suffix}.json"
     said = json.loads(file.read_text(encoding="utf-8"))
     metrics.write_json(said | {key: value}, file)
-    refused(run, ValueError, rf"vgg16_transfer/model\.keras: its manifest says {key} = {value}; ")
+    refused(run, ValueError, rf"vgg16_transfer/{name}\.keras: its manifest says {key} = {value}; ")
 
 
 def test_a_network_that_the_configuration_does_not_build_is_refused(own_run, run, published):
