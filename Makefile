@@ -117,7 +117,7 @@ preprocessing: $(ENV) ## Score the preprocessing on real images, data/ham10000 o
 bench-preprocessing: $(ENV) ## Time the preprocessing, on data/ham10000 or FROM=<folder> (2 minutes)
 	@$(PY) -m benchmarks.preprocessing "$(or $(FROM),data/ham10000)"
 
-bench-training: $(ENV) ## Time training, on data/ham10000 or FROM=<folder> (12 minutes, 1 GB of disk)
+bench-training: $(ENV) ## Time training, on data/ham10000 or FROM=<folder> (15 minutes, 1 GB of disk)
 	@$(PY) -m benchmarks.training "$(or $(FROM),data/ham10000)"
 
 notebooks: ## Refresh the committed notebooks with the outputs of the demo (7 minutes)

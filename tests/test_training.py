@@ -1,6 +1,7 @@
 """Training: batches as they should be, scores by hand, the best epoch kept, the same twice."""
 
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -708,19 +709,59 @@ def test_views_of_a_mapped_file_are_let_go_and_changes_to_a_private_one_are_kept
     assert (np.load(tmp_path / "images.npy")[6] == 100).all()
 
 
+class Mapping(mmap.mmap):
+    """A file mapping that notes what it is asked to read ahead."""
+
+    def madvise(self, advice, *place):
+        if advice == mmap.MADV_WILLNEED:
+            self.announced = [*getattr(self, "announced", []), place]
+        return super().madvise(advice, *place)
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="the system has no such call")
+def test_large_rows_of_a_file_are_announced_and_small_ones_are_not(tmp_path):
+    size = training.ANNOUNCED_BYTES + 100  # so that rows begin within a page
+    values = np.random.default_rng(1).integers(256, size=(9, size), dtype=np.uint8)
+    values.tofile(tmp_path / "images")
+    with open(tmp_path / "images", "rb") as file:
+        mapped = Mapping(file.fileno(), 0, access=mmap.ACCESS_READ)
+    images = np.ndarray((7, size), np.uint8, mapped, offset=2 * size)  # a part of the file
+    rows = np.array([6, 0, 3, 3])
+    np.testing.assert_array_equal(training._take(images, rows), values[2 + rows])
+    for row, (start, length) in zip(2 + rows, mapped.announced, strict=True):
+        assert start % mmap.PAGESIZE == 0
+        assert start <= row * size < start + mmap.PAGESIZE
+        assert start + length == (row + 1) * size
+    mapped.announced = []
+    narrow = np.ndarray((9, 100), np.uint8, mapped)
+    np.testing.assert_array_equal(
+        training._take(narrow, rows).ravel()[:100], values.ravel()[600:700]
+    )
+    assert not mapped.announced, "these are left to the system"
+
+
 # --------------------------------------------------------------------------- what was tried before
 
 
-@pytest.mark.parametrize("which", ["kept_views", "new_views"])
-def test_what_is_said_of_a_fine_tuning_that_was_tried_stands_in_its_history(which):
+@pytest.mark.parametrize(
+    ("which", "rate"),
+    [("on_kept_views", 5e-5), ("on_new_views", 5e-5), ("at_a_smaller_rate", 1e-5)],
+)
+def test_what_is_said_of_a_fine_tuning_that_was_tried_stands_in_its_history(which, rate):
     folder = paths.ROOT / "reports" / "tried"
-    history = pd.read_csv(folder / f"fine_tuning_on_{which}.csv")
+    history = pd.read_csv(folder / f"fine_tuning_{which}.csv")
     said = (folder / "README.md").read_text(encoding="utf-8")
     head, tuned = (history[history["stage"] == stage] for stage in ("frozen", "fine-tuned"))
     best, start = training.best_epoch(tuned), training.best_epoch(head)
     scores = (best["val_balanced_accuracy"], best["val_loss"], tuned["loss"].iloc[-1])
     seconds = f"{tuned['seconds'].min():.0f} to {tuned['seconds'].max():.0f}"
-    row = [len(tuned), best["epoch"] - len(head), *(f"{score:.3f}" for score in scores), seconds]
+    row = [
+        f"{rate:.5f}",
+        len(tuned),
+        best["epoch"] - len(head),
+        *(f"{score:.3f}" for score in scores),
+        seconds,
+    ]
     assert f"| {' | '.join(map(str, row))} |" in said
     before = f"{start['val_balanced_accuracy']:.3f} and a loss of {start['val_loss']:.2f}"
     assert f"a balanced accuracy of {before} on frozen features" in said
