@@ -26,8 +26,9 @@ from lib.config import Config, Stage
 MACRO_SCORES = ("balanced_accuracy", "precision", "recall", "f1")
 CLASS_SCORES = ("precision", "recall", "f1")
 
-#: Bytes taken from a memory-mapped file until its pages are let go.
-MAPPED_BYTES = 2**28
+#: Bytes taken from a memory-mapped file until its pages are let go. The system may have mapped
+#: many times as much by then, as it maps what it holds in one piece together.
+MAPPED_BYTES = 2**26
 #: Rows of a memory-mapped file of at least so many bytes are announced before they are read.
 ANNOUNCED_BYTES = 2**16
 _taken: weakref.WeakKeyDictionary[mmap.mmap, int] = weakref.WeakKeyDictionary()
