@@ -293,9 +293,38 @@ def in_words(error: Exception) -> str:
 
 
 def map_files(function: Callable, files: Iterable) -> list:
-    """Apply `function` to every file on all cores, in order; OpenCV lets go of Python's lock."""
+    """Apply `function` to every file on all cores, in order; OpenCV lets go of Python's lock.
+
+    Raises
+    ------
+    Exception
+        What `function` raised for the first file, in order, for which it did; files after it may
+        have been left out.
+    """
+    files = list(files)
+    results, errors = [None] * len(files), {}
+    waiting = iter(range(len(files)))  # threads help themselves: none has to be woken for a file
+
+    def begin_no_more() -> None:
+        for _ in waiting:
+            pass
+
+    def work(_) -> None:
+        for i in waiting:
+            try:
+                results[i] = function(files[i])
+            except Exception as error:
+                errors[i] = error
+                begin_no_more()
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(function, files))
+        try:
+            list(pool.map(work, range(os.cpu_count())))
+        finally:  # interrupted
+            begin_no_more()
+    if errors:
+        raise errors[min(errors)]
+    return results
 
 
 # ---------------------------------------------------------------------------------- the index
@@ -445,7 +474,8 @@ def _decode(
     file: Path, way: int, modes: Iterable[str], smallest_side: int, expected: str
 ) -> np.ndarray:
     try:
-        data = Path(file).read_bytes()
+        with open(file, "rb", buffering=0) as opened:  # threads wait for each call less
+            data = opened.readall()
     except FileNotFoundError:
         raise FileNotFoundError(f"{paths.relative(file)}: no such image") from None
     _, fault, found = read_header(data, modes, smallest_side)
@@ -485,4 +515,6 @@ def _is_cut(image: Image.Image, data: bytes) -> bool:
     """
     if image.format == "PNG":
         return data.rfind(b"IEND") < 0
-    return data.find(b"\xff\xd9", image.fp.tell()) < 0
+    end, start = b"\xff\xd9", image.fp.tell()
+    # nearly always the last bytes; to look from the start takes longer than to read the header
+    return data.find(end, max(start, len(data) - 2)) < 0 and data.find(end, start) < 0
