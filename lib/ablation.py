@@ -72,6 +72,7 @@ NOTHING = Preprocessing(
 #: How each step is switched on; the names are those of `preprocessing.steps`.
 STEPS = {
     "hair removal": {"remove_hair": True},
+    "hair removal at two scales": {"remove_hair": True, "thick_hair": True},
     "bubble removal": {"remove_bubbles": True},
     "median filter": {"median_kernel": 3},
     "mean filter": {"mean_kernel": 3},
@@ -79,8 +80,8 @@ STEPS = {
     "contrast": {"equalize_contrast": True},
 }
 PAPER = ("hair removal", "bubble removal", "median filter")
-#: The median and the mean both smooth; the paper's is taken.
-EVERYTHING = tuple(name for name in STEPS if name != "mean filter")
+#: The median and the mean both smooth, and hair is removed once.
+EVERYTHING = tuple(n for n in STEPS if n not in ("mean filter", "hair removal at two scales"))
 
 #: Where the published result lies; committed, for it holds numbers and ids only.
 PUBLISHED = paths.ROOT / "reports" / "preprocessing"

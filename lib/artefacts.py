@@ -50,7 +50,7 @@ GLARE_LEVEL, GLARE_CONTRAST = 190, 40
 GLARE_EDGE = 25
 
 
-def hair_mask(image: np.ndarray) -> np.ndarray:
+def hair_mask(image: np.ndarray, thick: bool = False) -> np.ndarray:
     """Find hair: long thin strands darker, or lighter, than what lies on both sides of them.
 
     Dark hair is looked for in red, where pigment absorbs least, light hair in green turned upside
@@ -64,21 +64,32 @@ def hair_mask(image: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     image : ndarray of uint8, shape (height, width, 3), RGB
+    thick : bool
+        Look at a second scale too, half as large: for strands twice as wide, which must be twice
+        as long and stand out twice as much.
 
     Returns
     -------
     ndarray of bool, shape (height, width)
     """
+    image = np.ascontiguousarray(image)
+    mask = _hair_at(image, 1)
+    return mask | _hair_at(image, 2) if thick else mask
+
+
+def _hair_at(image: np.ndarray, times: int) -> np.ndarray:
+    """Find hair that is so many times as wide as the hair that `STRAND_FRAME` is made for."""
     height, width = image.shape[:2]
-    scale = scale_of(image)
+    scale = scale_of(image) * times
     frame = round(width / scale), round(height / scale)
     if min(frame) <= MARGIN:  # no room for a strand
         return np.zeros((height, width), bool)
-    image, places = np.ascontiguousarray(image), _places(frame[0])
+    places = _places(frame[0])
     if scale == 1:
         return _hair(image, *places)
     planes = _planes(image)
-    strands = _strands(_resized(planes, frame, cv2.INTER_AREA), *places)
+    small = _resized(planes, frame, cv2.INTER_AREA)
+    strands = _strands(small, *places, STRAND_CONTRAST * times)
     strands = _resized(strands, (width, height), cv2.INTER_NEAREST)
     return _cut_back(planes, strands, round(4 * scale), round(scale), round(2 * scale))
 
@@ -116,7 +127,8 @@ def _resized(planes: np.ndarray, size: tuple[int, int], way: int) -> np.ndarray:
 @njit(nogil=True, cache=True)
 def _hair(image, steps, backs, sides):
     planes = _planes(image)
-    return _cut_back(planes, _strands(planes, steps, backs, sides), 4, 1, 2)
+    strands = _strands(planes, steps, backs, sides, STRAND_CONTRAST)
+    return _cut_back(planes, strands, 4, 1, 2)
 
 
 @njit(nogil=True, cache=True)
@@ -135,15 +147,15 @@ def _planes(image):
 
 
 @njit(nogil=True, cache=True)
-def _strands(planes, steps, backs, sides):
-    """Find strands in a frame; ndarray of uint8, 0 and 1, shape (2, height, width)."""
+def _strands(planes, steps, backs, sides, least):
+    """Find strands that stand out by more than the least; uint8, 0 and 1, (2, height, width)."""
     height, width = planes.shape[1:]
     strands = np.zeros((2, height, width), np.uint8)
     columns = _column_sums(_padded(planes[2], MARGIN, True), COLOR_REACH)
     for i in range(2):
         contrast = _line_contrast(_padded(planes[i], MARGIN, True), steps, backs, sides)
         _take_off_texture(contrast)
-        _keep_strands(contrast, planes[2], columns, strands[i])
+        _keep_strands(contrast, least, planes[2], columns, strands[i])
     return strands
 
 
@@ -313,7 +325,7 @@ def _take_off_texture(contrast):
 
 
 @njit(nogil=True, cache=True)
-def _keep_strands(contrast, color, columns, strands):
+def _keep_strands(contrast, least, color, columns, strands):
     """Mark connected strands that stand out, are long and thin, not colourful, not the rim.
 
     Pixels connect to all eight around them. What has been looked at is cleared in `contrast`.
@@ -321,11 +333,11 @@ def _keep_strands(contrast, color, columns, strands):
     values, wide = contrast.reshape(-1), contrast.shape[1]
     pixels = np.empty(values.size, np.int32)
     for y in range(MARGIN, contrast.shape[0] - MARGIN):
-        if _most_of(contrast[y]) <= STRAND_CONTRAST:
+        if _most_of(contrast[y]) <= least:
             continue
         for i in range(y * wide, (y + 1) * wide):
-            if values[i] > STRAND_CONTRAST:
-                count = _follow(values, wide, i, STRAND_CONTRAST // 2, pixels)
+            if values[i] > least:
+                count = _follow(values, wide, i, least // 2, pixels)
                 if _is_strand(pixels[:count], wide, color, columns):
                     for j in pixels[:count]:
                         strands[j // wide - MARGIN, j % wide - MARGIN] = 1
@@ -361,16 +373,17 @@ def _follow(values, wide, start, limit, pixels):
 
 @njit(nogil=True, cache=True)
 def _is_strand(pixels, wide, color, columns):
+    """Say whether connected pixels are a strand; its length is the diagonal of the box around it."""
     height, width = color.shape
     top, bottom, left, right, inside = height, 0, width, 0, 0
     for i in pixels:
         y, x = i // wide - MARGIN, i % wide - MARGIN
         top, bottom, left, right = min(top, y), max(bottom, y), min(left, x), max(right, x)
         inside += FRAME_RIM <= y < height - FRAME_RIM and FRAME_RIM <= x < width - FRAME_RIM
-    square = (bottom - top + 1) ** 2 + (right - left + 1) ** 2  # of the length: the diagonal
+    length = np.hypot(bottom - top + 1, right - left + 1)
     return (
-        square >= STRAND_LENGTH**2
-        and pixels.size < STRAND_COVER * square
+        length >= STRAND_LENGTH
+        and pixels.size < STRAND_COVER * length**2
         and 2 * inside > pixels.size
         and _more_color(pixels, wide, color, columns) < STRAND_COLOR * pixels.size
     )

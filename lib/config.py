@@ -92,6 +92,8 @@ class Preprocessing(_Section):
     #: pixels; eight poolings by two need at least 2**8 = 256
     image_size: Annotated[int, Field(ge=256, le=1024)]
     remove_hair: bool
+    #: hair is looked for at a second scale too: strands twice as wide
+    thick_hair: bool = False
     remove_bubbles: bool
     #: side of the median filter in pixels; 0 leaves it out
     median_kernel: Literal[0, 3, 5]
@@ -99,6 +101,12 @@ class Preprocessing(_Section):
     mean_kernel: Literal[0, 3, 5] = 0
     color_constancy: bool
     equalize_contrast: bool
+
+    @model_validator(mode="after")
+    def _looks_for_hair_to_remove_it(self):
+        if self.thick_hair and not self.remove_hair:
+            raise ValueError("thick_hair = true needs remove_hair = true")
+        return self
 
 
 class ColorJitter(_Section):

@@ -58,9 +58,14 @@ def fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return filled
 
 
-def remove_hair(image: np.ndarray) -> np.ndarray:
+def remove_hair(image: np.ndarray, thick: bool = False) -> np.ndarray:
     """Fill what `hair_mask` finds, and a rim of one pixel (at 256): hair throws a shadow."""
-    return _fill_with_rim(image, hair_mask(image))
+    return _fill_with_rim(image, hair_mask(image, thick))
+
+
+def remove_thick_hair(image: np.ndarray) -> np.ndarray:
+    """Remove hair as `remove_hair` does, looked for at two scales."""
+    return remove_hair(image, thick=True)
 
 
 def remove_bubbles(image: np.ndarray) -> np.ndarray:
@@ -103,7 +108,8 @@ def steps(settings: Preprocessing) -> dict:
     size, median, mean = settings.image_size, settings.median_kernel, settings.mean_kernel
     every = {
         "crop and resize": (True, lambda image: crop_and_resize(image, size)),
-        "hair removal": (settings.remove_hair, remove_hair),
+        "hair removal": (settings.remove_hair and not settings.thick_hair, remove_hair),
+        "hair removal at two scales": (settings.thick_hair, remove_thick_hair),
         "bubble removal": (settings.remove_bubbles, remove_bubbles),
         "median filter": (median > 0, lambda image: cv2.medianBlur(image, median)),
         "mean filter": (mean > 0, lambda image: cv2.blur(image, (mean, mean))),

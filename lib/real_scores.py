@@ -89,15 +89,16 @@ HAIRLESS_SCHEMA = pa.DataFrameSchema(
     },
     strict=True,
 )
+ALARM_SHARES = ("inside", "outside", "inside_two_scales", "outside_two_scales")
 #: `false_alarms.csv`: one row an image; `inside` and `outside` are the shares of the pixels in and
-#: out of the lesion mask that hair removal changes, empty where there is no such pixel.
+#: out of the lesion mask that hair removal changes, empty where there is no such pixel; with hair
+#: looked for at two scales in the last two columns.
 ALARM_SCHEMA = pa.DataFrameSchema(
     _ID
     | {
         "verdict": pa.Column(str, pa.Check.isin(VERDICTS)),
-        "inside": pa.Column(float, **_SHARE, nullable=True),
-        "outside": pa.Column(float, **_SHARE, nullable=True),
-    },
+    }
+    | {name: pa.Column(float, **_SHARE, nullable=True) for name in ALARM_SHARES},
     unique=["image_id"],
     strict=True,
 )
@@ -231,11 +232,12 @@ def false_alarms(folder: Path, chosen: pd.DataFrame) -> pd.DataFrame:
 
     def score(row) -> dict:
         image, lesion = _read(folder, row)
-        changed = (preprocessing.remove_hair(image) != image).any(axis=2)
-        return {name: getattr(row, name) for name in ("image_id", "lesion_id", "dx", "verdict")} | {
-            "inside": _share(changed, lesion),
-            "outside": _share(changed, ~lesion),
-        }
+        ways = preprocessing.remove_hair, preprocessing.remove_thick_hair
+        changed = [(way(image) != image).any(axis=2) for way in ways]
+        shares = [_share(each, where) for each in changed for where in (lesion, ~lesion)]
+        return {
+            name: getattr(row, name) for name in ("image_id", "lesion_id", "dx", "verdict")
+        } | dict(zip(ALARM_SHARES, shares, strict=True))
 
     rows = pd.DataFrame(datasets.map_files(score, images.itertuples(index=False)))
     return ALARM_SCHEMA.validate(rows.round(DIGITS))
@@ -343,15 +345,15 @@ def summarise_alarms(alarms: pd.DataFrame) -> dict:
     -------
     dict
         For each group `images`, `lesions`, `percentile_95_inside`; the means `inside` and
-        `outside`, `images_changed_inside` and `images_changed` (shares of the images with any
-        changed pixel inside, and anywhere), with their intervals; and `by_class` the first two
-        means.
+        `outside`, and these with two scales, `images_changed_inside` and `images_changed` (shares
+        of the images with any changed pixel inside, and anywhere), with their intervals; and
+        `by_class` the first two means.
     """
     found = {}
     for group, verdicts in GROUPS.items():
         rows = alarms[alarms["verdict"].isin(verdicts)]
         shares = rows[["inside", "outside"]]
-        values = shares.assign(
+        values = rows[list(ALARM_SHARES)].assign(
             images_changed_inside=rows["inside"] > 0, images_changed=shares.max(axis=1) > 0
         )
         found[group] = {
@@ -561,6 +563,14 @@ def _describe_alarms(said: dict) -> list[str]:
         "percentiles say. Where the reader was unsure, a change may be hair or a false alarm. "
         "Where hair was seen, a change is what is wanted; images without any change there are hair "
         "that was missed.",
+        "",
+        "With a second scale, for strands twice as wide (`thick_hair`, off by default), so much is "
+        "changed inside the lesion, in %: "
+        + "; ".join(
+            f"{name} {_percent(groups[name]['inside_two_scales'], 2)}"
+            for name in ("fresh hairless", "hairless", "hair")
+        )
+        + ".",
         "",
     ]
 

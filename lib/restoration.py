@@ -10,6 +10,7 @@ scores are kept, so memory does not grow with the number of images.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -317,7 +318,8 @@ def hair_methods() -> dict[str, Method]:
 
     The textbook recipe is there three times: on the image as it is; on the image enlarged to the
     450 rows of HAM10000's originals, for which its kernel of 17 pixels is meant; and that with the
-    rim of one pixel that ours has and the recipe has not.
+    rim of one pixel that ours has and the recipe has not. Ours is there twice: as it is by default,
+    and with a second scale for strands twice as wide.
     """
     recipe, full = textbook_hair_mask, HAM10000_HEIGHT
     return _simple_methods() | {
@@ -325,6 +327,9 @@ def hair_methods() -> dict[str, Method]:
         f"textbook, {full} rows": _before_resizing(recipe, radius=1, height=full),
         f"textbook, {full} rows, rim": _before_resizing(recipe, radius=1, height=full, rim=1),
         "ours": _after_resizing(preprocessing.hair_mask, preprocessing.remove_hair),
+        "ours, two scales": _after_resizing(
+            partial(preprocessing.hair_mask, thick=True), preprocessing.remove_thick_hair
+        ),
     }
 
 
