@@ -69,10 +69,11 @@ NOTHING = Preprocessing(
         if name != "image_size"
     },
 )
+TWO_SCALES = "hair removal at two scales"
 #: How each step is switched on; the names are those of `preprocessing.steps`.
 STEPS = {
     "hair removal": {"remove_hair": True},
-    "hair removal at two scales": {"remove_hair": True, "thick_hair": True},
+    TWO_SCALES: {"remove_hair": True, "thick_hair": True},
     "bubble removal": {"remove_bubbles": True},
     "median filter": {"median_kernel": 3},
     "mean filter": {"mean_kernel": 3},
@@ -81,7 +82,7 @@ STEPS = {
 }
 PAPER = ("hair removal", "bubble removal", "median filter")
 #: The median and the mean both smooth, and hair is removed once.
-EVERYTHING = tuple(n for n in STEPS if n not in ("mean filter", "hair removal at two scales"))
+EVERYTHING = tuple(n for n in STEPS if n not in ("mean filter", TWO_SCALES))
 
 #: Where the published result lies; committed, for it holds numbers and ids only.
 PUBLISHED = paths.ROOT / "reports" / "preprocessing"

@@ -33,7 +33,7 @@ def area_average(image: np.ndarray, size: int) -> np.ndarray:
     side = image.shape[0]
     if side % size == 0:  # OpenCV has a fast way for whole numbers
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    if image.strides[1:] != (3, 1):
+    if image.strides[1:] != (3, 1) or image.strides[0] < 0:
         image = np.ascontiguousarray(image)
     length = (side - 1) * image.strides[0] + 3 * side
     pixels = np.lib.stride_tricks.as_strided(image, (length,), (1,), writeable=False)

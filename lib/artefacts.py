@@ -373,7 +373,7 @@ def _follow(values, wide, start, limit, pixels):
 
 @njit(nogil=True, cache=True)
 def _is_strand(pixels, wide, color, columns):
-    """Say whether connected pixels are a strand; its length is the diagonal of the box around it."""
+    """Say whether connected pixels are a strand; its length is the diagonal of its box."""
     height, width = color.shape
     top, bottom, left, right, inside = height, 0, width, 0, 0
     for i in pixels:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import cv2
+import numba
 import numpy as np
 import pandas as pd
 from IPython import get_ipython
@@ -56,8 +57,9 @@ def write_images(
 
     Only what is not there yet is processed: a row is taken over from the last array, or from an
     attempt that was broken off, if the image file, the settings, the code that decodes and
-    preprocesses, and the version of OpenCV are the same. The array is the same either way, on any
-    number of cores. In memory are two chunks of rows (`CHUNK_BYTES`), and a decoded image a core.
+    preprocesses, and the versions of OpenCV and Numba are the same. The array is the same either
+    way, on any number of cores. In memory are two chunks of rows (`CHUNK_BYTES`), and a decoded
+    image a core.
 
     Parameters
     ----------
@@ -261,8 +263,9 @@ def _file_key(settings: Preprocessing) -> Callable[[Path], bytes]:
 
 
 def _code() -> str:
-    """Return the SHA-256 of the code that makes a row, OpenCV's version included."""
-    return hashlib.sha256(b"".join(_SOURCES.values()) + cv2.__version__.encode()).hexdigest()
+    """Return the SHA-256 of the code that makes a row, with the versions of what it calls."""
+    versions = f"{cv2.__version__} {numba.__version__}"
+    return hashlib.sha256(b"".join(_SOURCES.values()) + versions.encode()).hexdigest()
 
 
 def _keys_file(array: Path) -> Path:

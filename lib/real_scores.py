@@ -67,7 +67,7 @@ GROUPS = {
 SIZES = (3, 5)
 CHANNELS = ("red", "green", "blue")
 START = "crop and resize"
-STEPS = (START, *ablation.STEPS)
+STEPS = (START, *(name for name in ablation.STEPS if name != ablation.TWO_SCALES))
 METHODS = ("nothing", *(f"{kind} {size}" for kind in ("median", "mean") for size in SIZES))
 
 _ID = {
@@ -253,7 +253,7 @@ def noise_scores(folder: Path, images: pd.DataFrame) -> pd.DataFrame:
 def steps_alone() -> dict[str, Callable]:
     """Return each step as `make ablation` has it: name to function of a resized image."""
     return {START: lambda image: image} | {
-        name: preprocessing.steps(ablation.settings_of((name,)))[name] for name in ablation.STEPS
+        name: preprocessing.steps(ablation.settings_of((name,)))[name] for name in STEPS[1:]
     }
 
 

@@ -208,6 +208,17 @@ def test_the_end_of_a_thumbnail_is_not_the_end_of_the_image(fault, read):
     assert fault(data[: len(data) * 3 // 4])[0] == "truncated"
 
 
+def test_bytes_after_the_end_of_an_image_do_no_harm(read):
+    for kind in ("JPEG", "PNG"):
+        np.testing.assert_array_equal(read(saved(kind=kind) + bytes(100)), read(saved(kind=kind)))
+
+
+def test_a_mark_of_the_end_inside_the_header_does_not_end_the_image(fault):
+    """A file that stops in a comment which happens to hold the two bytes."""
+    data = saved(comment=b"end \xff\xd9 of what")
+    assert fault(data[: data.index(b"\xff\xd9") + 2])[0] in ("truncated", "unreadable")
+
+
 def test_a_damaged_png_is_refused(tmp_path):
     data = bytearray(saved(kind="PNG"))
     data[len(data) // 2] ^= 0xFF

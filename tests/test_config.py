@@ -60,6 +60,11 @@ def test_a_misspelt_key_is_named_with_the_one_that_was_meant(load):
         ("[bcc, mel, nv]", "[bcc]", r"classes = \['bcc'\]: .*at least 2"),
         ("median_kernel: 3", "median_kernel: 4", r"median_kernel = 4: should be 0, 3 or 5"),
         ("image_size: 256", "image_size: 128", r"image_size = 128: .*256"),
+        (
+            "remove_hair: true",
+            "remove_hair: false\n  thick_hair: true",
+            r"preprocessing = .*thick_hair = true needs remove_hair = true",
+        ),
         ("128, 128]", "128]", r"baseline_cnn\.filters = .*at least 8"),
         ("test: 0.15", "test: 0.8", r"split = .*below 0\.9"),
         ("title: Demo", "name: x\ntitle: Demo", r"unknown key 'name': the file's own name"),

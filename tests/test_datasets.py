@@ -1,6 +1,10 @@
 """Data sets: no lesion crosses a split, and what is wrong with a folder is said by name."""
 
 import itertools
+import os
+import signal
+import threading
+import time
 
 import cv2
 import numpy as np
@@ -325,3 +329,46 @@ def test_the_lite_run_takes_at_most_300_real_images_of_each_class(ham10000):
     counts = build(ham10000, run)["label"].value_counts()
     for name in run.classes:
         assert 0 <= min(300, (metadata["dx"] == name).sum()) - counts[name] < 10
+
+
+# ----------------------------------------------------------------------------- on all cores
+
+
+def test_results_come_in_the_order_of_the_files():
+    def slow_first(i):
+        time.sleep(0.02 if i == 0 else 0)
+        return i * i
+
+    assert datasets.map_files(slow_first, iter(range(50))) == [i * i for i in range(50)]
+    assert datasets.map_files(slow_first, []) == []
+
+
+def test_the_first_error_in_order_is_raised_and_nothing_more_is_begun():
+    begun = []
+
+    def work(i):
+        begun.append(i)
+        if i == 3:
+            time.sleep(0.05)
+            raise ValueError("the first")
+        if i == 4:
+            raise ValueError("the quickest")
+        time.sleep(0.001)
+
+    with pytest.raises(ValueError, match="the first"):
+        datasets.map_files(work, range(10_000))
+    assert len(begun) < 5 + 2 * (os.cpu_count() or 1)
+
+
+def test_an_interrupt_ends_the_work_soon():
+    begun = []
+
+    def work(i):
+        begun.append(i)
+        if i == 5:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.005)
+
+    with pytest.raises(KeyboardInterrupt):
+        datasets.map_files(work, range(10_000))
+    assert len(begun) < 1000

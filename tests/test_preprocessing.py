@@ -133,6 +133,23 @@ def test_filling_touches_no_pixel_outside_the_mask():
     assert (after[truth] != hairy[truth]).mean() > 0.9
 
 
+def test_only_the_surroundings_of_the_mask_are_given_to_opencv_and_the_result_is_the_same():
+    """A mask in the middle, at each edge and corner, and nearly everywhere."""
+    image = skin()
+    for rows, columns in (
+        (slice(100, 104), slice(50, 120)),
+        (slice(0, 3), slice(0, 256)),
+        (slice(254, 256), slice(250, 256)),
+        (slice(0, 1), slice(0, 1)),
+        (slice(1, 255), slice(1, 255)),
+    ):
+        mask = np.zeros((256, 256), bool)
+        mask[rows, columns] = True
+        mask &= np.random.default_rng(0).random(mask.shape) < 0.7
+        expected = cv2.inpaint(image, mask.astype(np.uint8), 1, cv2.INPAINT_NS)
+        np.testing.assert_array_equal(preprocessing.fill(image, mask), expected)
+
+
 def test_hair_removal_beats_a_median_filter_on_synthetic_hair(data_folder):
     truths = sorted((data_folder / "truth").glob("*_hair.png"))
     errors = {"nothing": [], "median": [], "removed": []}
@@ -219,6 +236,9 @@ def test_steps_that_are_off_are_not_done(run):
     )
     assert list(preprocessing.steps(off)) == ["crop and resize"]
     assert len(preprocessing.steps(run.preprocessing)) == 6
+    thick = run.preprocessing.model_copy(update={"thick_hair": True})
+    assert list(preprocessing.steps(thick))[1] == "hair removal at two scales"
+    assert len(preprocessing.steps(thick)) == 6
     smoothed = off.model_copy(update={"mean_kernel": 3})
     assert list(preprocessing.steps(smoothed)) == ["crop and resize", "mean filter"]
     image = skin()

@@ -109,7 +109,7 @@ def test_each_step_alone_is_what_the_pipeline_does():
     alone = real_scores.steps_alone()
     assert list(alone) == list(real_scores.STEPS)
     np.testing.assert_array_equal(alone[real_scores.START](image), image)
-    for name in ablation.STEPS:
+    for name in real_scores.STEPS[1:]:
         settings = ablation.settings_of((name,))
         expected = preprocessing.preprocess_image(image, settings)
         np.testing.assert_array_equal(alone[name](image), expected, err_msg=name)

@@ -300,11 +300,11 @@ def test_every_image_with_enough_hair_has_a_row_of_each_method(data_folder, imag
     hairy = {name for name in first if truth_of(data_folder, name, "hair").mean() >= 0.01}
     assert len(hairy) > 5
     methods = list(restoration.hair_methods())
-    assert len(methods) == 6
+    assert len(methods) == 7
     for method in methods:
         assert set(hair_rows.loc[hair_rows["method"] == method, "image_id"]) == hairy
     assert len(hair_rows) == len(hairy) * len(methods)
-    assert hair_rows["method"].head(6).tolist() == methods
+    assert hair_rows["method"].head(7).tolist() == methods
 
 
 @pytest.fixture(scope="module")
