@@ -43,8 +43,13 @@ def fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     By fluid dynamics (Bertalmio, Bertozzi and Sapiro, CVPR 2001), on thin strands faster than
     Telea's method and nearer to the truth. Pixels outside the mask are not touched.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (height, width, 3), RGB
+    mask : ndarray of bool or uint8, shape (height, width)
     """
-    mask = mask.astype(np.uint8)
+    mask = np.ascontiguousarray(mask).view(np.uint8)
     left, top, width, height = cv2.boundingRect(mask)
     if not width:
         return image
@@ -145,4 +150,4 @@ def _fill_with_rim(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return image
     rim = (2 * round(scale_of(image)) + 1,) * 2
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, rim)
-    return fill(image, cv2.dilate(mask.astype(np.uint8), disk))
+    return fill(image, cv2.dilate(mask.view(np.uint8), disk))
