@@ -7,7 +7,8 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from numba import njit
+
+from lib.compiled import compiled
 
 #: Nearer than this to the middle between two grey levels, a mean is added up again in OpenCV's own
 #: order: the most that rounding in single precision can make two sums of 255 at most differ.
@@ -70,7 +71,7 @@ def _weights(side: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return start, weights
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _area_average(pixels, stride, side, start, weights):
     size, taps = weights.shape
     rows = np.zeros(3 * (side + taps), np.float32)  # what is beyond the image has no weight
@@ -90,7 +91,7 @@ def _area_average(pixels, stride, side, start, weights):
     return out
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_rows(rows, pixels, stride, at, weights, more):
     """Add three rows, to those before if there are more; beyond the last they have no weight."""
     last = pixels.size - rows.size
@@ -109,7 +110,7 @@ def _add_rows(rows, pixels, stride, at, weights, more):
             rows[x] = u * np.float32(one[x]) + v * np.float32(two[x]) + w * np.float32(three[x])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_columns(means, rows, start, weights, more):
     """Add three pixels of each channel, to those before if there are more.
 
@@ -128,7 +129,7 @@ def _add_columns(means, rows, start, weights, more):
         means[new], means[new + one], means[new + two] = red, green, blue
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _round(means, line):
     """Round to whole grey levels; return how many were too near to the middle of two."""
     near = np.int32(0)
@@ -138,12 +139,12 @@ def _round(means, line):
     return near
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _is_near_tie(mean):
     return abs(mean - np.float32(np.uint8(mean)) - np.float32(0.5)) < NEAR_TIE
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _mean_again(pixels, stride, side, start, weights, i, j):
     """Return one mean, added up in OpenCV's order: along each row, then the rows."""
     total = np.float32(0)

@@ -10,7 +10,8 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from numba import njit
+
+from lib.compiled import compiled
 
 # The constants were set on synthetic images drawn with another seed than the demonstration's, and
 # looked at on real ones (reports/preprocessing/README.md). Lengths in pixels.
@@ -124,14 +125,14 @@ def _resized(planes: np.ndarray, size: tuple[int, int], way: int) -> np.ndarray:
 # ---------------------------------------------------------------------------------------- strands
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _hair(image, steps, backs, sides):
     planes = _planes(image)
     strands = _strands(planes, steps, backs, sides, STRAND_CONTRAST)
     return _cut_back(planes, strands, 4, 1, 2)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _planes(image):
     """Split an image into red, green turned upside down, and the largest less the least channel."""
     height, width, _ = image.shape
@@ -146,7 +147,7 @@ def _planes(image):
     return planes
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _strands(planes, steps, backs, sides, least):
     """Find strands that stand out by more than the least; uint8, 0 and 1, (2, height, width)."""
     height, width = planes.shape[1:]
@@ -159,7 +160,7 @@ def _strands(planes, steps, backs, sides, least):
     return strands
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _padded(plane, margin, mirrored):
     """Return a plane with a margin: what lies there mirrored at the outermost pixels, or zero."""
     height, width = plane.shape
@@ -171,7 +172,7 @@ def _padded(plane, margin, mirrored):
     return padded
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _mirror(padded, margin):
     top, left = margin, margin
     bottom, right = padded.shape[0] - 1 - margin, padded.shape[1] - 1 - margin
@@ -184,7 +185,7 @@ def _mirror(padded, margin):
         _copy(padded[bottom - i], padded[bottom + i])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _copy(values, target):
     for i in range(values.size):
         target[i] = values[i]
@@ -212,7 +213,7 @@ def _places(width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(steps), np.array(backs), np.array(sides)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _line_contrast(padded, steps, backs, sides):
     """Say by how much the line through each pixel is darker than the lines on both its sides.
 
@@ -236,7 +237,7 @@ def _line_contrast(padded, steps, backs, sides):
     return contrast
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_fours(source, count, steps, target):
     """Add four numbers, of which `count` are there; return how many sums there are."""
     count -= max(max(steps[0], steps[1]), max(steps[2], steps[3]))
@@ -247,7 +248,7 @@ def _add_fours(source, count, steps, target):
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _keep_most(lines, side, others, other_side, best):
     """Compare lines of two directions with those beside them; two save time in memory."""
     a, line, b = lines, lines[side:], lines[2 * side :]
@@ -258,7 +259,7 @@ def _keep_most(lines, side, others, other_side, best):
         best[i] = max(best[i], max(more, np.uint16(max(two, other[i]) - other[i])))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _capped(contrast):
     """Return the contrast, no more than `STRAND_TEXTURE_CAP`, mirrored at the frame."""
     capped = np.empty_like(contrast)
@@ -269,7 +270,7 @@ def _capped(contrast):
     return capped
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _column_sums(padded, reach):
     """Add up each pixel and those above and below it, `reach` each; uint16, rows without margin."""
     columns = np.zeros((padded.shape[0] - 2 * MARGIN, padded.shape[1]), np.uint16)
@@ -281,7 +282,7 @@ def _column_sums(padded, reach):
     return columns
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _row_sums(columns, reach):
     """Add up the sums of the columns around each pixel; the first is of `reach` from the left."""
     ones, side = columns.reshape(-1), 2 * reach + 1
@@ -296,19 +297,19 @@ def _row_sums(columns, reach):
     return sums.reshape(columns.shape)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add(sums, values):
     for i in range(sums.size):
         sums[i] += values[i]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _slide(sums, new, old, target):
     for i in range(sums.size):
         target[i] = sums[i] + np.uint16(new[i]) - np.uint16(old[i])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _take_off_texture(contrast):
     """Take `STRAND_TEXTURE` times the mean of the surroundings off, and clear the margin."""
     sums = _row_sums(_column_sums(_capped(contrast), TEXTURE_REACH), TEXTURE_REACH)
@@ -324,7 +325,7 @@ def _take_off_texture(contrast):
             inside[x] = max(inside[x], taken) - taken
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _keep_strands(contrast, least, color, columns, strands):
     """Mark connected strands that stand out, are long and thin, not colourful, not the rim.
 
@@ -343,7 +344,7 @@ def _keep_strands(contrast, least, color, columns, strands):
                         strands[j // wide - MARGIN, j % wide - MARGIN] = 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _most_of(values):
     most = np.uint8(0)
     for i in range(values.size):
@@ -351,7 +352,7 @@ def _most_of(values):
     return most
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _follow(values, wide, start, limit, pixels):
     """Write where the pixels lie that are connected with one, clear them, and count them.
 
@@ -371,7 +372,7 @@ def _follow(values, wide, start, limit, pixels):
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _is_strand(pixels, wide, color, columns):
     """Say whether connected pixels are a strand; its length is the diagonal of its box."""
     height, width = color.shape
@@ -389,7 +390,7 @@ def _is_strand(pixels, wide, color, columns):
     )
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _more_color(pixels, wide, color, columns):
     """Add up by how much the pixels are more colourful than the rounded mean around each."""
     area, more = (2 * COLOR_REACH + 1) ** 2, 0
@@ -405,7 +406,7 @@ def _more_color(pixels, wide, color, columns):
 # --------------------------------------------------------------------------------------- cut back
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _cut_back(planes, strands, reach, rim, near):
     """Cut strands, widened by a rim, back to what differs from around them.
 
@@ -427,7 +428,7 @@ def _cut_back(planes, strands, reach, rim, near):
     return mask
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _cut_rows(plane, strands, reach, rim, near, mask):
     height, width = plane.shape
     margin = max(reach, near)
@@ -451,7 +452,7 @@ def _cut_rows(plane, strands, reach, rim, near, mask):
 # ------------------------------------------------------------------------------------------ glare
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _glare(image, reach, rim):
     """Find glare by a white hat: how far the least channel is above its opening.
 
@@ -479,7 +480,7 @@ def _glare(image, reach, rim):
     return mask
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _keep_spots(excess, dark, margin, most_pixels):
     """Mark connected pixels that stand out, one of them much and bright, if they are not many."""
     spots = np.zeros_like(excess)
@@ -497,7 +498,7 @@ def _keep_spots(excess, dark, margin, most_pixels):
     return spots
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _least_of(values):
     least = np.uint8(255)
     for i in range(values.size):
@@ -508,7 +509,7 @@ def _least_of(values):
 # -------------------------------------------------------------------------------------- black hat
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _black_hat(plane, reach, margin):
     """Say how far each pixel is below the closing, a square of `reach` to each side; padded.
 
@@ -525,7 +526,7 @@ def _black_hat(plane, reach, margin):
     return padded
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _invert(padded, margin):
     """Turn what is inside the frame upside down, and clear the margin."""
     values = padded.reshape(-1)
@@ -536,7 +537,7 @@ def _invert(padded, margin):
         padded[y, :margin], padded[y, padded.shape[1] - margin :] = 0, 0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _spread(padded, reach, spare):
     """Give each pixel the most of the square around it, `reach` to each side."""
     values = padded.reshape(-1)
@@ -553,7 +554,7 @@ def _spread(padded, reach, spare):
         _most_of_two(now[:count], now[left:], values[reach * step :])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _most_of_two(one, other, target):
     for i in range(one.size):
         target[i] = max(one[i], other[i])
