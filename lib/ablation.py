@@ -69,11 +69,10 @@ NOTHING = Preprocessing(
         if name != "image_size"
     },
 )
-TWO_SCALES = "hair removal at two scales"
 #: How each step is switched on; the names are those of `preprocessing.steps`.
 STEPS = {
     "hair removal": {"remove_hair": True},
-    TWO_SCALES: {"remove_hair": True, "thick_hair": True},
+    preprocessing.TWO_SCALES: {"remove_hair": True, "thick_hair": True},
     "bubble removal": {"remove_bubbles": True},
     "median filter": {"median_kernel": 3},
     "mean filter": {"mean_kernel": 3},
@@ -82,7 +81,7 @@ STEPS = {
 }
 PAPER = ("hair removal", "bubble removal", "median filter")
 #: The median and the mean both smooth, and hair is removed once.
-EVERYTHING = tuple(n for n in STEPS if n not in ("mean filter", TWO_SCALES))
+EVERYTHING = tuple(n for n in STEPS if n not in ("mean filter", preprocessing.TWO_SCALES))
 
 #: Where the published result lies; committed, for it holds numbers and ids only.
 PUBLISHED = paths.ROOT / "reports" / "preprocessing"
@@ -636,7 +635,7 @@ def _minutes(started: float) -> str:
 
 
 def _versions() -> dict[str, str]:
-    wanted = ("keras", "numpy", "opencv-python-headless", "scikit-learn", "tensorflow")
+    wanted = ("keras", "numba", "numpy", "opencv-python-headless", "scikit-learn", "tensorflow")
     installed = {
         each.name.lower().replace("_", "-"): each.version
         for each in importlib.metadata.distributions()

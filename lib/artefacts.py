@@ -1,9 +1,11 @@
 """Find what lies over the skin: hair, and the glare of air bubbles and gel.
 
-The loops are compiled by Numba and hold no interpreter lock, so that images go through on all cores
-side by side. Everything is added up in whole numbers, or rounded far from the middle between two:
-the same mask on every machine. In compiled code an image is *padded*: one row of numbers after the
-other, with a margin on all sides, so that a neighbour is a fixed distance away.
+The loops are compiled and hold no interpreter lock, so that images go through on all cores side by
+side. Everything is added up in whole numbers, or rounded far from the middle between two: of an
+image of 256 pixels the same mask on every machine. In compiled code a plane, one number a pixel, is
+*padded*: it has a margin on all sides, and seen as one row of numbers, the pixel below another is a
+fixed distance away. No index is checked there, so what is looked at around a pixel must not be
+wider than the margin.
 """
 
 from functools import lru_cache
@@ -73,7 +75,7 @@ def hair_mask(image: np.ndarray, thick: bool = False) -> np.ndarray:
     -------
     ndarray of bool, shape (height, width)
     """
-    image = np.ascontiguousarray(image)
+    image = _checked(image)
     mask = _hair_at(image, 1)
     return mask | _hair_at(image, 2) if thick else mask
 
@@ -110,7 +112,16 @@ def bubble_mask(image: np.ndarray) -> np.ndarray:
     ndarray of bool, shape (height, width)
     """
     reach = (max(image.shape[:2]) // 17 | 1) // 2
-    return _glare(np.ascontiguousarray(image), reach, round(scale_of(image)))
+    return _glare(_checked(image), reach, round(scale_of(image)))
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    """Return an image as compiled code needs it."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"{image.dtype} of shape {image.shape}; expected uint8 of shape (height, width, 3)"
+        )
+    return np.ascontiguousarray(image)
 
 
 def scale_of(image: np.ndarray) -> float:
@@ -329,7 +340,17 @@ def _take_off_texture(contrast):
 def _keep_strands(contrast, least, color, columns, strands):
     """Mark connected strands that stand out, are long and thin, not colourful, not the rim.
 
-    Pixels connect to all eight around them. What has been looked at is cleared in `contrast`.
+    Parameters
+    ----------
+    contrast : ndarray of uint8, padded
+        Zero in the margin; what has been looked at is cleared.
+    least : int
+        What a strand exceeds somewhere; half of it everywhere.
+    color : ndarray of uint8, shape (height, width)
+    columns : ndarray of uint16, shape (height, width + 2 * MARGIN)
+        From `_column_sums`, of `color`.
+    strands : ndarray of uint8, shape (height, width)
+        Set to 1 on strands.
     """
     values, wide = contrast.reshape(-1), contrast.shape[1]
     pixels = np.empty(values.size, np.int32)
@@ -356,7 +377,8 @@ def _most_of(values):
 def _follow(values, wide, start, limit, pixels):
     """Write where the pixels lie that are connected with one, clear them, and count them.
 
-    Connected are those above the limit, each with all eight around it.
+    Connected are those above the limit, each with all eight around it. `values` is a padded plane
+    as one row of numbers, nothing in its margin being above the limit.
     """
     pixels[0], values[start] = start, 0
     count, done = 1, 0
@@ -412,7 +434,8 @@ def _cut_back(planes, strands, reach, rim, near):
 
     A pixel counts if it stands out by 10 grey levels and a quarter of its neighbours' most. What
     stands out is a black hat: how far the pixel is below the closing, a square of `reach` pixels
-    to each side.
+    to each side. Planes and strands, dark and light, are uint8, shape (2 or 3, height, width); the
+    mask is bool, shape (height, width).
     """
     mask = np.zeros(planes.shape[1:], np.bool_)
     beyond = rim + 2 * reach + near  # what decides about a pixel

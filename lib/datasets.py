@@ -293,11 +293,25 @@ def in_words(error: Exception) -> str:
 
 
 def map_files(function: Callable, files: Iterable) -> list:
-    """Apply `function` to every file on all cores, in order; OpenCV lets go of Python's lock.
+    """Apply `function` to every file, on a thread for each core.
+
+    OpenCV and what is compiled let go of Python's lock, so the threads do run side by side.
+
+    Parameters
+    ----------
+    function : callable
+        Of one file.
+    files : iterable
+        Files, or whatever `function` takes.
+
+    Returns
+    -------
+    list
+        What `function` returned, in the order of the files.
 
     Raises
     ------
-    Exception
+    BaseException
         What `function` raised for the first file, in order, for which it did; files after it may
         have been left out.
     """
@@ -313,13 +327,14 @@ def map_files(function: Callable, files: Iterable) -> list:
         for i in waiting:
             try:
                 results[i] = function(files[i])
-            except Exception as error:
+            except BaseException as error:
                 errors[i] = error
                 begin_no_more()
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
         try:
-            list(pool.map(work, range(os.cpu_count())))
+            list(pool.map(work, range(threads)))
         finally:  # interrupted
             begin_no_more()
     if errors:

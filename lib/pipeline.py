@@ -22,7 +22,7 @@ import pandas as pd
 from IPython import get_ipython
 from tqdm import tqdm
 
-from lib import area, artefacts, datasets, paths, preprocessing
+from lib import area, artefacts, compiled, datasets, paths, preprocessing
 from lib.config import Config, Preprocessing
 
 KEY_BYTES = hashlib.sha256().digest_size
@@ -31,7 +31,7 @@ CHUNK_BYTES = 32 * 2**20  # of rows made at a time; at least one a core
 #: The code that makes a row of a file, read with the import: the code that runs.
 _SOURCES = {
     Path(module.__file__): Path(module.__file__).read_bytes()
-    for module in (datasets, preprocessing, area, artefacts)
+    for module in (datasets, preprocessing, area, artefacts, compiled)
 }
 
 

@@ -11,6 +11,8 @@ from lib.area import area_average
 from lib.artefacts import bubble_mask, hair_mask, scale_of
 from lib.config import Preprocessing
 
+#: the name of the step that looks for thick hair too
+TWO_SCALES = "hair removal at two scales"
 #: what lies this far from a hole decides what it is filled with, and some more; pixels
 FILL_REACH = 4
 
@@ -47,9 +49,17 @@ def fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     image : ndarray of uint8, shape (height, width, 3), RGB
-    mask : ndarray of bool or uint8, shape (height, width)
+    mask : ndarray, shape (height, width)
+        Not zero where the image is filled in.
+
+    Raises
+    ------
+    ValueError
+        A mask of another size.
     """
-    mask = np.ascontiguousarray(mask).view(np.uint8)
+    if mask.shape != image.shape[:2]:
+        raise ValueError(f"a mask of shape {mask.shape}; expected {image.shape[:2]}, the image's")
+    mask = (mask != 0).astype(np.uint8)
     left, top, width, height = cv2.boundingRect(mask)
     if not width:
         return image
@@ -114,7 +124,7 @@ def steps(settings: Preprocessing) -> dict:
     every = {
         "crop and resize": (True, lambda image: crop_and_resize(image, size)),
         "hair removal": (settings.remove_hair and not settings.thick_hair, remove_hair),
-        "hair removal at two scales": (settings.thick_hair, remove_thick_hair),
+        TWO_SCALES: (settings.remove_hair and settings.thick_hair, remove_thick_hair),
         "bubble removal": (settings.remove_bubbles, remove_bubbles),
         "median filter": (median > 0, lambda image: cv2.medianBlur(image, median)),
         "mean filter": (mean > 0, lambda image: cv2.blur(image, (mean, mean))),

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import cv2
+import numba
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
@@ -67,7 +68,7 @@ GROUPS = {
 SIZES = (3, 5)
 CHANNELS = ("red", "green", "blue")
 START = "crop and resize"
-STEPS = (START, *(name for name in ablation.STEPS if name != ablation.TWO_SCALES))
+STEPS = (START, *(name for name in ablation.STEPS if name != preprocessing.TWO_SCALES))
 METHODS = ("nothing", *(f"{kind} {size}" for kind in ("median", "mean") for size in SIZES))
 
 _ID = {
@@ -464,6 +465,7 @@ def run(folder: Path) -> dict:
             "python": platform.python_version(),
             "numpy": np.__version__,
             "opencv": cv2.__version__,
+            "numba": numba.__version__,
         },
         "false_alarms": summarise_alarms(alarms),
         **summarise_noise(noise),

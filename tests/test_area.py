@@ -58,6 +58,23 @@ def test_a_view_of_an_image_is_an_image(view):
     )
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        noise(300, 200),
+        noise(300, 300)[..., :1],
+        noise(300, 300).astype(np.float32) / 255,
+        np.concatenate([noise(300, 300)] * 2, axis=2)[..., :4],
+        noise(300, 300)[..., 0],
+    ],
+    ids=["no square", "grey", "float32", "RGBA", "no channels"],
+)
+def test_what_is_no_square_rgb_image_of_8_bits_is_opencv_s(image):
+    """Compiled code checks no index: it would read what lies behind the image."""
+    expected = opencv(np.ascontiguousarray(image), 128)
+    np.testing.assert_array_equal(area.area_average(image, 128), expected)
+
+
 def test_an_image_that_is_read_only_is_left_as_it_is():
     image = noise(300, 300)
     before = image.copy()

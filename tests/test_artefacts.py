@@ -195,9 +195,31 @@ def test_an_image_is_left_as_it_is_even_where_it_may_be_written(mask):
     np.testing.assert_array_equal(mask(image), found)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (12, 300), (3, 256), (25, 25), (1024, 13)])
+@pytest.mark.parametrize("shape", [(1, 1), (12, 300), (3, 256), (12, 12), (1024, 45)])
 def test_an_image_with_no_room_for_hair_has_none(shape):
-    image = np.zeros((*shape, 3), np.uint8)
+    """A line must fit in between the mirrored margins: 12 pixels, in a frame of 256."""
+    image = scribbles(*shape, 2)
     for thick in (False, True):
-        assert artefacts.hair_mask(image, thick).shape == shape
-    assert not artefacts.bubble_mask(image).any()
+        found = artefacts.hair_mask(image, thick)
+        assert found.shape == shape and not found.any()
+    assert artefacts.bubble_mask(image).shape == shape
+
+
+def test_an_image_just_wide_enough_for_hair_has_some():
+    image = np.full((256, 13, 3), (220, 160, 150), np.uint8)
+    image[:, 6:8] = (60, 45, 40)
+    assert artefacts.hair_mask(image)[20:-20, 6:8].all()
+    assert not artefacts.hair_mask(image[:, 1:]).any()
+
+
+@pytest.mark.parametrize("mask", [artefacts.hair_mask, artefacts.bubble_mask])
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((64, 64), np.uint8), np.zeros((64, 64, 1), np.uint8), np.zeros((64, 64, 4), np.uint8)]
+    + [np.zeros((64, 64, 3), kind) for kind in (np.float32, np.int64, bool)],
+    ids=["no channels", "grey", "RGBA", "float32", "int64", "bool"],
+)
+def test_what_is_no_rgb_image_of_8_bits_is_refused(mask, image):
+    """Compiled code checks no index: it would read what lies behind the image."""
+    with pytest.raises(ValueError, match=r"expected uint8 of shape \(height, width, 3\)"):
+        mask(image)

@@ -57,7 +57,8 @@ def test_the_preprocessing_benchmark_writes_what_its_schema_says(data_folder, pu
     assert set(table["round"]) == {1, 2}
     ways = table[["what", "cores"]].drop_duplicates()
     assert len(table) == 2 * len(ways)
-    steps = ["crop and resize", "hair removal", "bubble removal", "median filter"]
+    steps = ["crop and resize", "hair removal at two scales", "hair removal", "bubble removal"]
+    steps += ["median filter", "mean filter", "colour constancy", "contrast"]
     for what in [benchmark.DECODING, benchmark.CONFIGURED, benchmark.REMOVALS, *steps]:
         assert set(ways.loc[ways["what"] == what, "cores"]) == {"one core", "all cores"}
     assert ways.loc[ways["what"] == benchmark.TEXTBOOK, "cores"].tolist() == ["plain loop"]

@@ -360,6 +360,23 @@ def test_the_first_error_in_order_is_raised_and_nothing_more_is_begun():
     assert len(begun) < 5 + 2 * (os.cpu_count() or 1)
 
 
+def test_what_ends_a_program_ends_the_work_too():
+    begun = []
+
+    def work(i):
+        begun.append(i)
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        datasets.map_files(work, range(1000))
+    assert len(begun) <= (os.cpu_count() or 1)
+
+
+def test_an_unknown_number_of_cores_is_one(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert datasets.map_files(str, range(3)) == ["0", "1", "2"]
+
+
 def test_an_interrupt_ends_the_work_soon():
     begun = []
 

@@ -150,6 +150,32 @@ def test_only_the_surroundings_of_the_mask_are_given_to_opencv_and_the_result_is
         np.testing.assert_array_equal(preprocessing.fill(image, mask), expected)
 
 
+def test_a_mask_of_another_size_is_refused_and_one_of_numbers_is_not():
+    image, mask = skin(), np.zeros((256, 256), np.int64)
+    with pytest.raises(ValueError, match=r"\(512, 512\); expected \(256, 256\)"):
+        preprocessing.fill(image, np.ones((512, 512), bool))
+    mask[100:110, 20:40] = 256
+    expected = preprocessing.fill(image, mask > 0)
+    np.testing.assert_array_equal(preprocessing.fill(image, mask), expected)
+    assert (expected[mask > 0] != image[mask > 0]).any()
+
+
+def test_thick_hair_is_removed_where_the_configuration_asks_for_it(run):
+    image = skin()
+    cv2.line(image, (10, 40), (250, 70), (60, 45, 40), 9, cv2.LINE_AA)
+    line = cv2.line(np.zeros((256, 256), np.uint8), (10, 40), (250, 70), 1, 9) > 0
+    off = {"color_constancy": False, "equalize_contrast": False}
+    usual = run.preprocessing.model_copy(update=off)
+    thick = usual.model_copy(update={"thick_hair": True})
+    left = [
+        (preprocessing.preprocess_image(image, each)[line, 0] < 100).mean()
+        for each in (usual, thick)
+    ]
+    assert left[0] > 0.5 > 0.2 > left[1]  # the ends of the line stay
+    without = thick.model_copy(update={"remove_hair": False})
+    assert not {name for name in preprocessing.steps(without) if name.startswith("hair")}
+
+
 def test_hair_removal_beats_a_median_filter_on_synthetic_hair(data_folder):
     truths = sorted((data_folder / "truth").glob("*_hair.png"))
     errors = {"nothing": [], "median": [], "removed": []}

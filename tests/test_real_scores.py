@@ -92,6 +92,8 @@ def test_shares_are_of_the_pixels_inside_and_outside_the_mask(strand_folder):
     # the line covers 2 or 3 x 161 of the lesion's 256 x 128 pixels; a rim and ends may be added
     assert 2 * 150 / (256 * 128) < strand["inside"] < 8 * 175 / (256 * 128)
     assert strand["outside"] == flat["inside"] == flat["outside"] == 0
+    assert strand["inside_two_scales"] >= strand["inside"]
+    assert flat["inside_two_scales"] == flat["outside_two_scales"] == 0
 
 
 def test_an_image_that_is_not_there_is_named(strand_folder):
@@ -287,11 +289,11 @@ def test_hair_removal_leaves_hairless_lesions_alone_and_not_those_with_hair(ham1
     alarms = real_scores.false_alarms(ham10000, pd.concat([without, with_hair]))
     counts = alarms["verdict"].value_counts().to_dict()
     assert counts == {"hairless": 200, "fresh hairless": 60, "hair": 200}
-    mean = alarms.groupby("verdict")[["inside", "outside"]].mean()
+    mean = alarms.groupby("verdict")[list(real_scores.ALARM_SHARES)].mean()
     assert (mean.loc[["hairless", "fresh hairless"], "inside"] <= real_scores.GOAL).all()
     assert (mean.loc["hair"] > 3 * mean.loc["hairless"]).all(), "the detector is alive"
     before = published["false_alarms"].set_index("image_id").loc[alarms["image_id"]]
-    before = before.groupby("verdict")[["inside", "outside"]].mean()
+    before = before.groupby("verdict")[list(real_scores.ALARM_SHARES)].mean()
     pd.testing.assert_frame_equal(mean, before, check_exact=False, rtol=0, atol=1e-3)
 
 
