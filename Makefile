@@ -108,7 +108,7 @@ data: $(ENV) ## Download HAM10000 (3 GB), SAMPLE=500 of it, or bring a copy FROM
 leakage: $(ENV) ## Measure what a split by image flatters, on data/ham10000 or FROM=<folder> (20 minutes)
 	@$(PY) -m lib.leakage "$(or $(FROM),data/ham10000)"
 
-ablation: $(ENV) ## Measure what each preprocessing step does, on data/ham10000 or FROM=<folder> (25 minutes)
+ablation: $(ENV) ## Measure what each preprocessing step does, on data/ham10000 or FROM=<folder> (15 to 25 minutes)
 	@$(PY) -m lib.ablation "$(or $(FROM),data/ham10000)"
 
 preprocessing: $(ENV) ## Score the preprocessing on real images, data/ham10000 or FROM=<folder> (1 minute)
