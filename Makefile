@@ -146,13 +146,13 @@ predict: $(ENV) ## Classify IMAGE=<file or folder> with a published network, MOD
 	@$(PY) -m lib.prediction --config "$(if $(filter file,$(origin CONFIG)),ham10000,$(CONFIG))" \
 	  $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),-- "$(IMAGE)")
 
-test: lint test-unit test-notebooks ## Everything CI checks (20 minutes on two cores)
+test: lint test-unit test-notebooks ## Everything CI checks (20 to 30 minutes on two cores)
 
-test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (13 minutes)
+test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (13 to 22 minutes)
 	$(PY) -m pytest tests
 
 # the readers' own runs are left alone: what the notebooks write goes to a folder of its own
-test-notebooks: $(ENV) ## Re-execute the committed notebooks and compare their outputs (7 minutes)
+test-notebooks: $(ENV) ## Re-execute the committed notebooks and compare their outputs (7 to 9 minutes)
 	rm -rf runs/.nbval
 	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest --nbval --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200 notebooks
