@@ -23,14 +23,14 @@ def area_average(image: np.ndarray, size: int) -> np.ndarray:
 
     Parameters
     ----------
-    image : ndarray, shape (n, n, 3)
-        Of uint8; what OpenCV takes besides is left to OpenCV.
+    image : ndarray of uint8, shape (n, n, 3)
+        Others, such as masks, are left to OpenCV.
     size : int
         Below n.
 
     Returns
     -------
-    ndarray of uint8, shape (size, size, 3)
+    ndarray, shape (size, size, 3), of the same type
     """
     side = image.shape[0]
     ours = image.dtype == np.uint8 and image.shape == (side, side, 3)

@@ -111,8 +111,9 @@ def bubble_mask(image: np.ndarray) -> np.ndarray:
     -------
     ndarray of bool, shape (height, width)
     """
+    image = _checked(image)
     reach = (max(image.shape[:2]) // 17 | 1) // 2
-    return _glare(_checked(image), reach, round(scale_of(image)))
+    return _glare(image, reach, round(scale_of(image)))
 
 
 def _checked(image: np.ndarray) -> np.ndarray:
@@ -295,7 +296,7 @@ def _column_sums(padded, reach):
 
 @compiled
 def _row_sums(columns, reach):
-    """Add up the sums of the columns around each pixel; the first is of `reach` from the left."""
+    """Add up `2 * reach + 1` sums of columns, from each one on; uint16, of the same shape."""
     ones, side = columns.reshape(-1), 2 * reach + 1
     fours, sixteens, sums = np.empty_like(ones), np.empty_like(ones), np.zeros_like(ones)
     count = _add_fours(ones, ones.size, np.array([0, 1, 2, 3]), fours)
@@ -483,18 +484,18 @@ def _glare(image, reach, rim):
     """
     height, width, _ = image.shape
     mask = np.zeros((height, width), np.bool_)
-    dark = np.empty((height, width), np.uint8)  # the least channel, turned upside down
-    least = np.uint8(255)
+    pale = np.empty((height, width), np.uint8)  # the least channel
+    most = np.uint8(0)
     for y in range(height):
-        line, row = image[y].reshape(-1), dark[y]
+        line, row = image[y].reshape(-1), pale[y]
         for x in range(width):
-            row[x] = ~min(min(line[3 * x], line[3 * x + 1]), line[3 * x + 2])
-        least = min(least, _least_of(row))
-    if least >= 255 - GLARE_LEVEL:  # nothing is bright enough
+            row[x] = min(min(line[3 * x], line[3 * x + 1]), line[3 * x + 2])
+        most = max(most, _most_of(row))
+    if most <= GLARE_LEVEL:  # nothing is bright enough
         return mask
     margin = max(reach, rim)
-    excess = _black_hat(dark, reach, margin)
-    spots = _keep_spots(excess, dark, margin, 2 * (2 * reach + 1) ** 2)
+    excess = _black_hat(~pale, reach, margin)  # upside down, a white hat is a black hat
+    spots = _keep_spots(excess, pale, margin, 2 * (2 * reach + 1) ** 2)
     _spread(spots, rim, np.empty((2, spots.size), np.uint8))
     for y in range(height):
         row, spot = mask[y], spots[margin + y, margin:]
@@ -504,29 +505,21 @@ def _glare(image, reach, rim):
 
 
 @compiled
-def _keep_spots(excess, dark, margin, most_pixels):
+def _keep_spots(excess, pale, margin, most_pixels):
     """Mark connected pixels that stand out, one of them much and bright, if they are not many."""
     spots = np.zeros_like(excess)
     values, marked, wide = excess.reshape(-1), spots.reshape(-1), excess.shape[1]
     pixels = np.empty(values.size, np.int32)
-    for y in range(len(dark)):
+    for y in range(len(pale)):
         if _most_of(excess[margin + y]) <= GLARE_CONTRAST:
             continue
-        for x in range(dark.shape[1]):
+        for x in range(pale.shape[1]):
             start = (margin + y) * wide + margin + x
-            if values[start] > GLARE_CONTRAST and dark[y, x] < 255 - GLARE_LEVEL:
+            if values[start] > GLARE_CONTRAST and pale[y, x] > GLARE_LEVEL:
                 count = _follow(values, wide, start, GLARE_EDGE, pixels)
                 if count < most_pixels:
                     marked[pixels[:count]] = 1
     return spots
-
-
-@compiled
-def _least_of(values):
-    least = np.uint8(255)
-    for i in range(values.size):
-        least = min(least, values[i])
-    return least
 
 
 # -------------------------------------------------------------------------------------- black hat

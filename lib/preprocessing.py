@@ -29,10 +29,9 @@ def crop_square(image: np.ndarray) -> np.ndarray:
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
     """Resize a square image to `size` x `size` pixels: by area when shrinking, else bilinearly."""
-    if size < image.shape[0] and image.ndim == 3:
+    if size < image.shape[0]:
         return area_average(image, size)
-    way = cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_LINEAR
-    return cv2.resize(image, (size, size), interpolation=way)
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 def crop_and_resize(image: np.ndarray, size: int) -> np.ndarray:

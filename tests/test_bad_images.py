@@ -209,11 +209,6 @@ def test_the_end_of_a_thumbnail_is_not_the_end_of_the_image(fault, read):
     assert fault(data[: len(data) * 3 // 4])[0] == "truncated"
 
 
-def test_bytes_after_the_end_of_an_image_do_no_harm(read):
-    for kind in ("JPEG", "PNG"):
-        np.testing.assert_array_equal(read(saved(kind=kind) + bytes(100)), read(saved(kind=kind)))
-
-
 def test_a_mark_of_the_end_that_belongs_to_the_header_does_not_end_the_image():
     """Not even where the file stops with it."""
     data = b"header \xff\xd9"
