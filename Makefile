@@ -77,7 +77,7 @@ check-python:
 
 # A notebook runs when it, the configuration or lib changed, or the notebook before it ran. It is
 # written under a temporary name and renamed at its end; a failure leaves NN_*.failed.ipynb to read.
-reproduce: $(HTML) $(REPORTS)/index.html ## Execute every notebook, render every report (demo: 7 minutes, 0.5 GB)
+reproduce: $(HTML) $(REPORTS)/index.html ## Execute every notebook, render every report (demo: 7 to 11 minutes, 0.5 GB)
 	@echo "$(REPORTS)/index.html"
 
 $(RUNS)/01_data_survey.ipynb: $(DATA) $(wildcard reports/leakage/*.csv reports/leakage/*.json)
