@@ -16,7 +16,7 @@ TIMEOUT ?= 21600
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: check-python help env reproduce test test-unit test-notebooks data leakage ablation preprocessing bench-preprocessing bench-training notebooks publish publish-models predict lab lint format lock clean
+.PHONY: check-python help env images reproduce study studies test test-unit test-notebooks data notebooks publish publish-models predict lab lint format lock clean
 
 # ------------------------------------------------------------------------------------ environment
 # PYTHON counts on the command line only: a variable of that name in the shell may mean anything.
@@ -51,13 +51,16 @@ DATA        := $(wildcard $(FOLDER)/HAM10000_metadata.csv $(if $(filter data/ham
 RUNS        := $(OUTPUT)/runs/$(RUN)/notebooks
 REPORTS     := $(OUTPUT)/reports/$(RUN)
 
+STUDIES     := leakage preprocessing speed tuning
 NAMES       := $(basename $(notdir $(sort $(wildcard notebooks/[0-9]*.ipynb))))
 EXECUTED    := $(NAMES:%=$(RUNS)/%.ipynb)
 HTML        := $(NAMES:%=$(REPORTS)/%.html)
 
-# what a notebook may import; the others render notebooks, publish, classify or bring images
-LIB         := $(filter-out $(addprefix lib/,reports.py readme.py store.py prediction.py acquisition.py download.py),$(wildcard lib/*.py))
-TEMPLATES   := lib/reports.py $(wildcard lib/templates/*.j2 lib/templates/report/* lib/templates/report/static/*)
+LIB         := $(wildcard lib/*.py lib/*/*.py)
+TEMPLATES   := tools/reports.py $(wildcard tools/templates/*.j2 tools/templates/report/* tools/templates/report/static/*)
+
+# synthetic images are drawn once; a configuration without the section data.synthetic needs none
+SYNTHETIC   := $(if $(shell grep -s '^  synthetic:' $(CONFIG_FILE)),$(FOLDER)/synthetic.json)
 
 # ---------------------------------------------------------------------------------------- targets
 
@@ -75,50 +78,55 @@ check-python:
 .venv/.ready: requirements.lock tools/make_env.sh
 	@sh tools/make_env.sh .venv
 
-# A notebook runs when it, the configuration or lib changed, or the notebook before it ran. It is
+# A notebook runs when it, the configuration or lib changed, or a notebook it builds on ran. It is
 # written under a temporary name and renamed at its end; a failure leaves NN_*.failed.ipynb to read.
 reproduce: $(HTML) $(REPORTS)/index.html ## Execute every notebook, render every report (demo: 7 to 11 minutes, 0.5 GB)
 	@echo "$(REPORTS)/index.html"
 
-$(RUNS)/01_data_survey.ipynb: $(DATA) $(wildcard reports/leakage/*.csv reports/leakage/*.json)
-$(RUNS)/02_preprocessing.ipynb: $(wildcard reports/preprocessing/*.csv reports/preprocessing/*.json)
+images: $(SYNTHETIC) | $(CONFIG_FILE) ## Draw the synthetic images of a configuration (demo: half a minute)
+
+ifneq ($(SYNTHETIC),)
+$(SYNTHETIC): | $(ENV)
+	@$(PY) -m tools.synthetic $(CONFIG_FILE)
+endif
+
+$(RUNS)/01_data_survey.ipynb: $(DATA) $(SYNTHETIC) $(wildcard reports/studies/leakage/*.csv reports/studies/leakage/*.json)
+$(RUNS)/02_preprocessing.ipynb: $(wildcard reports/studies/preprocessing/*.csv reports/studies/preprocessing/*.json)
 $(RUNS)/%.ipynb: notebooks/%.ipynb $(CONFIG_FILE) $(LIB) | $(ENV)
 	@mkdir -p $(@D)
 	@rm -f $(REPORTS)/$*.html $(REPORTS)/index.html $(REPORTS)/metrics.json  # no longer true
-	@$(PY) -m lib.reports execute $< --config $(CONFIG_FILE) --output $@ --timeout $(TIMEOUT)
+	@$(PY) -m tools.reports execute $< --config $(CONFIG_FILE) --output $@ --timeout $(TIMEOUT)
 
+# each notebook builds on the one before it, except that 03 and 04 both build on 02
 before :=
-$(foreach name,$(NAMES),$(eval $(RUNS)/$(name).ipynb: $(before))$(eval before := $(RUNS)/$(name).ipynb))
+$(foreach name,$(filter-out 04_%,$(NAMES)),$(eval $(RUNS)/$(name).ipynb: $(before))$(eval before := $(RUNS)/$(name).ipynb))
+$(RUNS)/04_vgg16_transfer.ipynb: $(RUNS)/02_preprocessing.ipynb
+$(RUNS)/05_evaluation.ipynb: $(RUNS)/04_vgg16_transfer.ipynb
 
 $(REPORTS)/%.html: $(RUNS)/%.ipynb $(TEMPLATES) | $(ENV)
 	@mkdir -p $(@D)
-	@$(PY) -m lib.reports render $< --config $(CONFIG_FILE) --output $@
+	@$(PY) -m tools.reports render $< --config $(CONFIG_FILE) --output $@
 
 $(REPORTS)/index.html: $(HTML) $(TEMPLATES)
-	@$(PY) -m lib.reports index --config $(CONFIG_FILE) --output $@ \
+	@$(PY) -m tools.reports index --config $(CONFIG_FILE) --output $@ \
 	  --metrics $(OUTPUT)/runs/$(RUN)/metrics.json $(HTML)
 
 $(CONFIG_FILE):
 	@echo "error: $@: no such configuration; there are: $(wildcard configs/*.yaml)" >&2; exit 1
 
 data: $(ENV) ## Download HAM10000 (3 GB), SAMPLE=500 of it, or bring a copy FROM=<folder or zip>
-	@$(PY) -m lib.acquisition $(if $(FROM),--from "$(FROM)") $(if $(SAMPLE),--sample $(SAMPLE)) \
+	@$(PY) -m tools.acquire $(if $(FROM),--from "$(FROM)") $(if $(SAMPLE),--sample $(SAMPLE)) \
 	  $(if $(DATASET),--dataset $(DATASET))
 
-leakage: $(ENV) ## Measure what a split by image flatters, on data/ham10000 or FROM=<folder> (20 minutes)
-	@$(PY) -m lib.leakage "$(or $(FROM),data/ham10000)"
+study: $(ENV) ## Measure a side experiment again: NAME=leakage, on data/ham10000 or FROM=<folder> (minutes to an hour)
+	@test -f "studies/$(NAME).py" -o -d "studies/$(NAME)" && test -n "$(NAME)" || \
+	  { echo "error: NAME=$(NAME): expected one of: $(STUDIES)" >&2; exit 1; }
+	@$(PY) -m studies.$(NAME) "$(or $(FROM),data/ham10000)"
 
-ablation: $(ENV) ## Measure what each preprocessing step does, on data/ham10000 or FROM=<folder> (15 to 25 minutes)
-	@$(PY) -m lib.ablation "$(or $(FROM),data/ham10000)"
-
-preprocessing: $(ENV) ## Score the preprocessing on real images, data/ham10000 or FROM=<folder> (1 minute)
-	@$(PY) -m lib.real_scores "$(or $(FROM),data/ham10000)"
-
-bench-preprocessing: $(ENV) ## Time the preprocessing, on data/ham10000 or FROM=<folder> (2 minutes)
-	@$(PY) -m benchmarks.preprocessing "$(or $(FROM),data/ham10000)"
-
-bench-training: $(ENV) ## Time training, on data/ham10000 or FROM=<folder> (15 minutes, 1 GB of disk)
-	@$(PY) -m benchmarks.training "$(or $(FROM),data/ham10000)"
+# commands of earlier versions
+.PHONY: leakage ablation preprocessing bench-preprocessing bench-training
+leakage ablation preprocessing bench-preprocessing bench-training:
+	@echo "error: make $@ is now make study NAME=$(if $(filter bench%,$@),speed,$(if $(filter leakage,$@),leakage,preprocessing))" >&2; exit 1
 
 notebooks: ## Refresh the committed notebooks with the outputs of the demo (7 minutes)
 	@$(MAKE) --no-print-directory reproduce CONFIG=demo
@@ -127,14 +135,14 @@ notebooks: ## Refresh the committed notebooks with the outputs of the demo (7 mi
 .PHONY: refresh
 refresh:
 	@for name in $(NAMES); do \
-	  $(PY) -m lib.reports refresh notebooks/$$name.ipynb $(RUNS)/$$name.ipynb || exit 1; done
+	  $(PY) -m tools.reports refresh notebooks/$$name.ipynb $(RUNS)/$$name.ipynb || exit 1; done
 	@for file in $(EXECUTED) $(HTML) $(REPORTS)/index.html; do touch $$file; done  # still up to date
 
 publish: finished | $(ENV) ## Put a finished run's numbers into README.md and reports/<run>/published
-	@$(PY) -m lib.readme $(CONFIG_FILE)
+	@$(PY) -m tools.publish $(CONFIG_FILE)
 
 publish-models: finished | $(ENV) ## Put a finished run's networks into models/<run> (up to 40 MB)
-	@$(PY) -m lib.store $(CONFIG_FILE)
+	@$(PY) -m tools.publish_models $(CONFIG_FILE)
 
 .PHONY: finished
 finished:
@@ -143,7 +151,7 @@ finished:
 
 # models/ham10000 unless CONFIG is given: the networks of the demonstration know no real image
 predict: $(ENV) ## Classify IMAGE=<file or folder> with a published network, MODEL=vgg16_fine_tuned (15 seconds)
-	@$(PY) -m lib.prediction --config "$(if $(filter file,$(origin CONFIG)),ham10000,$(CONFIG))" \
+	@$(PY) -m tools.predict --config "$(if $(filter file,$(origin CONFIG)),ham10000,$(CONFIG))" \
 	  $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),-- "$(IMAGE)")
 
 test: lint test-unit test-notebooks ## Everything CI checks (20 to 30 minutes on two cores)
@@ -153,6 +161,7 @@ test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (1
 
 # the readers' own runs are left alone: what the notebooks write goes to a folder of its own
 test-notebooks: $(ENV) ## Re-execute the committed notebooks and compare their outputs (7 to 9 minutes)
+	@$(MAKE) --no-print-directory images CONFIG=demo
 	rm -rf runs/.nbval
 	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest --nbval --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200 notebooks
@@ -165,7 +174,7 @@ format: $(ENV) ## Mend style and formatting
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-lab: $(ENV) ## Open the notebooks in JupyterLab
+lab: $(SYNTHETIC) | $(ENV) ## Open the notebooks in JupyterLab
 	$(PY) -m jupyter lab notebooks
 
 lock: ## Resolve pyproject.toml into requirements.lock (needs uv)

@@ -1,5 +1,6 @@
 """Tables on disk: each a contract, checked when it is read and written whole or not at all."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -79,3 +80,8 @@ def _values(rows: pd.DataFrame) -> str:
     ]
     more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
     return ", ".join(said) + more
+
+
+def write_json(values: dict, file: Path) -> Path:
+    """Write a JSON file whole or not at all."""
+    return paths.write_text(file, json.dumps(values, indent=1, ensure_ascii=False) + "\n")

@@ -11,17 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import (
-    config,
-    datasets,
-    paths,
-    pipeline,
-    store,
-    synthetic,
-    training,
-    weights,
-)
-from lib.backend import keras
+from lib import config, paths
+from lib.data import datasets
+from lib.networks import published_networks, saving, vgg16_weights
+from lib.networks.backend import keras
+from lib.preprocessing import image_array
+from tools import publish_models, synthetic
 
 TINY = paths.ROOT / "tests" / "tiny.yaml"
 
@@ -67,28 +62,30 @@ def write_run(run, data_folder):
     files = datasets.find_images(data_folder, metadata["image_id"])
     index = datasets.build_index(metadata, files, metadata.set_index("image_id")["lesion_id"], run)
     datasets.write_index(index, run)
-    pipeline.write_images(index, data_folder, run)
+    image_array.write_images(index, data_folder, run)
     folder = paths.run_folder(run.name)
     history = pd.DataFrame(
         {"epoch": [1], "stage": ["a"], "val_balanced_accuracy": [0.5], "seconds": [1.0]}
     )
     keras.utils.set_random_seed(1)
-    cnn = store.build(run, "baseline_cnn")
+    cnn = published_networks.build(run, "baseline_cnn")
     change_layers(cnn, [layer.name for layer in cnn.layers], seed=1)
     balance = run.baseline_cnn.class_balance
-    training.save(cnn, folder / "baseline_cnn", history, class_balance=balance)
+    saving.save(cnn, folder / "baseline_cnn", history, class_balance=balance)
     found = {"scale": 0.8, "bias": {"bcc": -1.0, "mel": -0.5, "nv": 0.7}}
-    training.add_to_manifest(folder / "baseline_cnn", calibration=found)
-    vgg16 = store.build(run, "vgg16_frozen")
-    change_layers(vgg16, weights.HEAD, seed=2)
+    saving.add_to_manifest(folder / "baseline_cnn", calibration=found)
+    vgg16 = published_networks.build(run, "vgg16_frozen")
+    change_layers(vgg16, vgg16_weights.HEAD, seed=2)
     balance = run.vgg16_transfer.class_balance
     out = folder / "vgg16_transfer"
     views = run.vgg16_transfer.test_time_views
-    training.save(vgg16, out, history, "frozen", class_balance=balance, test_time_views=views)
-    change_layers(vgg16, [*weights.HEAD, "block5_conv1", "block5_conv2", "block5_conv3"], seed=3)
-    training.save(vgg16, out, history, class_balance=balance, test_time_views=views)
+    saving.save(vgg16, out, history, "frozen", class_balance=balance, test_time_views=views)
+    change_layers(
+        vgg16, [*vgg16_weights.HEAD, "block5_conv1", "block5_conv2", "block5_conv3"], seed=3
+    )
+    saving.save(vgg16, out, history, class_balance=balance, test_time_views=views)
     for name in ("manifest", "manifest_frozen"):
-        training.add_to_manifest(out, name, calibration=found)
+        saving.add_to_manifest(out, name, calibration=found)
 
 
 @pytest.fixture(scope="session")
@@ -98,9 +95,9 @@ def finished(tmp_path_factory, tiny_config, data_folder):
     run = config.load_config(tiny_config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKIN_OUTPUT", str(output))
-        patch.setattr(store, "MODELS", published)
+        patch.setattr(published_networks, "MODELS", published)
         write_run(run, data_folder)
-        assert store.publish(run) == published / "tiny"
+        assert publish_models.publish(run) == published / "tiny"
     return SimpleNamespace(output=output, run=output / "runs" / "tiny", models=published)
 
 

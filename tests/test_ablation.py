@@ -5,9 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import ablation, config, metrics, paths, weights
-from lib.backend import keras
+from lib import config, paths
 from lib.config import Preprocessing
+from lib.evaluation import bootstrap
+from lib.networks import vgg16_weights
+from lib.networks.backend import keras
+from lib.preprocessing import pipeline
+from studies.preprocessing import ablation
 
 
 def colours(images):
@@ -65,12 +69,12 @@ def test_the_steps_switch_every_setting_but_the_size():
 
 
 def test_nothing_only_crops_and_resizes():
-    assert list(ablation.preprocessing.steps(ablation.NOTHING)) == ["crop and resize"]
+    assert list(pipeline.steps(ablation.NOTHING)) == ["crop and resize"]
 
 
 def test_a_variant_applies_the_steps_that_it_names():
     for name, steps in ablation.variants().items():
-        applied = ablation.preprocessing.steps(ablation.settings_of(steps))
+        applied = pipeline.steps(ablation.settings_of(steps))
         assert set(applied) == {"crop and resize", *steps}, name
 
 
@@ -152,7 +156,7 @@ def test_features_of_another_model_are_not_taken(folder, files, tmp_path, capsys
 
 def test_features_are_float32_and_the_precision_is_set_back(monkeypatch):
     monkeypatch.setattr(ablation, "INPUT_SIZE", 32)
-    monkeypatch.setattr(weights, "load_vgg16_weights", lambda model: None)
+    monkeypatch.setattr(vgg16_weights, "load_vgg16_weights", lambda model: None)
     usual = keras.config.dtype_policy().name
     forward, name = ablation.load_features_model()
     assert keras.config.dtype_policy().name == usual != ablation.PRECISION
@@ -333,7 +337,7 @@ def test_the_published_figure_is_small():
 
 def recompute(result, answers):
     """Balanced accuracies, differences and their intervals, from the answers alone."""
-    draws = metrics.lesion_weights(answers, ablation.DRAWS, ablation.SEED)
+    draws = bootstrap.lesion_weights(answers, ablation.DRAWS, ablation.SEED)
     of_class = [(answers["label"] == name).to_numpy() for name in ablation.CLASSES]
 
     def balanced(variant):

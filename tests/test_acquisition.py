@@ -17,7 +17,9 @@ import yaml
 from PIL import ExifTags, Image
 from test_download import Server
 
-from lib import acquisition, datasets, download, paths
+from lib import paths
+from lib.data import datasets
+from tools import acquire, download
 
 DX = ["nv"] * 30 + ["mel"] * 6 + ["bcc"] * 3 + ["df"]
 METADATA = pd.DataFrame(
@@ -66,7 +68,7 @@ def zipped(members):
 
 def one_hot(metadata=METADATA):
     table = pd.DataFrame({"image": metadata["image_id"]})
-    for column, dx in acquisition.ISIC_CLASSES.items():
+    for column, dx in acquire.ISIC_CLASSES.items():
         table[column] = (metadata["dx"] == dx).astype(float)
     return table
 
@@ -108,8 +110,8 @@ def md5(content):
 def server(monkeypatch, tmp_path):
     """A server with both sources, a registry that names it, and a data folder of its own."""
     monkeypatch.setattr(download, "BACKOFF", 0.01)
-    monkeypatch.setattr(acquisition, "DATA", tmp_path / "data")
-    monkeypatch.setattr(acquisition, "REGISTRY", tmp_path / "registry.yaml")
+    monkeypatch.setattr(acquire, "DATA", tmp_path / "data")
+    monkeypatch.setattr(acquire, "REGISTRY", tmp_path / "registry.yaml")
     site = Server()
     site.files |= SERVED
     register(site, tmp_path / "registry.yaml")
@@ -160,13 +162,13 @@ def register(site, target):
 
 
 def edit(change):
-    registry = yaml.safe_load(acquisition.REGISTRY.read_text())
+    registry = yaml.safe_load(acquire.REGISTRY.read_text())
     change(registry["datasets"]["ham10000"]["sources"])
-    acquisition.REGISTRY.write_text(yaml.safe_dump(registry))
+    acquire.REGISTRY.write_text(yaml.safe_dump(registry))
 
 
 def made():
-    return acquisition.DATA / "ham10000"
+    return acquire.DATA / "ham10000"
 
 
 def read():
@@ -174,16 +176,16 @@ def read():
 
 
 def note():
-    return json.loads((made() / acquisition.NOTE).read_text())
+    return json.loads((made() / acquire.NOTE).read_text())
 
 
 def downloads():
-    return list((acquisition.DATA / ".downloads").rglob("*"))
+    return list((acquire.DATA / ".downloads").rglob("*"))
 
 
 def nothing_is_there():
     """Nothing that a later step could take for a data set, and nothing half built."""
-    found = acquisition.DATA.iterdir() if acquisition.DATA.exists() else []
+    found = acquire.DATA.iterdir() if acquire.DATA.exists() else []
     return [file.name for file in found if file.name not in (".downloads", ".linked")] == []
 
 
@@ -191,7 +193,7 @@ def nothing_is_there():
 
 
 def test_the_registry_names_both_data_sets_and_their_sources():
-    known = acquisition.load_registry()
+    known = acquire.load_registry()
     assert list(known) == ["ham10000", "isic2018_test"]
     for dataset in known.values():
         assert [source.name for source in dataset.sources] == ["dataverse", "isic"]
@@ -213,14 +215,14 @@ def test_the_registry_names_both_data_sets_and_their_sources():
 )
 def test_a_faulty_registry_is_refused_by_file_and_key(server, change, message, capsys):
     edit(change)
-    assert acquisition.main([]) == 1
+    assert acquire.main([]) == 1
     error = capsys.readouterr().err
     assert "registry.yaml: not valid" in error
     assert pd.Series([error]).str.contains(message, regex=True).all(), error
 
 
 def test_an_unknown_data_set_is_refused_with_those_there_are(server, capsys):
-    assert acquisition.main(["--dataset", "isic2020"]) == 1
+    assert acquire.main(["--dataset", "isic2020"]) == 1
     assert "no data set 'isic2020'; there are: ham10000, isic2018" in capsys.readouterr().err
 
 
@@ -228,7 +230,7 @@ def test_an_unknown_data_set_is_refused_with_those_there_are(server, capsys):
 
 
 def test_the_whole_data_set_is_downloaded_checked_and_noted(server, capsys):
-    assert acquisition.main([]) == 0
+    assert acquire.main([]) == 0
     assert "40 images from dataverse" in capsys.readouterr().out
     assert read().equals(METADATA)
     assert len(datasets.find_masks(made(), IDS)) == len(IDS)
@@ -244,15 +246,15 @@ def test_the_whole_data_set_is_downloaded_checked_and_noted(server, capsys):
 
 
 def test_a_data_set_that_is_there_is_left_alone(server, capsys):
-    acquisition.main([])
+    acquire.main([])
     server.log.clear()
-    assert acquisition.main([]) == 0
+    assert acquire.main([]) == 0
     assert "nothing to do" in capsys.readouterr().out and server.log == []
 
 
 def test_the_next_source_is_tried_and_says_that_no_checksum_is_published(server, capsys):
     server.faults["part2"] = [404]
-    assert acquisition.main([]) == 0
+    assert acquire.main([]) == 0
     said = capsys.readouterr()
     sha256 = hashlib.sha256(SERVED["input"]).hexdigest()
     assert (
@@ -271,7 +273,7 @@ def test_the_next_source_is_tried_and_says_that_no_checksum_is_published(server,
 
 def test_wrong_bytes_go_to_the_next_source(server):
     server.files["part1"] = zipped(images(IDS[:19]))
-    assert acquisition.main([]) == 0
+    assert acquire.main([]) == 0
     assert note()["source"] == "isic" and server.asked("part1") == [None, None]
 
 
@@ -280,14 +282,14 @@ def test_a_damaged_archive_without_a_checksum_goes_to_the_next_source(server):
     data = bytearray(SERVED["input"])
     data[5_000] ^= 1
     server.files["input"] = bytes(data)
-    assert acquisition.main([]) == 0
+    assert acquire.main([]) == 0
     assert note()["source"] == "dataverse"
 
 
 def test_an_archive_that_reaches_outside_is_never_used(server, capsys, tmp_path):
     edit(lambda sources: sources.pop(0))
     server.files["input"] = zipped(images(IDS, "x/") | {"../evil.jpg": b"evil"})
-    assert acquisition.main([]) == 1
+    assert acquire.main([]) == 1
     assert "member '../evil.jpg' would leave the folder" in capsys.readouterr().err
     assert nothing_is_there() and not list(tmp_path.rglob("evil*"))
     assert not list(tmp_path.rglob("ISIC2018_Task3_Training_Input.zip")), "fetched anew next time"
@@ -296,7 +298,7 @@ def test_an_archive_that_reaches_outside_is_never_used(server, capsys, tmp_path)
 def test_a_page_in_place_of_an_archive_is_refused(server, capsys):
     edit(lambda sources: sources.pop(0))
     server.files["input"] = b"<html>please log in</html>"
-    assert acquisition.main([]) == 1
+    assert acquire.main([]) == 1
     assert "not a zip archive" in capsys.readouterr().err and nothing_is_there()
 
 
@@ -304,35 +306,35 @@ def test_a_page_in_place_of_an_archive_is_refused(server, capsys):
 def test_a_page_in_place_of_a_table_is_refused_and_not_kept(server, capsys, page):
     edit(lambda sources: sources.pop(0))
     server.files["groups"] = page
-    assert acquisition.main([]) == 1
+    assert acquire.main([]) == 1
     assert "groups: " in (error := capsys.readouterr().err) and "not a table" in error
     assert nothing_is_there() and server.asked("truth") == []
     server.files["groups"] = SERVED["groups"]
-    assert acquisition.main([]) == 0
+    assert acquire.main([]) == 0
 
 
 def test_after_a_page_in_place_of_a_table_the_next_address_is_tried(server):
     edit(lambda sources: sources.pop(0))
     edit(lambda sources: sources[0]["files"][0]["urls"].update({server.url("mirror"): None}))
     server.files["groups"], server.files["mirror"] = b"<html></html>", SERVED["groups"]
-    assert acquisition.main([]) == 0
+    assert acquire.main([]) == 0
     assert note()["files"][0]["url"] == server.url("mirror")
 
 
 def test_a_faulty_table_without_a_checksum_is_fetched_anew_and_the_images_are_not(server, capsys):
     edit(lambda sources: sources.pop(0))
     server.files["groups"] = csv(groupings().iloc[1:])
-    assert acquisition.main([]) == 1
+    assert acquire.main([]) == 1
     assert "1 images have no row" in capsys.readouterr().err
     server.files["groups"] = SERVED["groups"]
     server.log.clear()
-    assert acquisition.main([]) == 0
+    assert acquire.main([]) == 0
     assert server.asked("groups") and not server.asked("input")
 
 
 def test_missing_masks_are_said_and_do_without(server, capsys):
     server.faults["masks"] = [404]
-    assert acquisition.main([]) == 0
+    assert acquire.main([]) == 0
     assert f"goes on without {MASKS}.zip" in capsys.readouterr().err
     assert len(datasets.find_masks(made(), IDS)) == 0
 
@@ -340,7 +342,7 @@ def test_missing_masks_are_said_and_do_without(server, capsys):
 def test_an_image_too_few_is_an_error_that_counts_and_names(server, capsys):
     edit(lambda sources: sources.pop(0))
     server.files["input"] = zipped(images(IDS[1:]))
-    assert acquisition.main([]) == 1
+    assert acquire.main([]) == 1
     error = capsys.readouterr().err
     assert "1 of 40 images cannot be used" in error and "missing" in error and IDS[0] in error
     assert nothing_is_there()
@@ -352,7 +354,7 @@ def test_an_older_tab_separated_table_serves_as_well(server):
 
     edit(only_the_older)
     server.files["tab"] = METADATA.to_csv(index=False, sep="\t", quoting=1).encode()
-    assert acquisition.main([]) == 0
+    assert acquire.main([]) == 0
     assert note()["source"] == "dataverse" and read().equals(METADATA)
 
 
@@ -377,13 +379,13 @@ def test_a_missing_checksum_comes_from_the_listing(server, path, served, source,
     listing = {"data": {"latestVersion": {"files": [{"dataFile": entry}]}}}
     server.files["listing"] = json.dumps(listing).encode()
     server.files[path] = served
-    assert acquisition.main([]) == 0
+    assert acquire.main([]) == 0
     assert note()["source"] == source and note()["files"][0]["published"] == published
 
 
 def test_offline_says_what_each_source_said_and_what_to_do_by_hand(server, capsys):
     server.files.clear()
-    assert acquisition.main([]) == 1
+    assert acquire.main([]) == 1
     error = capsys.readouterr().err
     error = error[error.index("error:") :]
     assert error.startswith("error: HAM10000 could not be downloaded:\n  dataverse: http://127")
@@ -397,7 +399,7 @@ def test_offline_says_what_each_source_said_and_what_to_do_by_hand(server, capsy
 def test_too_little_space_is_said_before_anything_is_fetched(server, capsys, monkeypatch):
     usage = type("Usage", (), {"free": 1_000})
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
-    assert acquisition.main([]) == 1
+    assert acquire.main([]) == 1
     assert "error: no space to download dataverse's files" in capsys.readouterr().err
     assert server.log == [] and nothing_is_there()
 
@@ -408,11 +410,11 @@ def test_a_full_disk_stops_and_the_next_run_goes_on(server, capsys, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(download, "extract", full)
-        assert acquisition.main([]) == 1
+        assert acquire.main([]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "error: no space left on the disk"
     assert nothing_is_there() and not server.asked("input"), "no other source helps against that"
     server.log.clear()
-    assert acquisition.main([]) == 0 and server.log == []
+    assert acquire.main([]) == 0 and server.log == []
 
 
 def test_a_run_that_is_killed_leaves_nothing_half_done_and_is_taken_up(server, tmp_path):
@@ -421,24 +423,24 @@ def test_a_run_that_is_killed_leaves_nothing_half_done_and_is_taken_up(server, t
         "import sys, pathlib; from lib import acquisition as a;"
         "a.DATA, a.REGISTRY = map(pathlib.Path, sys.argv[1:]); sys.exit(a.main([]))"
     )
-    command = [sys.executable, "-c", code, acquisition.DATA, acquisition.REGISTRY]
+    command = [sys.executable, "-c", code, acquire.DATA, acquire.REGISTRY]
     with subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.DEVNULL) as process:
-        part = acquisition.DATA / ".downloads/ham10000/dataverse" / f"{PARTS[1]}.zip.part"
+        part = acquire.DATA / ".downloads/ham10000/dataverse" / f"{PARTS[1]}.zip.part"
         while not (part.exists() and part.stat().st_size >= 65_536):
             assert process.poll() is None
             time.sleep(0.02)
         process.kill()
     assert not made().exists()
     server.log.clear()
-    assert acquisition.main([]) == 0
+    assert acquire.main([]) == 0
     assert server.asked("part1") == [], "what was whole is not fetched again"
     assert server.asked("part2")[0].startswith("bytes=")
     assert read().equals(METADATA) and downloads() == []
 
 
 def test_what_a_killed_run_left_half_built_is_not_used(server):
-    write(acquisition.DATA / ".ham10000.partial", images(IDS[:3], "old/"))
-    assert acquisition.main([]) == 0
+    write(acquire.DATA / ".ham10000.partial", images(IDS[:3], "old/"))
+    assert acquire.main([]) == 0
     assert not (made() / "old").exists()
 
 
@@ -446,15 +448,15 @@ def test_an_interrupted_run_says_so_in_one_line(server, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(acquisition, "_finish", interrupted)
-    assert acquisition.main([]) == 130
+    monkeypatch.setattr(acquire, "_finish", interrupted)
+    assert acquire.main([]) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("stopped; say the same again")
     assert nothing_is_there()
 
 
 def test_a_folder_of_ones_own_is_in_the_way(server, capsys):
     write(made(), {"HAM10000_metadata.csv": CSV})
-    assert acquisition.main([]) == 1
+    assert acquire.main([]) == 1
     assert "is there, but not from make data; move it away" in capsys.readouterr().err
     assert os.listdir(made()) == ["HAM10000_metadata.csv"]
 
@@ -465,7 +467,7 @@ def test_links_to_what_has_moved_are_said_with_what_to_do(bring, tmp_path, capsy
     assert bring({table: CSV} | images(IDS, "all/")) == 0
     assert made().is_symlink() == (gone == "copy")
     (tmp_path / gone).rename(tmp_path / "moved")
-    assert acquisition.main([]) == 1
+    assert acquire.main([]) == 1
     said = capsys.readouterr()
     assert "nothing to do" not in said.out and f" to {tmp_path / gone}" in said.err
     assert "bring the images from where they are now (make data FROM=<that folder>)" in said.err
@@ -473,12 +475,12 @@ def test_links_to_what_has_moved_are_said_with_what_to_do(bring, tmp_path, capsy
 
 
 def test_the_test_set_counts_each_image_as_a_lesion(server, capsys):
-    assert acquisition.main(["--dataset", "isic2018_test"]) == 0
+    assert acquire.main(["--dataset", "isic2018_test"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert (
         f"ISIC2018_Task3_Test_GroundTruth.csv: without {IDS[0]}, as data/registry.yaml says" in said
     )
-    table = datasets.read_metadata(acquisition.DATA / "isic2018_test")
+    table = datasets.read_metadata(acquire.DATA / "isic2018_test")
     assert list(table["image_id"]) == IDS[1:] and table["lesion_id"].equals(table["image_id"])
 
 
@@ -489,29 +491,29 @@ def test_a_sample_is_in_proportion_and_takes_whole_lesions():
     dx = ["nv"] * 700 + ["mel"] * 200 + ["bcc"] * 94 + ["df"] * 6
     lesions = [f"L{i // 3 if i < 90 else i}" for i in range(1000)]
     table = pd.DataFrame({"image_id": range(1000), "lesion_id": lesions, "dx": dx})
-    sample = acquisition.draw_sample(table, 100)
+    sample = acquire.draw_sample(table, 100)
     assert sample["dx"].value_counts().to_dict() == {"nv": 70, "mel": 20, "bcc": 9, "df": 1}
     whole = table[table["lesion_id"].isin(sample["lesion_id"])]
     assert whole.equals(sample)
-    shuffled = acquisition.draw_sample(table.sample(frac=1, random_state=1), 100)
+    shuffled = acquire.draw_sample(table.sample(frac=1, random_state=1), 100)
     assert set(shuffled["image_id"]) == set(sample["image_id"]), "the file's order has no say"
-    assert set(acquisition.draw_sample(table, 100, 2)["image_id"]) != set(sample["image_id"])
+    assert set(acquire.draw_sample(table, 100, 2)["image_id"]) != set(sample["image_id"])
 
 
 def test_a_sample_keeps_a_lesion_of_the_rarest_class():
-    sample = acquisition.draw_sample(METADATA, 8)
+    sample = acquire.draw_sample(METADATA, 8)
     assert len(sample) == 8 and set(sample["dx"]) == set(DX)
 
 
 @pytest.mark.parametrize("size", [-1, 3, 40, 99])
 def test_a_sample_of_an_impossible_size_is_refused(size):
     with pytest.raises(ValueError, match=f"a sample of {size} images; expected at least one"):
-        acquisition.draw_sample(METADATA, size)
+        acquire.draw_sample(METADATA, size)
 
 
 @pytest.mark.parametrize("size", ["-1", "0", "3", "40"])
 def test_a_sample_of_an_impossible_size_ends_at_once_in_one_line(server, capsys, size):
-    assert acquisition.main(["--sample", size]) == 1
+    assert acquire.main(["--sample", size]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"error: a sample of {size} images; expected at least ")
     asked = {each["path"] for each in server.log}
@@ -530,7 +532,7 @@ def large(server):
 
 
 def test_a_sample_fetches_its_own_images_and_masks_only(large, capsys):
-    assert acquisition.main(["--sample", "8"]) == 0
+    assert acquire.main(["--sample", "8"]) == 0
     whole = sum(len(large.files[path]) for path in ("part1", "part2"))
     assert large.sent() < 0.45 * whole
     assert len(read()) == 8 and note()["sample"] == 8
@@ -541,15 +543,15 @@ def test_a_sample_fetches_its_own_images_and_masks_only(large, capsys):
 
 
 def test_the_whole_over_a_sample_says_what_to_delete(large, capsys):
-    acquisition.main(["--sample", "8"])
-    assert acquisition.main(["--sample", "8"]) == 0
-    assert acquisition.main([]) == 1
+    acquire.main(["--sample", "8"])
+    assert acquire.main(["--sample", "8"]) == 0
+    assert acquire.main([]) == 1
     assert "ham10000 holds a sample of 8 images; delete it (rm -r" in capsys.readouterr().err
 
 
 def test_a_sample_without_ranges_fetches_no_archive(large, capsys):
     large.ranges = False
-    assert acquisition.main(["--sample", "8"]) == 1
+    assert acquire.main(["--sample", "8"]) == 1
     error = capsys.readouterr().err
     assert "the server sends whole files only, no ranges" in error
     assert "the whole archives are needed" in error and "make data without SAMPLE" in error
@@ -568,7 +570,7 @@ def bring(server, tmp_path):
         else:
             write(source, files)
         before = {file: file.stat().st_mtime_ns for file in source.rglob("*")}
-        status = acquisition.main(["--from", str(source), "--dataset", dataset])
+        status = acquire.main(["--from", str(source), "--dataset", dataset])
         assert {file: file.stat().st_mtime_ns for file in source.rglob("*")} == before
         assert server.log == [] and (status == 0 or nothing_is_there())
         return status
@@ -582,20 +584,20 @@ def kaggle(part_1=PARTS[0], part_2=PARTS[1]):
 
 
 def test_a_checked_copy_is_linked(bring, tmp_path, capsys):
-    write(acquisition.DATA / ".ham10000.partial", {"left": b"by a run that was killed"})
+    write(acquire.DATA / ".ham10000.partial", {"left": b"by a run that was killed"})
     assert bring(kaggle() | masks(IDS[:3], "masks/")) == 0
     assert made().resolve() == tmp_path / "copy"
     out = capsys.readouterr().out
     assert f"a link to {tmp_path}/copy" in out and "40 images, all of them readable" in out
-    assert acquisition.main(["--from", str(tmp_path / "copy")]) == 0, "in place of the old link"
-    assert acquisition.main([]) == 0
+    assert acquire.main(["--from", str(tmp_path / "copy")]) == 0, "in place of the old link"
+    assert acquire.main([]) == 0
     assert "a link to" in capsys.readouterr().out
-    assert (acquisition.DATA / ".linked").is_file()
+    assert (acquire.DATA / ".linked").is_file()
 
 
 def test_counts_are_of_images_lesions_and_masks(server, tmp_path):
     write(tmp_path / "copy", kaggle() | masks(IDS[:3]))
-    counts = acquisition.link(tmp_path / "copy", tmp_path / "linked")
+    counts = acquire.link(tmp_path / "copy", tmp_path / "linked")
     assert counts.loc["nv"].to_dict() == {"images": 30, "lesions": 20, "masks": 3}
 
 
@@ -712,12 +714,12 @@ def test_what_is_not_recognised_is_said_with_what_is_expected(bring, name, capsy
 
 def test_a_file_that_is_no_archive_is_said(server, tmp_path, capsys):
     write(tmp_path, {"copy.zip": b"not a zip"})
-    assert acquisition.main(["--from", str(tmp_path / "copy.zip")]) == 1
+    assert acquire.main(["--from", str(tmp_path / "copy.zip")]) == 1
     assert capsys.readouterr().err.startswith("error: copy.zip: not a zip archive")
 
 
 def test_a_missing_folder_is_one_clear_line(server, tmp_path, capsys):
-    assert acquisition.main(["--from", str(tmp_path / "nowhere")]) == 1
+    assert acquire.main(["--from", str(tmp_path / "nowhere")]) == 1
     assert capsys.readouterr().err == f"error: {tmp_path}/nowhere: no such folder or zip file\n"
 
 
@@ -757,31 +759,31 @@ def test_synthetic_images_are_never_taken_for_real_ones(bring, name, capsys):
 def test_a_folder_in_the_way_of_the_link_is_left_alone(server, tmp_path, capsys):
     write(tmp_path / "copy", kaggle())
     write(made(), {"mine.txt": b"mine"})
-    assert acquisition.main(["--from", str(tmp_path / "copy")]) == 1
+    assert acquire.main(["--from", str(tmp_path / "copy")]) == 1
     assert "is a folder of its own, not a link; move it away" in capsys.readouterr().err
     assert os.listdir(made()) == ["mine.txt"]
 
 
 def test_a_link_gives_way_to_a_converted_copy_and_its_target_stays(bring, tmp_path):
     write(tmp_path / "old", kaggle())
-    acquisition.main(["--from", str(tmp_path / "old")])
+    acquire.main(["--from", str(tmp_path / "old")])
     assert made().is_symlink()
     assert bring(isic(), "isic.zip") == 0
     assert not made().is_symlink() and len(list((tmp_path / "old").rglob("*.jpg"))) == len(IDS)
 
 
 def test_a_sample_of_a_copy_is_refused(server, tmp_path, capsys):
-    assert acquisition.main(["--from", str(tmp_path), "--sample", "5"]) == 1
+    assert acquire.main(["--from", str(tmp_path), "--sample", "5"]) == 1
     assert "FROM or SAMPLE" in capsys.readouterr().err
 
 
 def test_the_test_set_is_brought_with_the_lesion_ids_of_dataverse(bring):
     files = {"ISIC2018_Task3_Test_GroundTruth.tab": METADATA.to_csv(index=False, sep="\t").encode()}
     assert bring(files | images(IDS[1:]), dataset="isic2018_test") == 0
-    table = datasets.read_metadata(acquisition.DATA / "isic2018_test")
+    table = datasets.read_metadata(acquire.DATA / "isic2018_test")
     assert list(table["lesion_id"]) == list(METADATA["lesion_id"][1:])
 
 
 def test_real_images_are_linked(server, ham10000):
-    assert acquisition.main(["--from", str(ham10000)]) == 0
+    assert acquire.main(["--from", str(ham10000)]) == 0
     assert made().resolve() == ham10000.resolve()

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lib import area
+from lib.preprocessing import area
 
 RANDOM = np.random.default_rng(0)
 

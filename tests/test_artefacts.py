@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lib import artefacts, datasets, preprocessing
-from lib.artefacts import (
+from lib.preprocessing import artefacts, decode, pipeline
+from lib.preprocessing.artefacts import (
     FRAME_RIM,
     LINES,
     MARGIN,
@@ -136,7 +136,7 @@ SHAPES = [(256, 256), (256, 180), (40, 250), (320, 320), (450, 600), (1024, 1024
 @pytest.fixture(scope="module")
 def pictures(data_folder):
     files = sorted((data_folder / "images").glob("*.jpg"))
-    synthetic = [preprocessing.crop_and_resize(datasets.read_image(each), 256) for each in files]
+    synthetic = [pipeline.crop_and_resize(decode.read_image(each), 256) for each in files]
     drawn = [scribbles(*shape, seed) for seed, shape in enumerate(SHAPES * 3)]
     noise = np.random.default_rng(1).integers(0, 256, (4, 256, 256, 3), dtype=np.uint8)
     return [*synthetic, *drawn, *noise]

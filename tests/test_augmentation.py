@@ -4,8 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lib import config, datasets, feature_cache, models, training
-from lib.backend import keras
+from lib import config
+from lib.data import datasets
+from lib.networks import baseline_cnn, batching, common_layers, feature_cache, inference
+from lib.networks.backend import keras
+from lib.preprocessing import decode
 
 PINK = np.array([220, 160, 150], np.float32)
 MILD = config.ColorJitter(brightness=0.05, contrast=0.1, saturation=0.1, hue_degrees=4)
@@ -20,7 +23,7 @@ def only(**amounts):
 
 
 def draw(batch, settings, seed=1, white=1.0):
-    for layer in models.augmentation_layers(settings, seed, white):
+    for layer in common_layers.augmentation_layers(settings, seed, white):
         batch = layer(batch, training=True)
     return keras.ops.convert_to_numpy(batch)
 
@@ -28,7 +31,7 @@ def draw(batch, settings, seed=1, white=1.0):
 def network(settings, seed=1):
     """Return the paper's CNN, as small as it can be."""
     run = config.load_config("tests/tiny.yaml")
-    return models.baseline_cnn(256, 3, run.baseline_cnn, settings, seed)
+    return baseline_cnn.baseline_cnn(256, 3, run.baseline_cnn, settings, seed)
 
 
 def hue_and_saturation(pixels):
@@ -57,7 +60,7 @@ def test_outside_training_a_model_is_bit_for_bit_the_one_without_augmentation(im
     plain, augmented = network(OFF), network(STRONGER)
     assert len(augmented.layers) == len(plain.layers) + 7
     augmented.set_weights(plain.get_weights())
-    for say in (training.forward, lambda model, batch: model.predict(batch, verbose=0)):
+    for say in (inference.forward, lambda model, batch: model.predict(batch, verbose=0)):
         np.testing.assert_array_equal(say(augmented, images), say(plain, images))
 
 
@@ -76,7 +79,7 @@ def test_augmentation_is_done_in_float32_whatever_the_precision():
     usual = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        made = models.augmentation_layers(STRONGER, 1)
+        made = common_layers.augmentation_layers(STRONGER, 1)
     finally:
         keras.config.set_dtype_policy(usual)
     assert len(made) == 7
@@ -84,9 +87,9 @@ def test_augmentation_is_done_in_float32_whatever_the_precision():
 
 
 def test_what_is_off_adds_no_layer():
-    assert models.augmentation_layers(OFF, 1) == []
-    assert models.augmentation_layers(only(), 1) == []
-    names = [layer.name for layer in models.augmentation_layers(only(contrast=0.1), 1)]
+    assert common_layers.augmentation_layers(OFF, 1) == []
+    assert common_layers.augmentation_layers(only(), 1) == []
+    names = [layer.name for layer in common_layers.augmentation_layers(only(contrast=0.1), 1)]
     assert names == ["random_contrast"]
 
 
@@ -143,14 +146,14 @@ def test_every_image_keeps_its_label_through_a_training():
     images = np.broadcast_to(colours[:, None, None], (50, 16, 16, 3))
     inputs = keras.Input((16, 16, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 255)(inputs)
-    for layer in models.augmentation_layers(STRONGER, 1):
+    for layer in common_layers.augmentation_layers(STRONGER, 1):
         x = layer(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     as_it_is = {"use_bias": False, "kernel_initializer": "identity"}
     model = keras.Model(inputs, keras.layers.Dense(3, "softmax", **as_it_is)(x))
     optimizer = keras.optimizers.SGD(0.0)
     model.compile(optimizer, "categorical_crossentropy", metrics=["categorical_accuracy"])
-    batches = training.Batches(images, np.arange(50), targets, np.ones(3), 8, seed=2)
+    batches = batching.Batches(images, np.arange(50), targets, np.ones(3), 8, seed=2)
     history = model.fit(batches, epochs=2, verbose=0).history
     assert history["categorical_accuracy"] == [1, 1]
     assert history["loss"][0] != history["loss"][1], "the colours were drawn anew"
@@ -162,7 +165,7 @@ def test_kept_views_of_an_image_are_its_own(tmp_path):
     images = np.broadcast_to(levels[:, None, None, None], (5, 16, 16, 3))
     inputs = keras.Input((16, 16, 3), dtype="uint8")
     x = keras.layers.Rescaling(1.0)(inputs)
-    for layer in models.augmentation_layers(STRONGER, 1, white=255.0):
+    for layer in common_layers.augmentation_layers(STRONGER, 1, white=255.0):
         x = layer(x)
     trunk = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
     rows = np.array([4, 0, 2])
@@ -261,8 +264,8 @@ def test_the_limits_stay_below_what_differs_between_real_images(ham10000):
     """Light and camera change skin more than jitter may; hue, less than lesion and skin differ."""
 
     def measure(path):
-        image = datasets.read_image(ham10000 / path).astype(np.float32) / 255
-        lesion = datasets.read_mask(ham10000 / masks[path.stem])
+        image = decode.read_image(ham10000 / path).astype(np.float32) / 255
+        lesion = decode.read_mask(ham10000 / masks[path.stem])
         outside = cv2.dilate(lesion.astype(np.uint8), np.ones((15, 15))) == 0
         if outside.sum() < 2000 or lesion.sum() < 500:
             return None

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from lib import datasets, preprocessing, quality
+from lib.data import quality
+from lib.preprocessing import decode, pipeline
 
 NOISE = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
 
@@ -54,7 +55,7 @@ def fault(tmp_path):
         file.write_bytes(data)
         _, _, problem, found = quality.inspect_image(file)
         with pytest.raises(ValueError, match=r"^lesion\.img: .*; expected a JPEG or PNG") as error:
-            datasets.read_image(file)
+            decode.read_image(file)
         assert f": {found} ({problem}); expected" in str(error.value), "they say the same"
         return problem, found
 
@@ -68,7 +69,7 @@ def read(tmp_path):
     def decode(data):
         file = tmp_path / "lesion.img"
         file.write_bytes(data)
-        image = datasets.read_image(file)
+        image = decode.read_image(file)
         assert quality.inspect_image(file) == (image.shape[1], image.shape[0], "", "")
         return image
 
@@ -80,7 +81,7 @@ def read_mask(tmp_path):
     def decode(data, size=None):
         file = tmp_path / "mask.png"
         file.write_bytes(data)
-        return datasets.read_mask(file, size)
+        return decode.read_mask(file, size)
 
     return decode
 
@@ -174,7 +175,7 @@ def test_an_image_that_promises_too_much_is_never_decoded(fault, monkeypatch, si
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg: no such image"):
-        datasets.read_image(tmp_path / "gone.jpg")
+        decode.read_image(tmp_path / "gone.jpg")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_a_mark_of_the_end_that_belongs_to_the_header_does_not_end_the_image():
     for length, cut in ((len(data), True), (len(data) - 1, True), (len(data) - 2, False)):
         header = SimpleNamespace(format="JPEG", fp=io.BytesIO(data))
         header.fp.seek(length)
-        assert datasets._is_cut(header, data) == cut
+        assert decode._is_cut(header, data) == cut
 
 
 def test_a_damaged_png_is_refused(tmp_path):
@@ -225,7 +226,7 @@ def test_a_damaged_png_is_refused(tmp_path):
     file.write_bytes(data)
     assert quality.inspect_image(file)[2] == "unreadable"
     with pytest.raises(ValueError, match=r"lesion\.png: pixels that .* decode \(unreadable\)"):
-        datasets.read_image(file)
+        decode.read_image(file)
 
 
 # --------------------------------------------------------------------------------- nothing to see
@@ -235,7 +236,7 @@ def test_a_damaged_png_is_refused(tmp_path):
 @pytest.mark.parametrize("side", [1, 64, 300])
 def test_every_step_takes_an_image_of_one_colour(run, color, side):
     image = np.full((side, side, 3), color, np.uint8)
-    steps = preprocessing.steps(run.preprocessing)
+    steps = pipeline.steps(run.preprocessing)
     assert len(steps) == 6
     for name, step in steps.items():
         with np.errstate(all="raise"):
@@ -243,13 +244,13 @@ def test_every_step_takes_an_image_of_one_colour(run, color, side):
         assert image.shape == (256, 256, 3), name
         assert image.dtype == np.uint8, name
         assert np.ptp(image, axis=(0, 1)).max() == 0, f"{name} makes something of nothing"
-    assert not preprocessing.hair_mask(image).any()
+    assert not pipeline.hair_mask(image).any()
 
 
 def test_an_all_black_image_stays_all_but_black(run):
     """Equalisation lifts black by one step of its table, at most four grey levels."""
     black = np.zeros((64, 80, 3), np.uint8)
-    assert preprocessing.preprocess_image(black, run.preprocessing).max() <= 4
+    assert pipeline.preprocess_image(black, run.preprocessing).max() <= 4
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -257,7 +258,7 @@ def test_an_image_of_one_colour_is_decoded_but_no_image_of_a_data_set(tmp_path, 
     for level in (0, 128, 255):
         file = tmp_path / f"{level}.img"
         file.write_bytes(saved(np.full((64, 80, 3), level, np.uint8), kind))
-        assert set(datasets.read_image(file).ravel()) == {level}
+        assert set(decode.read_image(file).ravel()) == {level}
         expected = (80, 64, "blank", "a span of 0 grey levels")
         assert quality.inspect_image(file) == expected
 

@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import preprocessing as benchmark
-from benchmarks import training as bench
-from lib import datasets, models, paths, tables
-from lib.backend import keras
+from lib import paths, tables
+from lib.data import datasets
+from lib.networks import vgg16
+from lib.networks.backend import keras
+from lib.preprocessing import decode
+from studies.speed import preprocessing as benchmark
+from studies.speed import training as bench
 
 
 @pytest.mark.parametrize("shape", [(224, 224), (450, 600), (300, 400), (900, 1000), (451, 601)])
@@ -33,7 +36,7 @@ def test_the_middle_is_kept_and_a_circle_stays_one():
 def test_images_are_written_once_and_spread_over_the_folder(data_folder, tmp_path):
     files = benchmark.write_images(data_folder, tmp_path, 6)
     assert len(set(files)) == 6
-    assert {datasets.read_image(file).shape for file in files} == {(450, 600, 3)}
+    assert {decode.read_image(file).shape for file in files} == {(450, 600, 3)}
     names = datasets.read_metadata(data_folder)["image_id"].sort_values()
     assert [files[0].stem, files[-1].stem] == [names.iloc[0], names.iloc[-1]]
     assert len(benchmark.write_images(data_folder, tmp_path, 10_000)) == len(names)
@@ -51,7 +54,7 @@ def test_the_preprocessing_benchmark_writes_what_its_schema_says(data_folder, pu
     command = [str(data_folder), "--images", "6", "--rounds", "2"]
     assert benchmark.main(command) == 0
     assert cv2.getNumThreads() == threads
-    file = published / "benchmark.csv"
+    file = published / "preprocessing.csv"
     table = tables.read_table(file, benchmark.SCHEMA)
     assert (table["images"] == 6).all()
     assert set(table["round"]) == {1, 2}
@@ -104,9 +107,9 @@ def test_the_ratio_is_taken_round_by_round():
 
 
 def test_the_published_benchmark_is_of_500_images_and_the_readme_says_what_it_says():
-    table = tables.read_table(benchmark.PUBLISHED / "benchmark.csv", benchmark.SCHEMA)
+    table = tables.read_table(benchmark.PUBLISHED / "preprocessing.csv", benchmark.SCHEMA)
     assert (table["images"] == 500).all()
-    said = json.loads((benchmark.PUBLISHED / "benchmark.json").read_text(encoding="utf-8"))
+    said = json.loads((benchmark.PUBLISHED / "preprocessing.json").read_text(encoding="utf-8"))
     again = benchmark.summarise(table)["times_the_textbook_loop"][benchmark.ALL]
     assert again["value"] == pytest.approx(
         said["times_the_textbook_loop"][benchmark.ALL]["value"], abs=0.01
@@ -167,7 +170,7 @@ def test_a_gradient_is_counted_where_it_is_needed(worked):
 
 def test_vgg16_takes_as_many_multiply_adds_as_are_known():
     # its convolutions at 224 pixels: 15.3 billion, as published for configuration D
-    assert bench.operations(models.vgg16_features(224))["inference"] == 2 * 15_346_630_656
+    assert bench.operations(vgg16.vgg16_features(224))["inference"] == 2 * 15_346_630_656
 
 
 def test_a_layer_that_cannot_be_counted_is_an_error():
@@ -224,7 +227,7 @@ def test_a_goal_is_met_or_missed_by_what_was_measured():
 
 
 def test_the_published_training_benchmark_is_whole_and_its_readme_says_what_it_says():
-    if not (bench.PUBLISHED / "benchmark.csv").is_file():
+    if not (bench.PUBLISHED / "training.csv").is_file():
         pytest.skip("no training benchmark was published: make bench-training")
     said, table = read_training(bench.PUBLISHED)
     assert not said["quick"]
@@ -235,8 +238,8 @@ def test_the_published_training_benchmark_is_whole_and_its_readme_says_what_it_s
 
 def read_training(folder):
     """Read a training benchmark's files, and check that its README follows from them."""
-    table = tables.read_table(folder / "benchmark.csv", bench.SCHEMA)
-    said = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))
+    table = tables.read_table(folder / "training.csv", bench.SCHEMA)
+    said = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     part = paths.read_part(folder / "README.md", bench.MARKS)
     assert part == bench.describe(table, said)
     for each in bench.goals(table):

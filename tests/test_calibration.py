@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from lib import calibration, metrics
+from lib.evaluation import calibration, priors
 
 CLASSES = ["bcc", "mel", "nv"]
 EQUAL, TRAINING = np.full(3, 1 / 3), np.array([0.05, 0.1, 0.85])
@@ -45,13 +45,13 @@ def test_without_images_to_the_contrary_it_changes_the_prior_and_nothing_else():
     outputs = draw(20, 1.0, [0, 0, 0])[0]
     for before in (EQUAL, TRAINING):
         found = calibration.conversion(before, TRAINING, CLASSES).apply(outputs)
-        np.testing.assert_allclose(found, metrics.change_prior(outputs, before, TRAINING))
+        np.testing.assert_allclose(found, priors.change_prior(outputs, before, TRAINING))
 
 
 def test_on_images_that_it_did_not_see_the_log_loss_falls():
     outputs, targets, _ = draw(1500, 0.5, [0.5, -0.5, 0.5])
     found = fit(outputs[:500], targets[:500]).apply(outputs[500:])
-    before = metrics.change_prior(outputs[500:], EQUAL, TRAINING)
+    before = priors.change_prior(outputs[500:], EQUAL, TRAINING)
     assert log_loss(targets[500:], found) < log_loss(targets[500:], before) - 0.02
 
 

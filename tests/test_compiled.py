@@ -8,7 +8,7 @@ import numba.core.caching
 import numpy as np
 
 from lib import paths
-from lib.compiled import compiled
+from lib.preprocessing.compiled import compiled
 
 #: Prints how often machine code was found that had been kept, and how often it was made.
 CHILD = """

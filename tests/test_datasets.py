@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import config, datasets, duplicates, paths, quality, tables
+from lib import config, paths, tables
+from lib.data import datasets, duplicates, quality
+from lib.preprocessing import decode, threads
 
 
 def build(folder, run, pairs=()):
@@ -269,23 +271,23 @@ def test_colours_are_red_green_blue(tmp_path):
     blue_first = np.zeros((32, 32, 3), np.uint8)
     blue_first[..., 2] = 255
     cv2.imwrite(str(tmp_path / "red.png"), blue_first)
-    assert datasets.read_image(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
+    assert decode.read_image(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
 def test_an_image_that_is_not_an_image_is_named(tmp_path, content):
     (tmp_path / "I1.jpg").write_bytes(content)
     with pytest.raises(ValueError, match=r"I1\.jpg: not an image .*expected a JPEG or PNG"):
-        datasets.read_image(tmp_path / "I1.jpg")
+        decode.read_image(tmp_path / "I1.jpg")
 
 
 def test_a_mask_of_zeros_and_ones_or_of_another_size_is_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "ones.png"), np.eye(8, dtype=np.uint8))
     with pytest.raises(ValueError, match=r"ones\.png: the largest value is 1; expected 0 .* 255"):
-        datasets.read_mask(tmp_path / "ones.png")
+        decode.read_mask(tmp_path / "ones.png")
     cv2.imwrite(str(tmp_path / "small.png"), np.full((8, 6), 255, np.uint8))
     with pytest.raises(ValueError, match=r"small\.png: 6 x 8 pixels; expected the image's 9 x 8"):
-        datasets.read_mask(tmp_path / "small.png", (8, 9))
+        decode.read_mask(tmp_path / "small.png", (8, 9))
 
 
 # ---------------------------------------------------------------------------------- data folders
@@ -339,8 +341,8 @@ def test_results_come_in_the_order_of_the_files():
         time.sleep(0.02 if i == 0 else 0)
         return i * i
 
-    assert datasets.map_files(slow_first, iter(range(50))) == [i * i for i in range(50)]
-    assert datasets.map_files(slow_first, []) == []
+    assert threads.map_files(slow_first, iter(range(50))) == [i * i for i in range(50)]
+    assert threads.map_files(slow_first, []) == []
 
 
 def test_the_first_error_in_order_is_raised_and_nothing_more_is_begun():
@@ -356,7 +358,7 @@ def test_the_first_error_in_order_is_raised_and_nothing_more_is_begun():
         time.sleep(0.001)
 
     with pytest.raises(ValueError, match="the first"):
-        datasets.map_files(work, range(10_000))
+        threads.map_files(work, range(10_000))
     assert len(begun) < 5 + 2 * (os.cpu_count() or 1)
 
 
@@ -368,13 +370,13 @@ def test_what_ends_a_program_ends_the_work_too():
         raise SystemExit(3)
 
     with pytest.raises(SystemExit):
-        datasets.map_files(work, range(1000))
+        threads.map_files(work, range(1000))
     assert len(begun) <= (os.cpu_count() or 1)
 
 
 def test_an_unknown_number_of_cores_is_one(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert datasets.map_files(str, range(3)) == ["0", "1", "2"]
+    assert threads.map_files(str, range(3)) == ["0", "1", "2"]
 
 
 def test_an_interrupt_ends_the_work_soon():
@@ -387,5 +389,5 @@ def test_an_interrupt_ends_the_work_soon():
         time.sleep(0.005)
 
     with pytest.raises(KeyboardInterrupt):
-        datasets.map_files(work, range(10_000))
+        threads.map_files(work, range(10_000))
     assert len(begun) < 1000

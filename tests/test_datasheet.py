@@ -7,7 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import config, datasets, leakage, paths, synthetic
+from lib import config, paths
+from lib.data import datasets
+from lib.preprocessing import decode
+from studies import leakage
+from tools import synthetic
 
 TEXT = (paths.ROOT / "data" / "README.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, flags=re.MULTILINE | re.DOTALL))
@@ -80,8 +84,8 @@ def test_the_near_duplicates_are_as_many_as_were_published():
 
 
 def test_the_limits_of_an_image_are_those_that_are_checked():
-    assert f"| a side below {datasets.SMALLEST_SIDE} pixels | refused |" in TEXT
-    assert f"| more than {datasets.LARGEST_AREA // 10**6} million pixels | refused" in TEXT
+    assert f"| a side below {decode.SMALLEST_SIDE} pixels | refused |" in TEXT
+    assert f"| more than {decode.LARGEST_AREA // 10**6} million pixels | refused" in TEXT
 
 
 def test_the_columns_are_those_of_the_schema():

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from lib import config, paths, precision
-from lib.backend import keras
+from lib import config, paths
+from lib.networks import precision
+from lib.networks.backend import keras
 
 ALL = config.Training(devices="all")
 

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import download, paths
+from lib import paths
+from tools import download
 
 CONTENT = os.urandom(400_000)
 MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()

@@ -5,14 +5,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import datasets, duplicates
+from lib.data import datasets, duplicates
+from lib.preprocessing import decode
 
 
 @pytest.fixture(scope="module")
 def images(data_folder):
     metadata = datasets.read_metadata(data_folder)
     files = datasets.find_images(data_folder, metadata["image_id"])
-    return [datasets.read_image(data_folder / path) for path in files.iloc[:40]]
+    return [decode.read_image(data_folder / path) for path in files.iloc[:40]]
 
 
 def thumbnails(images):

@@ -20,9 +20,10 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import without_make
 
-from lib import arrays, paths
+from lib import paths
 from lib.config import load_config
-from lib.metrics import MODELS
+from lib.evaluation.model_names import MODELS
+from lib.networks import array_files
 
 NAMES = [file.stem for file in sorted((paths.ROOT / "notebooks").glob("*.ipynb"))]
 
@@ -183,7 +184,7 @@ def test_touching_a_notebook_runs_it_and_what_follows(make, tiny_config, output,
 def test_touching_the_report_s_template_renders_without_executing(
     make, tiny_config, output, reproduced
 ):
-    what_if = ["--what-if", "lib/reports.py"]
+    what_if = ["--what-if", "tools/reports.py"]
     done = make("--dry-run", *what_if, "reproduce", f"CONFIG={tiny_config}", output=output)
     assert "reports execute" not in done.stdout
     assert done.stdout.count("reports render") == len(NAMES)
@@ -340,7 +341,7 @@ def test_a_run_killed_in_notebook_03_and_started_again_ends_well(make, tiny_conf
     assert (run / "notebooks" / "02_preprocessing.ipynb").exists()
     assert not (run / "notebooks" / "03_baseline_cnn.ipynb").exists()
     assert planned(make, config, output)[0] == "03_baseline_cnn"
-    before = arrays.read_arrays(checkpoint)[1]["rows"]
+    before = array_files.read_arrays(checkpoint)[1]["rows"]
     assert 1 <= len(before) < 8, "it was killed in the middle"
 
     done = make(str(run / "notebooks" / "03_baseline_cnn.ipynb"), f"CONFIG={config}", output=output)

@@ -65,11 +65,11 @@ def test_the_lock_has_every_direct_dependency_in_a_version_that_is_asked_for(pla
 
 
 def imported():
-    """Return the top-level modules that lib, benchmarks, tests and notebooks import."""
+    """Return the top-level modules that lib, tools, studies, tests and notebooks import."""
     sources = [
         f.read_text(encoding="utf-8")
-        for part in ("lib", "benchmarks", "tests")
-        for f in (paths.ROOT / part).glob("*.py")
+        for part in ("lib", "tools", "studies", "tests")
+        for f in (paths.ROOT / part).rglob("*.py")
     ]
     for file in (paths.ROOT / "notebooks").glob("*.ipynb"):
         cells = nbformat.read(file, as_version=4).cells
@@ -87,7 +87,7 @@ OTHER_BACKENDS = {"jax", "torch"}
 
 def test_what_is_imported_is_a_direct_dependency():
     tests = {file.stem for file in (paths.ROOT / "tests").glob("*.py")}
-    ours = {"lib", "benchmarks", *tests, *sys.stdlib_module_names}
+    ours = {"lib", "tools", "studies", *tests, *sys.stdlib_module_names}
     known = {canonicalize_name(r.name) for r in direct(PLATFORMS["linux-x86_64-3.11"])}
     distributions = importlib.metadata.packages_distributions()
     for module in sorted(set(imported()) - ours - OTHER_BACKENDS):

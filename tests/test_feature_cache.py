@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib import arrays, config, feature_cache, models, paths, training
-from lib.backend import keras
+from lib import config, paths
+from lib.networks import array_files, common_layers, feature_cache, inference, model_graph
+from lib.networks.backend import keras
 
 MOVING = config.Augmentation(rotation_degrees=180, zoom=0.2, flip="horizontal_and_vertical")
 IMAGES = np.random.default_rng(1).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
@@ -25,7 +26,7 @@ def network(seed=0, scale=1.0):
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((8, 8, 3), dtype="uint8")
     x = keras.layers.Rescaling(scale / 255)(inputs)
-    for layer in models.augmentation_layers(MOVING, seed=5, white=scale):
+    for layer in common_layers.augmentation_layers(MOVING, seed=5, white=scale):
         x = layer(x)
     maps = keras.layers.Conv2D(4, 3, name="convolution")(x)
     maps = keras.layers.Dropout(0.3, seed=2)(maps)
@@ -51,18 +52,18 @@ def cache(tmp_path):
 @pytest.fixture
 def calls(monkeypatch):
     """Count the batches that go through a network."""
-    made, usual = [], training.call
+    made, usual = [], inference.call
 
     def counted(model, batch, training=False):
         made.append(len(batch))
         return usual(model, batch, training)
 
-    monkeypatch.setattr(training, "call", counted)
+    monkeypatch.setattr(inference, "call", counted)
     return made
 
 
 def states(trunk):
-    return [training.to_numpy(state).tolist() for state in training.random_states(trunk)]
+    return [model_graph.to_numpy(state).tolist() for state in model_graph.random_states(trunk)]
 
 
 # ---------------------------------------------------------------------------------------- contents
@@ -75,7 +76,7 @@ def test_every_output_is_kept_in_half_precision_view_after_view(trunk, cache, tm
         assert output.dtype == np.float16
         assert isinstance(output, np.memmap)
         np.testing.assert_array_equal(np.load(tmp_path / f"kept/features_{i}.npy"), output)
-    plain = training.call(trunk, IMAGES[ROWS])
+    plain = inference.call(trunk, IMAGES[ROWS])
     np.testing.assert_allclose(maps[:7], plain[0], atol=1e-3)
     np.testing.assert_allclose(averages[:7], plain[1], atol=1e-3)
 
@@ -90,7 +91,7 @@ def test_each_further_view_is_another_augmentation(trunk, cache):
 def test_views_without_augmentation_are_the_flips_and_quarter_turns(trunk, cache):
     maps, averages = cache(trunk, views=8, augmented=False)
     for view in range(8):
-        seen = training.call(trunk, training.turned(IMAGES[ROWS], view))
+        seen = inference.call(trunk, inference.turned(IMAGES[ROWS], view))
         np.testing.assert_allclose(maps[view * 7 :][:7], seen[0], atol=1e-3)
         np.testing.assert_allclose(averages[view * 7 :][:7], seen[1], atol=1e-3)
     assert len({maps[view * 7].tobytes() for view in range(8)}) == 8
@@ -99,7 +100,7 @@ def test_views_without_augmentation_are_the_flips_and_quarter_turns(trunk, cache
 def test_a_network_of_one_output_gives_a_list_of_one(trunk, cache):
     one = keras.Model(trunk.input, trunk.outputs[1])
     (averages,) = cache(one, views=1)
-    np.testing.assert_allclose(averages, training.call(one, IMAGES[ROWS]), atol=1e-3)
+    np.testing.assert_allclose(averages, inference.call(one, IMAGES[ROWS]), atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +271,7 @@ class PowerCut(Exception):
 
 def broken_off(monkeypatch, trunk, target, after):
     """Compute until so many batches are done, and stop there."""
-    usual, done = training.call, []
+    usual, done = inference.call, []
 
     def call(*arguments, **options):
         done.append(1)
@@ -279,7 +280,7 @@ def broken_off(monkeypatch, trunk, target, after):
         return usual(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "call", call)
+        patched.setattr(inference, "call", call)
         patched.setattr(feature_cache, "PROGRESS_SECONDS", -1)
         with pytest.raises(PowerCut):
             feature_cache.cache_features(trunk, IMAGES, ROWS, target, views=3, batch_size=3)
@@ -292,7 +293,7 @@ def test_what_was_broken_off_for_other_weights_is_not_gone_on_with(
     calls.clear()
     made = [np.array(each) for each in cache(trunk)]
     assert calls == [3, 3, 1] * 3
-    np.testing.assert_allclose(made[0][:7], training.call(trunk, IMAGES[ROWS])[0], atol=1e-3)
+    np.testing.assert_allclose(made[0][:7], inference.call(trunk, IMAGES[ROWS])[0], atol=1e-3)
 
 
 def test_a_disk_that_is_too_full_is_refused_before_the_work(trunk, cache, calls, monkeypatch):
@@ -329,7 +330,7 @@ def test_what_was_broken_off_and_then_damaged_is_named_and_started_over(
     assert (
         "features_1.partial.npy: missing or damaged, so it is begun anew" in capsys.readouterr().out
     )
-    np.testing.assert_allclose(made[1][:7], training.call(trunk, IMAGES[ROWS])[1], atol=1e-3)
+    np.testing.assert_allclose(made[1][:7], inference.call(trunk, IMAGES[ROWS])[1], atol=1e-3)
 
 
 def test_random_states_are_put_back_when_it_is_broken_off(trunk, tmp_path, monkeypatch):
@@ -342,5 +343,5 @@ def test_the_note_says_what_the_files_hold(trunk, cache, tmp_path):
     cache(trunk, views=1)
     note = json.loads((tmp_path / "kept" / "features.json").read_text(encoding="utf-8"))
     for name, digest in note["sha256"].items():
-        assert arrays.file_digest(tmp_path / "kept" / name) == digest
+        assert array_files.file_digest(tmp_path / "kept" / name) == digest
     assert sorted(note["sha256"]) == ["features_0.npy", "features_1.npy"]

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from lib import config, heatmaps, models
-from lib.backend import keras
+from lib import config
+from lib.heatmaps import gradcam, lesion_overlap
+from lib.networks import model_graph, vgg16
+from lib.networks.backend import keras
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def spot():
 
 
 def test_grad_cam_points_at_what_decides(bright_spot_model, spot):
-    heatmap = heatmaps.grad_cam(bright_spot_model, spot, "spot", np.array([1]))[0][0]
+    heatmap = gradcam.grad_cam(bright_spot_model, spot, "spot", np.array([1]))[0][0]
     assert heatmap.shape == (16, 16)
     assert heatmap.max() == pytest.approx(1)
     assert heatmap[2:6, 9:13].min() > 0.9
@@ -37,38 +39,38 @@ def test_grad_cam_points_at_what_decides(bright_spot_model, spot):
 
 def test_the_predicted_class_is_explained_unless_another_is_asked_for(bright_spot_model, spot):
     three = np.concatenate([spot, 255 - spot, 0 * spot])  # no light at all: a tie, the first class
-    maps, classes = heatmaps.grad_cam(bright_spot_model, three, "spot", batch_size=2)
+    maps, classes = gradcam.grad_cam(bright_spot_model, three, "spot", batch_size=2)
     assert classes.tolist() == [1, 1, 0]
-    asked, _ = heatmaps.grad_cam(bright_spot_model, three, "spot", np.array([1, 1, 0]))
+    asked, _ = gradcam.grad_cam(bright_spot_model, three, "spot", np.array([1, 1, 0]))
     np.testing.assert_array_equal(maps, asked)
 
 
 def test_another_backend_than_tensorflow_is_one_clear_error(bright_spot_model, spot, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match="gradients with TensorFlow; the backend is jax"):
-        heatmaps.grad_cam(bright_spot_model, spot, "spot")
+        gradcam.grad_cam(bright_spot_model, spot, "spot")
 
 
 def test_a_very_sure_answer_is_still_explained(bright_spot_model, spot):
     """Where the probability is 1 in float32, the softmax has no gradient left."""
     sure = keras.models.clone_model(bright_spot_model)
     sure.set_weights([np.ones((1, 1, 3, 1)), np.array([[-70.0, 70.0]]), np.zeros(2)])
-    heatmap = heatmaps.grad_cam(sure, spot, "spot")[0][0]
+    heatmap = gradcam.grad_cam(sure, spot, "spot")[0][0]
     assert heatmap[2:6, 9:13].min() > 0.9
 
 
 def test_grad_cam_is_zero_where_nothing_speaks_for_the_class(bright_spot_model, spot):
-    assert not heatmaps.grad_cam(bright_spot_model, spot, "spot", np.array([0]))[0].any()
+    assert not gradcam.grad_cam(bright_spot_model, spot, "spot", np.array([0]))[0].any()
 
 
 def test_an_unknown_layer_is_named_with_the_layers_there_are(bright_spot_model, spot):
     with pytest.raises(ValueError, match="no layer 'conv9'; it has: .*spot"):
-        heatmaps.grad_cam(bright_spot_model, spot, "conv9")
+        gradcam.grad_cam(bright_spot_model, spot, "conv9")
 
 
 def test_a_layer_without_maps_is_refused(bright_spot_model, spot):
     with pytest.raises(ValueError, match="layer 'out' puts out shape"):
-        heatmaps.grad_cam(bright_spot_model, spot, "out")
+        gradcam.grad_cam(bright_spot_model, spot, "out")
 
 
 def test_a_model_that_does_not_end_in_a_softmax_is_refused(bright_spot_model):
@@ -77,7 +79,7 @@ def test_a_model_that_does_not_end_in_a_softmax_is_refused(bright_spot_model):
     relu = keras.layers.Dense(2, activation="relu", name="scores")
     model = keras.Model(inputs, relu(keras.layers.GlobalAveragePooling2D()(scores(inputs))))
     with pytest.raises(ValueError, match="ends in layer 'scores'; expected a dense softmax layer"):
-        heatmaps.grad_cam(model, np.zeros((1, 16, 16, 3), np.uint8), scores.name)
+        gradcam.grad_cam(model, np.zeros((1, 16, 16, 3), np.uint8), scores.name)
 
 
 @pytest.fixture(scope="module")
@@ -112,18 +114,18 @@ def test_all_ways_from_a_layer_to_the_answer_count_and_others_are_held_fixed(
     two_ways_model, red_and_blue
 ):
     """Red's gradient is 3 + 1 x -2 = 1 a pixel: both its ways; blue's corner is no part of it."""
-    _, top = models.split_after(two_ways_model, "red")
+    _, top = model_graph.split_after(two_ways_model, "red")
     assert len(top.inputs) == 2, "the maps and what comes from blue"
     ones = np.ones(2, int)
-    found, _ = heatmaps.grad_cam(two_ways_model, red_and_blue, "red", ones, batch_size=1)
+    found, _ = gradcam.grad_cam(two_ways_model, red_and_blue, "red", ones, batch_size=1)
     np.testing.assert_allclose(found, red_and_blue[..., 0] / 255, atol=1e-6)
 
 
 def test_a_layer_s_own_ways_alone_count(two_ways_model, red_and_blue):
     """What comes after red is -2 x red, with a gradient of 1: nothing speaks for class 1."""
     ones = np.ones(2, int)
-    assert not heatmaps.grad_cam(two_ways_model, red_and_blue, "after", ones)[0].any()
-    blue, _ = heatmaps.grad_cam(two_ways_model, red_and_blue, "blue", ones)
+    assert not gradcam.grad_cam(two_ways_model, red_and_blue, "after", ones)[0].any()
+    blue, _ = gradcam.grad_cam(two_ways_model, red_and_blue, "blue", ones)
     np.testing.assert_allclose(blue, red_and_blue[..., 2] / 255, atol=1e-6)
 
 
@@ -131,13 +133,13 @@ def test_the_weights_are_what_small_changes_of_each_channel_do_to_the_score():
     """On three feature layers, of which two come after the maps of block 3."""
     keras.utils.set_random_seed(3)
     run = config.load_config("tests/tiny.yaml")
-    model = models.vgg16_transfer(256, 3, run.vgg16_transfer, run.augmentation, seed=1)
+    model = vgg16.vgg16_transfer(256, 3, run.vgg16_transfer, run.augmentation, seed=1)
     images = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
-    found, (chosen,) = heatmaps.grad_cam(model, images, "block3_pool")
-    trunk, top = models.split_after(model, "block3_pool")
+    found, (chosen,) = gradcam.grad_cam(model, images, "block3_pool")
+    trunk, top = model_graph.split_after(model, "block3_pool")
     maps = keras.ops.convert_to_numpy(trunk(images, training=False))
     step = 0.02 * maps.std() * np.eye(maps.shape[-1], dtype=np.float32)[:, None, None]
-    before_last, _ = models.split_before(top, "probabilities")
+    before_last, _ = model_graph.split_before(top, "probabilities")
     scores = [
         keras.ops.convert_to_numpy(before_last(shifted, training=False))
         @ model.get_layer("probabilities").get_weights()[0][:, chosen]
@@ -152,18 +154,18 @@ def test_the_weights_are_what_small_changes_of_each_channel_do_to_the_score():
 def test_mass_inside_is_the_share_worked_by_hand():
     maps = np.array([[[1.0, 3.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
     masks = np.array([[[False, True], [False, True]]] * 2)
-    inside = heatmaps.mass_inside(maps, masks)
+    inside = lesion_overlap.mass_inside(maps, masks)
     assert inside[0] == pytest.approx(3 / 4)
     assert np.isnan(inside[1])
 
 
 def test_one_map_may_stand_for_all_images():
     masks = np.array([[[True, False]], [[False, True]], [[True, True]]])
-    inside = heatmaps.mass_inside(np.array([[[3.0, 1.0]]]), masks)
+    inside = lesion_overlap.mass_inside(np.array([[[3.0, 1.0]]]), masks)
     np.testing.assert_allclose(inside, [0.75, 0.25, 1.0])
 
 
 def test_a_uniform_map_scores_the_lesion_s_share_of_the_area():
     mask = np.zeros((1, 10, 10), bool)
     mask[0, :3] = True
-    assert heatmaps.mass_inside(np.ones((1, 10, 10)), mask)[0] == pytest.approx(0.3)
+    assert lesion_overlap.mass_inside(np.ones((1, 10, 10)), mask)[0] == pytest.approx(0.3)

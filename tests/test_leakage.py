@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import leakage, metrics, paths, tables
+from lib import paths, tables
+from lib.evaluation import bootstrap
+from studies import leakage
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +177,7 @@ def test_the_readme_quotes_the_published_scores():
     text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
     for classifier, ways in said["scores"].items():
         cells = [
-            metrics.format_interval(ways[way]["balanced_accuracy"])
+            bootstrap.format_interval(ways[way]["balanced_accuracy"])
             for way in ("by image", "by lesion", "by image − by lesion")
         ]
         assert f"| {classifier} | {' | '.join(cells)} |" in text

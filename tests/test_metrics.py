@@ -12,7 +12,10 @@ import pytest
 from nbformat import v4
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
 
-from lib import metrics, paths, readme, splits, tables
+from lib import paths, tables
+from lib.data import splits
+from lib.evaluation import bootstrap, metrics, model_names, prediction_files, priors
+from tools import publish
 
 CLASSES = ["bcc", "mel", "nv"]
 PRIOR = np.array([0.1, 0.1, 0.8])
@@ -33,7 +36,7 @@ def predictions(n=90, seed=0, model="baseline_cnn", split="test", prior=PRIOR):
             "label": np.array(CLASSES)[target],
         }
     )
-    return metrics.prediction_table(model, rows, probabilities, CLASSES, prior)
+    return prediction_files.prediction_table(model, rows, probabilities, CLASSES, prior)
 
 
 @pytest.fixture
@@ -47,9 +50,9 @@ def test_rows():
 def test_a_posterior_is_converted_as_worked_by_hand():
     """0.2 and 0.8 with shares of 1 and 4 in 5 say nothing but the shares."""
     before = np.array([0.2, 0.8])
-    converted = metrics.change_prior([[0.2, 0.8], [0.5, 0.5]], before, [0.5, 0.5])
+    converted = priors.change_prior([[0.2, 0.8], [0.5, 0.5]], before, [0.5, 0.5])
     np.testing.assert_allclose(converted, [[0.5, 0.5], [0.8, 0.2]])
-    np.testing.assert_allclose(metrics.change_prior(converted, [1, 1], before)[1], [0.5, 0.5])
+    np.testing.assert_allclose(priors.change_prior(converted, [1, 1], before)[1], [0.5, 0.5])
 
 
 def test_a_converted_posterior_is_bayes_rule_with_the_other_prior():
@@ -61,13 +64,13 @@ def test_a_converted_posterior_is_bayes_rule_with_the_other_prior():
         joint = likelihood * prior
         return joint / joint.sum(axis=1, keepdims=True)
 
-    converted = metrics.change_prior(posterior(before), before, after)
+    converted = priors.change_prior(posterior(before), before, after)
     np.testing.assert_allclose(converted, posterior(after))
     np.testing.assert_allclose(converted.sum(axis=1), 1)
 
 
 def test_a_class_without_probability_gets_none():
-    converted = metrics.change_prior([[0.0, 0.5, 0.5]], [0.0, 0.5, 0.5], [1 / 3] * 3)
+    converted = priors.change_prior([[0.0, 0.5, 0.5]], [0.0, 0.5, 0.5], [1 / 3] * 3)
     np.testing.assert_allclose(converted, [[0, 0.5, 0.5]])
 
 
@@ -83,47 +86,47 @@ def test_a_class_without_probability_gets_none():
 )
 def test_what_cannot_be_converted_is_refused(probabilities, before, found):
     with pytest.raises(ValueError, match=found):
-        metrics.change_prior(probabilities, before, np.full(len(before), 0.5))
+        priors.change_prior(probabilities, before, np.full(len(before), 0.5))
 
 
 def test_the_training_prior_is_the_shares_of_the_training_images():
     labels = ["bcc", "mel", "mel", "nv", "nv", "nv", "nv", "nv"]
     index = pd.DataFrame({"label": labels, "split": ["train"] * 6 + ["test"] * 2})
-    np.testing.assert_allclose(metrics.training_prior(index, CLASSES), [1 / 6, 2 / 6, 3 / 6])
+    np.testing.assert_allclose(priors.training_prior(index, CLASSES), [1 / 6, 2 / 6, 3 / 6])
     with pytest.raises(ValueError, match="no training image of class bcc"):
-        metrics.training_prior(index[1:], CLASSES)
+        priors.training_prior(index[1:], CLASSES)
 
 
 def test_a_fold_s_prior_is_the_shares_of_the_other_folds_whatever_the_split():
     labels = ["bcc", "mel", "nv", "nv", "bcc", "mel", "nv", "mel"]
     index = pd.DataFrame({"label": labels, "fold": [0, 0, 0, 0, 1, 1, 1, 2]})
     index["split"] = ["train", "test"] * 4
-    np.testing.assert_allclose(metrics.fold_prior(index, 0, CLASSES), [1 / 4, 2 / 4, 1 / 4])
-    np.testing.assert_allclose(metrics.fold_prior(index, 1, CLASSES), [1 / 5, 2 / 5, 2 / 5])
+    np.testing.assert_allclose(priors.fold_prior(index, 0, CLASSES), [1 / 4, 2 / 4, 1 / 4])
+    np.testing.assert_allclose(priors.fold_prior(index, 1, CLASSES), [1 / 5, 2 / 5, 2 / 5])
     with pytest.raises(ValueError, match="no training image of class bcc"):
-        metrics.fold_prior(index[1:4], 1, CLASSES)
+        priors.fold_prior(index[1:4], 1, CLASSES)
 
 
 def test_both_predictions_follow_from_the_probabilities_as_written():
     rows = predictions(2)
     probabilities = np.array([[0.2, 0.0, 0.8], [0.0999996, 0.1000004, 0.8]])
-    table = metrics.prediction_table("alexnet", rows, probabilities, CLASSES, PRIOR)
+    table = prediction_files.prediction_table("alexnet", rows, probabilities, CLASSES, PRIOR)
     assert table["predicted"].tolist() == ["nv", "nv"]
     # to equal priors: 2, 0, 1; then, rounded to six digits, 1, 1, 1, where the first one wins
     assert table["predicted_equal_priors"].tolist() == ["bcc", "bcc"]
-    assert metrics.predictions_schema(CLASSES).validate(table) is not None
+    assert prediction_files.predictions_schema(CLASSES).validate(table) is not None
 
 
 def test_the_configured_backbone_stands_in_the_titles(run):
     settings = run.vgg16_transfer.model_copy(update={"backbone": "MobileNetV2"})
-    titles = metrics.titles(run.model_copy(update={"vgg16_transfer": settings}))
+    titles = model_names.titles(run.model_copy(update={"vgg16_transfer": settings}))
     assert titles["vgg16_frozen"] == "MobileNetV2, frozen"
-    assert metrics.titles(run) == metrics.MODELS
+    assert model_names.titles(run) == model_names.MODELS
 
 
 def test_every_model_but_the_majority_has_one_folder():
-    of_folders = [name for names in metrics.FOLDERS.values() for name in names]
-    assert ["majority", *of_folders] == list(metrics.MODELS)
+    of_folders = [name for names in model_names.FOLDERS.values() for name in names]
+    assert ["majority", *of_folders] == list(model_names.MODELS)
 
 
 # ---------------------------------------------------------------------------------------- scores
@@ -131,7 +134,7 @@ def test_every_model_but_the_majority_has_one_folder():
 
 def test_scores_of_both_rules_agree_with_scikit_learn(run, test_rows):
     scores = metrics.evaluate(test_rows, run)
-    for rule, column in metrics.PREDICTED.items():
+    for rule, column in priors.PREDICTED.items():
         found, predicted = scores["rules"][rule], test_rows[column]
         right = (test_rows["label"] == predicted).mean()
         assert found["accuracy"]["value"] == pytest.approx(right)
@@ -158,11 +161,11 @@ def test_equal_priors_find_more_of_a_rare_class(run):
     random = np.random.default_rng(1)
     target = random.choice(3, size=600, p=PRIOR)
     likelihood = np.exp(-((random.normal(target, 1)[:, None] - np.arange(3)) ** 2) / 2)
-    probabilities = metrics.change_prior(likelihood, np.ones(3), PRIOR)
+    probabilities = priors.change_prior(likelihood, np.ones(3), PRIOR)
     rows = pd.DataFrame({"image_id": [f"{i:03}" for i in range(600)], "split": "test"})
     rows["lesion_id"] = rows["group_id"] = rows["image_id"]
     rows["label"] = np.array(CLASSES)[target]
-    table = metrics.prediction_table("alexnet", rows, probabilities, CLASSES, PRIOR)
+    table = prediction_files.prediction_table("alexnet", rows, probabilities, CLASSES, PRIOR)
     rules = metrics.evaluate(table, run)["rules"]
     as_trained, equal = rules["training_prior"], rules["equal_priors"]
     assert equal["balanced_accuracy"]["value"] > as_trained["balanced_accuracy"]["value"]
@@ -199,20 +202,20 @@ def test_auc_counts_ties_one_half_and_takes_weights():
     positive = np.array([True, True, False, False])
     weights = np.array([[1, 1, 1, 1], [0, 2, 1, 1]])
     # by hand: pairs 1, 1, 1/2, 1 of 4; then only the second positive: 1/2 and 1
-    np.testing.assert_allclose(metrics.auc(score, positive, weights), [3.5 / 4, 1.5 / 2])
+    np.testing.assert_allclose(bootstrap.auc(score, positive, weights), [3.5 / 4, 1.5 / 2])
 
 
 def test_auc_is_that_of_all_pairs_for_any_weights_and_ties():
     """The definition, pair by pair; and scikit-learn's for the plain sample."""
     random = np.random.default_rng(3)
     score, positive = random.random(300).round(2), random.random(300) < 0.2
-    weights = random.integers(0, 4, size=(metrics.BLOCK + 7, 300)).astype(float)
+    weights = random.integers(0, 4, size=(bootstrap.BLOCK + 7, 300)).astype(float)
     weights[0] = 1
     above = np.sign(score[positive][:, None] - score[~positive]) / 2 + 0.5
     of_positive, of_negative = weights[:, positive], weights[:, ~positive]
     expected = np.einsum("dp,pn,dn->d", of_positive, above, of_negative)
     expected /= of_positive.sum(axis=1) * of_negative.sum(axis=1)
-    found = metrics.auc(score, positive, weights)
+    found = bootstrap.auc(score, positive, weights)
     np.testing.assert_allclose(found, expected)
     assert found[0] == pytest.approx(roc_auc_score(positive, score))
 
@@ -220,7 +223,7 @@ def test_auc_is_that_of_all_pairs_for_any_weights_and_ties():
 def test_answering_with_the_most_frequent_class_is_chance_in_balanced_accuracy(run):
     rows = predictions()
     always = np.tile([0.0, 0.0, 1.0], (len(rows), 1))
-    table = metrics.prediction_table("majority", rows, always, CLASSES, PRIOR)
+    table = prediction_files.prediction_table("majority", rows, always, CLASSES, PRIOR)
     scores = metrics.evaluate(table, run)
     assert scores["balanced_accuracy"] == pytest.approx(
         {"value": 1 / 3, "low": 1 / 3, "high": 1 / 3}
@@ -232,14 +235,14 @@ def test_answering_with_the_most_frequent_class_is_chance_in_balanced_accuracy(r
 
 
 def test_images_of_one_lesion_are_drawn_together(test_rows):
-    weights = metrics.lesion_weights(test_rows, draws=50, seed=1)
+    weights = bootstrap.lesion_weights(test_rows, draws=50, seed=1)
     assert (weights[0] == 1).all()
     for _, rows in test_rows.reset_index().groupby("group_id"):
         assert (weights[:, rows.index] == weights[:, rows.index[:1]]).all()
 
 
 def test_the_number_of_lesions_of_each_class_is_held_fixed(test_rows):
-    weights = metrics.lesion_weights(test_rows, draws=50, seed=1)
+    weights = bootstrap.lesion_weights(test_rows, draws=50, seed=1)
     first = test_rows.reset_index().drop_duplicates("group_id")
     for _, rows in first.groupby("label"):
         assert (weights[:, rows.index].sum(axis=1) == len(rows)).all()
@@ -261,7 +264,8 @@ def test_several_images_a_lesion_widen_the_interval(run):
 
 def test_the_bootstrap_repeats_for_a_seed(test_rows):
     np.testing.assert_array_equal(
-        metrics.lesion_weights(test_rows, 5, seed=1), metrics.lesion_weights(test_rows, 5, seed=1)
+        bootstrap.lesion_weights(test_rows, 5, seed=1),
+        bootstrap.lesion_weights(test_rows, 5, seed=1),
     )
 
 
@@ -273,15 +277,15 @@ def written(run):
     """The files notebooks 03 and 04 write, for a small index; return the index."""
     parts = [predictions(60, 5, split="train")]
     parts[0].loc[parts[0].index % 3 > 0, "label"] = "nv"
-    prior = metrics.training_prior(parts[0], CLASSES)
+    prior = priors.training_prior(parts[0], CLASSES)
     for seed, split in enumerate(("validation", "test")):
         parts.append(predictions(45, seed, split=split, prior=prior))
-    for folder, models in metrics.FOLDERS.items():
+    for folder, models in model_names.FOLDERS.items():
         place = paths.run_folder(run.name) / folder
         place.mkdir()
         rows = pd.concat([table.assign(model=model) for model in models for table in parts[1:]])
         tables.write_table(rows, place / "predictions.csv")
-    for folder, file in metrics.MANIFESTS.values():
+    for folder, file in model_names.MANIFESTS.values():
         (paths.run_folder(run.name) / folder / file).write_text('{"seconds": 1}')
     index = pd.concat(parts, ignore_index=True)
     return index[["image_id", "lesion_id", "group_id", "label", "split"]].assign(
@@ -351,8 +355,10 @@ def cross_validated(run, written):
         probabilities = random.dirichlet(np.ones(3), size=len(written)) + 0.5 * hit
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         for fold, rows in written.groupby("fold"):
-            prior = metrics.fold_prior(written, fold, CLASSES)
-            table = metrics.prediction_table(model, rows, probabilities[rows.index], CLASSES, prior)
+            prior = priors.fold_prior(written, fold, CLASSES)
+            table = prediction_files.prediction_table(
+                model, rows, probabilities[rows.index], CLASSES, prior
+            )
             parts.append(table.assign(fold=fold))
     table = pd.concat(parts)
     file = paths.run_folder(run.name) / "vgg16_transfer" / "cross_validation.csv"
@@ -361,16 +367,16 @@ def cross_validated(run, written):
 
 def results_of(run, index):
     return metrics.build_metrics(
-        metrics.read_predictions(run, index),
+        prediction_files.read_predictions(run, index),
         index,
         run,
-        metrics.read_cross_validation(run, index),
+        prediction_files.read_cross_validation(run, index),
     )
 
 
 def test_metrics_hold_every_model_and_the_trivial_baseline(run, written):
     results = results_of(run, written)
-    assert list(results["models"]) == list(metrics.MODELS)
+    assert list(results["models"]) == list(model_names.MODELS)
     assert results["training_prior"]["nv"] > results["training_prior"]["bcc"]
     assert results["cross_validation"] is None
     assert results["images"] == {"train": 60, "validation": 45, "test": 45}
@@ -378,7 +384,7 @@ def test_metrics_hold_every_model_and_the_trivial_baseline(run, written):
     assert json.loads(json.dumps(results)) == results
     for rule in results["models"]["vgg16_frozen"]["rules"].values():
         assert sum(map(sum, rule["confusion"])) == 45
-    assert list(results["manifest"]) == [*metrics.MANIFESTS, "configuration"]
+    assert list(results["manifest"]) == [*model_names.MANIFESTS, "configuration"]
     assert results["manifest"]["configuration"]["seed"] == run.seed
 
 
@@ -390,16 +396,16 @@ def test_no_path_of_a_machine_is_in_the_metrics(run, written):
 
 
 def test_only_test_images_are_scored(run, written):
-    table = metrics.read_predictions(run, written)
+    table = prediction_files.read_predictions(run, written)
     table.loc[table["split"] == "validation", "predicted"] = "bcc"
-    before = metrics.build_metrics(metrics.read_predictions(run, written), written, run)
+    before = metrics.build_metrics(prediction_files.read_predictions(run, written), written, run)
     assert metrics.build_metrics(table, written, run)["models"] == before["models"]
 
 
 def test_predictions_from_another_split_are_refused(run, written):
     moved = written.assign(split=written["split"].replace({"test": "validation"}))
     with pytest.raises(ValueError, match="made from another split"):
-        metrics.read_predictions(run, moved)
+        prediction_files.read_predictions(run, moved)
 
 
 @pytest.mark.parametrize("change", ["a missing row", "another label", "a missing model"])
@@ -414,27 +420,27 @@ def test_predictions_that_do_not_match_the_index_are_refused(run, written, chang
         table = table[table["model"] == "vgg16_frozen"]
     tables.write_table(table, file)
     with pytest.raises(ValueError, match=r"predictions\.csv was made from another split: \d+ rows"):
-        metrics.read_predictions(run, written)
+        prediction_files.read_predictions(run, written)
 
 
-@pytest.mark.parametrize("folder", metrics.FOLDERS)
+@pytest.mark.parametrize("folder", model_names.FOLDERS)
 @pytest.mark.parametrize("name", ["predictions.csv", "manifest.json"])
 def test_a_missing_folder_is_one_clear_error(run, written, folder, name):
     (paths.run_folder(run.name) / folder / name).unlink()
-    notebook = f"notebooks/{metrics.NOTEBOOKS[folder]}.ipynb"
+    notebook = f"notebooks/{model_names.NOTEBOOKS[folder]}.ipynb"
     assert (paths.ROOT / notebook).is_file()
     with pytest.raises(FileNotFoundError, match=f"runs/tiny/{folder}/{name}: .*run {notebook}"):
         results_of(run, written)
 
 
-@pytest.mark.parametrize("column", metrics.PREDICTED.values())
+@pytest.mark.parametrize("column", priors.PREDICTED.values())
 def test_predictions_that_do_not_follow_from_the_probabilities_are_refused(run, written, column):
     file = paths.run_folder(run.name) / "alexnet" / "predictions.csv"
     table = pd.read_csv(file)
     table.loc[3, column] = "nv" if table.loc[3, column] != "nv" else "mel"
     tables.write_table(table, file)
     with pytest.raises(ValueError, match=rf"predictions\.csv: {column} does not follow .* 1 rows"):
-        metrics.read_predictions(run, written)
+        prediction_files.read_predictions(run, written)
 
 
 def test_differences_between_models_are_paired(run, written):
@@ -483,10 +489,10 @@ def test_cross_validation_on_other_folds_is_refused(run, written, cross_validate
         table.loc[3, "fold"] = 1 - table.loc[3, "fold"]
     tables.write_table(table, cross_validated)
     with pytest.raises(ValueError, match=r"cross_validation\.csv was made from another split"):
-        metrics.read_cross_validation(run, written)
+        prediction_files.read_cross_validation(run, written)
 
 
-@pytest.mark.parametrize("column", metrics.PREDICTED.values())
+@pytest.mark.parametrize("column", priors.PREDICTED.values())
 def test_cross_validation_that_does_not_follow_from_its_probabilities_is_refused(
     run, written, cross_validated, column
 ):
@@ -498,21 +504,21 @@ def test_cross_validation_that_does_not_follow_from_its_probabilities_is_refused
         rf"validation\.csv: {column} does not follow .* training shares of fold 1 \[.* in 1 rows"
     )
     with pytest.raises(ValueError, match=found):
-        metrics.read_cross_validation(run, written)
+        prediction_files.read_cross_validation(run, written)
 
 
 @pytest.mark.parametrize("of", ["the training split", "the fold itself"])
 def test_cross_validation_decided_with_other_shares_is_refused(run, written, cross_validated, of):
     table = pd.read_csv(cross_validated)
     for fold, rows in table.groupby("fold"):
-        prior = metrics.training_prior(written, CLASSES)
+        prior = priors.training_prior(written, CLASSES)
         if of == "the fold itself":
-            prior = metrics.fold_prior(written, 1 - fold, CLASSES)
+            prior = priors.fold_prior(written, 1 - fold, CLASSES)
         equal = decisions(rows, prior, CLASSES)["predicted_equal_priors"]
         table.loc[rows.index, "predicted_equal_priors"] = equal
     tables.write_table(table, cross_validated)
     with pytest.raises(ValueError, match="predicted_equal_priors does not follow"):
-        metrics.read_cross_validation(run, written)
+        prediction_files.read_cross_validation(run, written)
 
 
 def test_one_cross_validated_model_alone_has_no_difference_to_show(run, written, cross_validated):
@@ -524,7 +530,7 @@ def test_one_cross_validated_model_alone_has_no_difference_to_show(run, written,
 
 
 def test_a_run_without_cross_validation_has_none(run, written):
-    assert metrics.read_cross_validation(run, written) is None
+    assert prediction_files.read_cross_validation(run, written) is None
     nothing = {"models": {}, "differences": []}
     for table in (metrics.headline_table(nothing), metrics.difference_table(nothing)):
         assert table.empty
@@ -537,16 +543,16 @@ def test_a_run_without_cross_validation_has_none(run, written):
 def test_the_table_of_rules_has_both_scores_under_both(run, written):
     results = results_of(run, written)
     table = metrics.rule_table(results)
-    assert table.shape == (len(metrics.MODELS), 4)
+    assert table.shape == (len(model_names.MODELS), 4)
     frozen = results["models"]["vgg16_frozen"]["rules"]["equal_priors"]["accuracy"]
     shown = table.loc["VGG16, frozen", ("accuracy", "equal priors")]
-    assert shown == metrics.format_interval(frozen)
+    assert shown == bootstrap.format_interval(frozen)
 
 
 def test_the_table_of_confusions_counts_every_test_image_under_each_rule(run, written):
     table = metrics.confusion_table(results_of(run, written))
     assert (table.groupby(["model", "rule"])["images"].sum() == 45).all()
-    assert table.groupby(["model", "rule"]).ngroups == 2 * len(metrics.MODELS)
+    assert table.groupby(["model", "rule"]).ngroups == 2 * len(model_names.MODELS)
 
 
 def test_the_class_table_has_a_dash_where_a_score_is_not_defined(run, written):
@@ -561,7 +567,7 @@ def test_probabilities_that_do_not_add_up_are_refused(run, written):
     table.loc[0, "prob_nv"] = 0.0 if table.loc[0, "prob_nv"] > 0.5 else 1.0
     tables.write_table(table, file)
     with pytest.raises(ValueError, match="probabilities add up to 1"):
-        metrics.read_predictions(run, written)
+        prediction_files.read_predictions(run, written)
 
 
 # ------------------------------------------------------------------------------------- publishing
@@ -591,15 +597,15 @@ def show(run, notebook, figures):
 @pytest.fixture
 def finished(run, written, cross_validated, tmp_path, monkeypatch):
     """A run that is ready to be published, in a repository of its own."""
-    monkeypatch.setattr(readme, "REPORTS", tmp_path / "reports")
-    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
-    readme.README.write_text("# A\n\n{}\nbefore\n{}\n\nrest\n".format(*readme.MARKS))
+    monkeypatch.setattr(publish, "REPORTS", tmp_path / "reports")
+    monkeypatch.setattr(publish, "README", tmp_path / "README.md")
+    publish.README.write_text("# A\n\n{}\nbefore\n{}\n\nrest\n".format(*publish.MARKS))
     folder = paths.run_folder(run.name)
     tables.write_table(written, folder / "index.csv")
-    metrics.write_json(results_of(run, written), folder / "metrics.json")
-    for name in readme.HISTORIES.values():
+    tables.write_json(results_of(run, written), folder / "metrics.json")
+    for name in publish.HISTORIES.values():
         (folder / name).write_text("epoch,stage,loss\n1,from scratch,0.50\n2,from scratch,0.25\n")
-    (folder / readme.CLASS_BALANCE).write_text("class balance,accuracy\nnone,0.50\n")
+    (folder / publish.CLASS_BALANCE).write_text("class balance,accuracy\nnone,0.50\n")
     for notebook, names in {
         "03_baseline_cnn": ["3.1_curves.png", "3.2_validation_confusion.png"],
         "04_vgg16_transfer": ["4.1_curves.png"],
@@ -610,7 +616,7 @@ def finished(run, written, cross_validated, tmp_path, monkeypatch):
 
 
 def test_publishing_writes_the_run_and_the_readme_s_table(run, written, finished):
-    published = readme.publish(run)
+    published = publish.publish(run)
     assert sorted(file.name for file in published.iterdir()) == [
         "3.1_curves.png",
         "3.2_validation_confusion.png",
@@ -625,11 +631,11 @@ def test_publishing_writes_the_run_and_the_readme_s_table(run, written, finished
         "split.csv",
     ]
     assert [p.name for p in published.parent.iterdir()] == ["published"]
-    text = readme.README.read_text()
+    text = publish.README.read_text()
     assert "before" not in text
     assert text.startswith("# A\n")
     assert text.endswith("rest\n")
-    assert readme.current_tables() == readme.results_tables(readme.REPORTS)
+    assert publish.current_tables() == publish.results_tables(publish.REPORTS)
     kept = pd.read_csv(published / "split.csv")
     assert list(kept.columns) == splits.COLUMNS
     assert splits.digest(kept) == splits.digest(written)
@@ -637,17 +643,19 @@ def test_publishing_writes_the_run_and_the_readme_s_table(run, written, finished
 
 def test_the_readme_s_table_has_three_headline_scores_and_the_cross_validation(run, finished):
     results = json.loads((finished / "metrics.json").read_text())
-    readme.publish(run)
-    lines = readme.README.read_text().splitlines()
+    publish.publish(run)
+    lines = publish.README.read_text().splitlines()
     head = f"| Model | {' | '.join(metrics.SCORES.values())} |"
     assert "accuracy (training prior) | balanced accuracy (equal priors) | macro AUC" in head
     start = lines.index(head) + 2
-    assert len([line for line in lines[start:] if line.startswith("|")]) == len(metrics.MODELS) + 2
+    assert (
+        len([line for line in lines[start:] if line.startswith("|")]) == len(model_names.MODELS) + 2
+    )
     tuned = results["models"]["vgg16_fine_tuned"]
-    scores = " | ".join(metrics.format_interval(tuned[score]) for score in metrics.SCORES)
+    scores = " | ".join(bootstrap.format_interval(tuned[score]) for score in metrics.SCORES)
     assert f"| VGG16, fine-tuned | {scores} |" in lines
     folds = results["cross_validation"]["models"]["vgg16_frozen"]
-    scores = " | ".join(metrics.format_interval(folds[score]) for score in metrics.SCORES)
+    scores = " | ".join(bootstrap.format_interval(folds[score]) for score in metrics.SCORES)
     note = "2-fold cross-validation, all 150 images"
     assert f"| VGG16, frozen ({note}) | {scores} |" in lines
     (rules,) = [line for line in lines if "corrected" in line]
@@ -659,24 +667,24 @@ def test_what_is_published_can_be_checked_by_recomputing_it(run, finished):
 
     Of the test split and of the cross-validation, whose folds have shares of their own.
     """
-    published = readme.publish(run)
+    published = publish.publish(run)
     assert (published / "cross_validation.csv").is_file()
     recompute_published(published)
 
 
 def test_every_network_s_history_is_published_as_it_was_written(run, finished):
-    (finished / readme.HISTORIES["baseline_cnn_relu"]).unlink()
-    history = pd.read_csv(readme.publish(run) / "history.csv", dtype=str)
+    (finished / publish.HISTORIES["baseline_cnn_relu"]).unlink()
+    history = pd.read_csv(publish.publish(run) / "history.csv", dtype=str)
     assert list(history.columns) == ["model", "epoch", "stage", "loss"]
     assert list(history["model"].unique()) == ["baseline_cnn", "alexnet", "vgg16_transfer"]
     assert history["loss"].tolist() == ["0.50", "0.25"] * 3
 
 
 def test_the_manifest_tells_how_the_run_came_about(run, finished):
-    manifest = json.loads((readme.publish(run) / "manifest.json").read_text())
+    manifest = json.loads((publish.publish(run) / "manifest.json").read_text())
     assert manifest["seeds"] == {"run": 1, "split": 1, "synthetic images": 3}
     assert manifest["configuration"]["evaluation"]["bootstrap_draws"] == 100
-    assert set(metrics.MANIFESTS) < set(manifest)
+    assert set(model_names.MANIFESTS) < set(manifest)
 
 
 def test_the_manifest_has_the_speeds_by_which_a_number_format_was_chosen(run, written):
@@ -697,24 +705,24 @@ def test_scores_older_than_a_network_or_its_answers_are_not_published(run, writt
         (finished / "alexnet" / "manifest.json").write_text('{"seconds": 2}')
     else:
         file = finished / "alexnet" / "predictions.csv"
-        table = tables.read_table(file, metrics.predictions_schema(run.classes))
-        prior = metrics.training_prior(written, run.classes)
+        table = tables.read_table(file, prediction_files.predictions_schema(run.classes))
+        prior = priors.training_prior(written, run.classes)
         sure = np.array(
             [[float(name == label) for name in run.classes] for label in table["label"]]
         )
         tables.write_table(
-            metrics.prediction_table("alexnet", table, sure, run.classes, prior), file
+            prediction_files.prediction_table("alexnet", table, sure, run.classes, prior), file
         )
     with pytest.raises(ValueError, match=r"older than .* of alexnet; run notebook 05 again"):
-        readme.publish(run)
-    assert not (readme.REPORTS / run.name).exists()
+        publish.publish(run)
+    assert not (publish.REPORTS / run.name).exists()
 
 
 def test_publishing_twice_leaves_nothing_of_the_first(run, finished):
-    published = readme.publish(run)
+    published = publish.publish(run)
     (published / "left_over.csv").write_text("a\n")
     (finished / "vgg16_transfer" / "cross_validation.csv").unlink()
-    assert readme.publish(run) == published
+    assert publish.publish(run) == published
     names = [file.name for file in published.iterdir()]
     assert "left_over.csv" not in names
     assert "cross_validation.csv" not in names
@@ -730,36 +738,36 @@ def test_publishing_twice_leaves_nothing_of_the_first(run, finished):
 )
 def test_a_figure_that_shows_images_is_refused_whatever_its_name(run, finished, name, shown, found):
     """`figures.show` keeps such a figure with fewer colours in the notebook than in its file."""
-    before = readme.publish(run)
+    before = publish.publish(run)
     kept = {file.name: file.read_bytes() for file in before.iterdir()}
     for file in (paths.report_folder(run.name) / "figures").glob("3.*"):
         file.unlink()
     show(run, "03_baseline_cnn", {name: (shown, picture(name))} if name else {})
     with pytest.raises(ValueError, match=found):
-        readme.publish(run)
+        publish.publish(run)
     assert {file.name: file.read_bytes() for file in before.iterdir()} == kept
 
 
 def test_only_curves_and_confusion_matrices_have_names_that_are_published():
     wanted = ["3.1_curves.png", "3.4_alexnet_curves.png", "4.2_validation_confusion.png"]
     unwanted = ["1.3_samples.png", "5.3_actual_predicted.png", "6.1_grad_cam.png", "4.1_curves.csv"]
-    assert all(readme.FIGURES.fullmatch(name) for name in wanted)
-    assert not any(readme.FIGURES.fullmatch(name) for name in unwanted)
+    assert all(publish.FIGURES.fullmatch(name) for name in wanted)
+    assert not any(publish.FIGURES.fullmatch(name) for name in unwanted)
 
 
 @pytest.mark.parametrize("key", ["split_sha256", "configuration"])
 def test_metrics_of_another_run_are_not_published(run, finished, key):
     results = json.loads((finished / "metrics.json").read_text())
     (results if key in results else results["manifest"])[key] = "another"
-    metrics.write_json(results, finished / "metrics.json")
+    tables.write_json(results, finished / "metrics.json")
     with pytest.raises(ValueError, match=rf"metrics\.json was computed with another {key}"):
-        readme.publish(run)
-    assert not readme.REPORTS.exists()
+        publish.publish(run)
+    assert not publish.REPORTS.exists()
 
 
 def test_a_run_that_is_not_finished_is_not_published(run, finished, capsys, tiny_config):
     (finished / "metrics.json").unlink()
-    assert readme.main([str(tiny_config)]) == 1
+    assert publish.main([str(tiny_config)]) == 1
     assert "error: runs/tiny/metrics.json: no such file" in capsys.readouterr().err
 
 
@@ -781,11 +789,11 @@ def test_clean_leaves_what_was_published_alone(make, tiny_config, tmp_path):
 
 # ------------------------------------------------------------------------------- what is published
 
-PUBLISHED = sorted(readme.REPORTS.glob("*/published/metrics.json"))
+PUBLISHED = sorted(publish.REPORTS.glob("*/published/metrics.json"))
 
 
 def test_the_readme_s_results_are_those_of_the_published_metrics():
-    assert readme.current_tables() == readme.results_tables(readme.REPORTS)
+    assert publish.current_tables() == publish.results_tables(publish.REPORTS)
 
 
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.parent.parent.name)
@@ -815,5 +823,5 @@ def test_every_published_network_tells_where_and_how_it_was_trained(file):
 
 
 def test_nothing_published_shows_an_image():
-    for file in readme.REPORTS.glob("*/published/*"):
-        assert file.suffix in (".csv", ".json") or readme.FIGURES.fullmatch(file.name), file.name
+    for file in publish.REPORTS.glob("*/published/*"):
+        assert file.suffix in (".csv", ".json") or publish.FIGURES.fullmatch(file.name), file.name

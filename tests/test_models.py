@@ -6,8 +6,9 @@ import inspect
 import numpy as np
 import pytest
 
-from lib import config, models, weights
-from lib.backend import keras
+from lib import config
+from lib.networks import alexnet, baseline_cnn, model_graph, vgg16, vgg16_weights
+from lib.networks.backend import keras
 
 SEVERAL = ["block3_pool", "block4_pool", "block5_pool"]
 NETWORKS = [name for name, each in vars(keras.applications).items() if inspect.isfunction(each)]
@@ -16,17 +17,17 @@ NETWORKS = [name for name, each in vars(keras.applications).items() if inspect.i
 @pytest.fixture(scope="module")
 def paper():
     run = config.load_config("configs/ham10000.yaml")
-    return models.baseline_cnn(256, 3, run.baseline_cnn, run.augmentation, seed=1)
+    return baseline_cnn.baseline_cnn(256, 3, run.baseline_cnn, run.augmentation, seed=1)
 
 
 @pytest.fixture(scope="module")
-def vgg16():
+def transfer_model():
     """VGG16 on 32 pixels, with the published weights, and answers that are not all 0 or 1."""
     run = config.load_config("configs/demo.yaml")
     settings = run.vgg16_transfer.model_copy(update={"input_size": 32})
     keras.utils.set_random_seed(4)
-    model = models.vgg16_transfer(256, 3, settings, run.augmentation, seed=1)
-    weights.load_vgg16_weights(model)
+    model = vgg16.vgg16_transfer(256, 3, settings, run.augmentation, seed=1)
+    vgg16_weights.load_vgg16_weights(model)
     spread_answers(model)
     return model
 
@@ -62,7 +63,7 @@ def transfer(config, backbone, feature_layers, from_layer, size=64):
     stage = config.vgg16_transfer.fine_tune.model_copy(update={"from_layer": from_layer})
     names = {"backbone": backbone, "feature_layers": feature_layers, "fine_tune": stage}
     settings = config.vgg16_transfer.model_copy(update=names | {"input_size": size})
-    return models.vgg16_transfer(256, 3, settings, config.augmentation, seed=1)
+    return vgg16.vgg16_transfer(256, 3, settings, config.augmentation, seed=1)
 
 
 def run(model, inputs, training=False):
@@ -76,11 +77,11 @@ def run(model, inputs, training=False):
 def spread_answers(model):
     """Scale the head to the features it gets, so that answers differ and are not all 0 or 1."""
     images = np.random.default_rng(9).integers(0, 256, (4, 256, 256, 3), dtype=np.uint8)
-    features = run(models.split_before(model, "dense")[0], images)
+    features = run(model_graph.split_before(model, "dense")[0], images)
     kernel, bias = model.get_layer("dense").get_weights()
     kernel = kernel / features.std(axis=0).mean()
     model.get_layer("dense").set_weights([kernel, bias - features.mean(axis=0) @ kernel])
-    hidden = run(models.split_before(model, "probabilities")[0], images)
+    hidden = run(model_graph.split_before(model, "probabilities")[0], images)
     kernel, bias = model.get_layer("probabilities").get_weights()
     kernel = kernel / (hidden @ kernel).std()
     model.get_layer("probabilities").set_weights([kernel, bias])
@@ -127,7 +128,7 @@ def test_the_baseline_s_first_convolution_has_the_parameters_worked_out_by_hand(
 def test_an_image_too_small_for_eight_poolings_is_refused():
     run = config.load_config("configs/demo.yaml")
     with pytest.raises(ValueError, match="image_size is 128; 8 poolings by two need at least 256"):
-        models.baseline_cnn(128, 3, run.baseline_cnn, run.augmentation, seed=1)
+        baseline_cnn.baseline_cnn(128, 3, run.baseline_cnn, run.augmentation, seed=1)
 
 
 def test_probabilities_add_up_to_one(paper, images):
@@ -136,13 +137,13 @@ def test_probabilities_add_up_to_one(paper, images):
 
 def test_the_paper_s_own_last_layer_is_a_relu_and_all_else_is_the_same(tiny, images):
     made = {
-        output: models.baseline_cnn(256, 3, tiny.baseline_cnn, tiny.augmentation, 1, output)
+        output: baseline_cnn.baseline_cnn(256, 3, tiny.baseline_cnn, tiny.augmentation, 1, output)
         for output in ("softmax", "relu")
     }
     made["relu"].set_weights(made["softmax"].get_weights())
     names = [[layer.name for layer in model.layers] for model in made.values()]
     assert names[0] == names[1]
-    before = [run(models.split_before(m, "probabilities")[0], images) for m in made.values()]
+    before = [run(model_graph.split_before(m, "probabilities")[0], images) for m in made.values()]
     np.testing.assert_array_equal(*before)
     kernel, bias = made["relu"].get_layer("probabilities").get_weights()
     scores = np.maximum(before[0] @ kernel + bias, 0)
@@ -152,7 +153,7 @@ def test_the_paper_s_own_last_layer_is_a_relu_and_all_else_is_the_same(tiny, ima
 
 def test_another_output_is_refused(tiny):
     with pytest.raises(ValueError, match="output is 'sigmoid'; expected 'softmax' or 'relu'"):
-        models.baseline_cnn(256, 3, tiny.baseline_cnn, tiny.augmentation, 1, "sigmoid")
+        baseline_cnn.baseline_cnn(256, 3, tiny.baseline_cnn, tiny.augmentation, 1, "sigmoid")
 
 
 def test_pixels_are_rescaled_to_zero_to_one_inside_the_model(paper):
@@ -167,7 +168,7 @@ def test_alexnet_has_the_map_sizes_and_parameters_of_its_paper(tiny):
     """Without groups; 62,378,344 = the sum of (inputs x outputs + outputs) over the layers."""
     sizes = {"filters": [96, 256, 384, 384, 256], "dense_units": [4096, 4096]}
     settings = tiny.alexnet.model_copy(update=sizes)
-    model = models.alexnet(256, 1000, settings, tiny.augmentation, seed=1)
+    model = alexnet.alexnet(256, 1000, settings, tiny.augmentation, seed=1)
     names = ["conv1", "pool1", "pool2", "conv3", "conv5", "pool5"]
     sides = [model.get_layer(name).output.shape[1:3] for name in names]
     assert sides == [(side, side) for side in (55, 27, 13, 13, 13, 6)]
@@ -178,7 +179,7 @@ def test_alexnet_has_the_map_sizes_and_parameters_of_its_paper(tiny):
 
 
 def test_alexnet_s_layers_stand_in_the_paper_s_order(tiny):
-    model = models.alexnet(256, 3, tiny.alexnet, tiny.augmentation, seed=1)
+    model = alexnet.alexnet(256, 3, tiny.alexnet, tiny.augmentation, seed=1)
     names = [layer.name for layer in model.layers]
     assert (
         names[names.index("conv1") :]
@@ -196,7 +197,7 @@ def test_alexnet_s_layers_stand_in_the_paper_s_order(tiny):
 
 def test_an_image_of_227_pixels_is_not_resized(tiny):
     for size, expected in ((227, []), (256, ["resize"])):
-        model = models.alexnet(size, 3, tiny.alexnet, tiny.augmentation, seed=1)
+        model = alexnet.alexnet(size, 3, tiny.alexnet, tiny.augmentation, seed=1)
         assert [layer.name for layer in kinds(model, keras.layers.Resizing)] == expected
 
 
@@ -216,14 +217,14 @@ def normalized_by_hand(a, n, k, alpha, beta):
 @pytest.mark.parametrize("constants", [(5, 2.0, 1e-4, 0.75), (3, 1.0, 0.5, 0.5)])
 def test_responses_are_normalised_by_the_paper_s_formula(constants):
     values = np.random.default_rng(0).normal(0, 30, (2, 3, 4, 7))
-    layer = models.LocalResponseNormalization(*constants)
+    layer = alexnet.LocalResponseNormalization(*constants)
     found = keras.ops.convert_to_numpy(layer(values.astype(np.float32)))
     np.testing.assert_allclose(found, normalized_by_hand(values, *constants), rtol=1e-5)
     assert np.abs(found / values).max() < 0.999 * constants[1] ** -constants[3]
 
 
 def test_the_layer_s_defaults_are_the_paper_s():
-    settings = models.LocalResponseNormalization().get_config()
+    settings = alexnet.LocalResponseNormalization().get_config()
     found = [settings[name] for name in ("size", "bias", "alpha", "beta")]
     assert found == [5, 2.0, 1e-4, 0.75]
 
@@ -231,7 +232,7 @@ def test_the_layer_s_defaults_are_the_paper_s():
 def test_the_normalisation_s_gradient_is_finite_and_right():
     import tensorflow as tf
 
-    layer, step = models.LocalResponseNormalization(alpha=0.1), 1e-2
+    layer, step = alexnet.LocalResponseNormalization(alpha=0.1), 1e-2
     inputs = np.random.default_rng(1).normal(0, 2, (1, 1, 1, 6)).astype(np.float32)
     inputs[..., 2] = 0
     for values in (inputs, inputs * 0, inputs * 1e4):
@@ -253,7 +254,7 @@ def test_the_normalisation_s_gradient_is_finite_and_right():
 @pytest.mark.parametrize("wrong", [{"size": 4}, {"size": 0}, {"bias": 0.0}])
 def test_a_normalisation_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValueError, match="is .*; expected"):
-        models.LocalResponseNormalization(**wrong)
+        alexnet.LocalResponseNormalization(**wrong)
 
 
 # --------------------------------------------------------------------------------------- backbones
@@ -263,7 +264,7 @@ def test_a_normalisation_that_cannot_be_is_refused(wrong):
 def test_every_network_sees_what_keras_s_own_preprocessing_makes(name, images):
     module = importlib.import_module(f"keras.src.applications.{family(name)}")
     pixels = keras.Input((256, 256, 3))
-    found = run(keras.Model(pixels, models.expected_input(name, pixels)), images)
+    found = run(keras.Model(pixels, vgg16.expected_input(name, pixels)), images)
     expected = module.preprocess_input(images.astype(np.float32))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -273,7 +274,7 @@ def family(name):
 
 
 def test_the_four_kinds_of_input_name_every_family_once():
-    named = [module for modules in models.INPUT_KINDS.values() for module in modules]
+    named = [module for modules in vgg16.INPUT_KINDS.values() for module in modules]
     assert sorted(named) == sorted({family(name) for name in NETWORKS})
 
 
@@ -290,24 +291,24 @@ def test_the_four_kinds_of_input_name_every_family_once():
 def test_the_backbone_inside_computes_what_it_computes_alone(tiny, name, layer):
     """The same weights, on pixels prepared by the network's own preprocess_input."""
     if name == "MobileNetV3Small":
-        layer = next(n for n in models.backbone_layers(name) if n.endswith("project_bn"))
+        layer = next(n for n in vgg16.backbone_layers(name) if n.endswith("project_bn"))
     model = transfer(tiny, name, [layer], layer)
-    alone = models.backbone_layers(name, input_shape=(64, 64, 3))
+    alone = vgg16.backbone_layers(name, input_shape=(64, 64, 3))
     for each in model.layers:
-        if each.weights and each.name not in weights.HEAD:
+        if each.weights and each.name not in vgg16_weights.HEAD:
             alone[each.name].set_weights(each.get_weights())
     pixels = np.random.default_rng(2).integers(0, 256, (2, 1, 1, 3)).repeat(256, 1).repeat(256, 2)
     module = importlib.import_module(f"keras.src.applications.{family(name)}")
     prepared = module.preprocess_input(pixels[:, :64, :64].astype(np.float32))
     start = next(iter(alone.values())).output
     maps = run(keras.Model(start, alone[layer].output), prepared)
-    found = run(models.split_before(model, "dense")[0], pixels.astype(np.uint8))
+    found = run(model_graph.split_before(model, "dense")[0], pixels.astype(np.uint8))
     np.testing.assert_allclose(found, scaled(maps.mean(axis=(1, 2))), rtol=1e-3, atol=1e-4)
     assert np.ptp(maps) > 0
 
 
 def test_unnamed_layers_have_the_same_names_whatever_was_built_before():
-    first, again = (models.backbone_layers("MobileNetV3Small") for _ in range(2))
+    first, again = (vgg16.backbone_layers("MobileNetV3Small") for _ in range(2))
     assert list(first) == list(again)
     assert [layer.name for layer in first.values()] != [layer.name for layer in again.values()]
     assert "rescaling_1" in first
@@ -324,13 +325,13 @@ def test_a_network_with_skips_is_cut_anywhere(mobile, images, layer):
     whole = run(mobile, images)
     assert np.ptp(whole, axis=0).max() > 0.01, "the answers differ"
     assert whole.max() < 0.999
-    for cut in (models.split_before, models.split_after):
+    for cut in (model_graph.split_before, model_graph.split_after):
         trunk, top = cut(mobile, layer)
         np.testing.assert_allclose(run(top, run(trunk, images)), whole, atol=1e-6)
 
 
 def test_a_cut_inside_a_skip_carries_both_ways_across(mobile):
-    trunk, top = models.split_before(mobile, "block_11_depthwise")
+    trunk, top = model_graph.split_before(mobile, "block_11_depthwise")
     before = ["block_11_expand_relu", "block_10_project_BN", "block_8_add_scaled"]
     assert [each._keras_history.operation.name for each in trunk.outputs] == before
     assert len(top.inputs) == 3
@@ -352,12 +353,12 @@ def normalized(tiny, request):
 
 def test_a_backbone_does_the_same_in_training_and_nothing_in_it_changes(normalized, images):
     model, from_layer = normalized
-    trunk, _ = models.split_before(model, "dense")
+    trunk, _ = model_graph.split_before(model, "dense")
     before, expected = model.get_weights(), run(trunk, images)
     assert np.ptp(expected, axis=0).max() > 1e-4, "the images differ"
-    models.train_from(model, "dense")
+    model_graph.train_from(model, "dense")
     np.testing.assert_array_equal(run(trunk, images, training=True), expected)
-    models.train_from(model, from_layer)
+    model_graph.train_from(model, from_layer)
     np.testing.assert_array_equal(run(trunk, images, training=True), expected)
     for value, kept in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, kept)
@@ -366,7 +367,7 @@ def test_a_backbone_does_the_same_in_training_and_nothing_in_it_changes(normaliz
 def test_a_batch_normalisation_that_is_switched_on_would_change(normalized, images):
     """The control of the test above."""
     model, _ = normalized
-    trunk, _ = models.split_before(model, "dense")
+    trunk, _ = model_graph.split_before(model, "dense")
     before, expected = model.get_weights(), run(trunk, images)
     switched = kinds(model, keras.layers.BatchNormalization)
     try:
@@ -379,12 +380,12 @@ def test_a_batch_normalisation_that_is_switched_on_would_change(normalized, imag
         assert sum(changed) == 2 * len(switched) > 0  # the averages of each
     finally:
         model.set_weights(before)
-        models.train_from(model, "dense")
+        model_graph.train_from(model, "dense")
 
 
 def test_fine_tuning_trains_convolutions_and_never_batch_normalisation(normalized):
     model, from_layer = normalized
-    models.train_from(model, from_layer)
+    model_graph.train_from(model, from_layer)
     names = [layer.name for layer in model.layers]
     behind = model.layers[names.index(from_layer) :]
     assert [each for each in behind if isinstance(each, keras.layers.BatchNormalization)]
@@ -428,7 +429,7 @@ def test_fine_tuning_from_a_layer_that_no_feature_needs_is_refused(tiny):
 
 
 def test_a_feature_layer_without_maps_or_named_twice_is_refused(tiny):
-    network = models.backbone_layers("EfficientNetB0")
+    network = vgg16.backbone_layers("EfficientNetB0")
     pool = next(name for name, each in network.items() if len(each.output.shape) == 2)
     with pytest.raises(ValueError, match=rf"{pool}' puts out shape \(None, 32\); feature_layers"):
         transfer(tiny, "EfficientNetB0", [pool], pool)
@@ -444,17 +445,19 @@ def test_too_few_pixels_for_a_network_are_refused(tiny):
 # ----------------------------------------------------------------------------------------- VGG16
 
 
-def test_vgg16_is_flat_with_thirteen_convolutions(vgg16):
-    assert [layer.name for layer in kinds(vgg16, keras.layers.Conv2D)] == list(weights.VGG16_LAYERS)
-    assert not kinds(vgg16, keras.Model)
+def test_vgg16_is_flat_with_thirteen_convolutions(transfer_model):
+    assert [layer.name for layer in kinds(transfer_model, keras.layers.Conv2D)] == list(
+        vgg16_weights.VGG16_LAYERS
+    )
+    assert not kinds(transfer_model, keras.Model)
 
 
-def test_vgg16_sees_what_keras_s_own_preprocessing_makes(vgg16, images):
+def test_vgg16_sees_what_keras_s_own_preprocessing_makes(transfer_model, images):
     """Blue first, ImageNet's means off: equal to keras.applications on the same pixels."""
     same = np.repeat(images[:, :1, :1], 256, axis=1).repeat(256, axis=2)  # resizing leaves it alone
-    first = keras.Model(vgg16.input, vgg16.get_layer("block1_conv1").output)
+    first = keras.Model(transfer_model.input, transfer_model.get_layer("block1_conv1").output)
     expected = keras.applications.vgg16.preprocess_input(same[:, :32, :32].astype(np.float32))
-    convolution = vgg16.get_layer("block1_conv1")
+    convolution = transfer_model.get_layer("block1_conv1")
     np.testing.assert_allclose(
         run(first, same)[:, 4:28, 4:28],
         keras.ops.convert_to_numpy(convolution(expected))[:, 4:28, 4:28],
@@ -463,15 +466,17 @@ def test_vgg16_sees_what_keras_s_own_preprocessing_makes(vgg16, images):
     )
 
 
-def test_features_are_the_means_of_each_layer_s_maps_in_one_scale_side_by_side(vgg16, images):
-    found = run(models.split_before(vgg16, "dense")[0], images)
+def test_features_are_the_means_of_each_layer_s_maps_in_one_scale_side_by_side(
+    transfer_model, images
+):
+    found = run(model_graph.split_before(transfer_model, "dense")[0], images)
     assert found.shape == (4, 256 + 512 + 512)
-    np.testing.assert_allclose(found, joined_by_hand(vgg16, images, SEVERAL), atol=1e-4)
+    np.testing.assert_allclose(found, joined_by_hand(transfer_model, images, SEVERAL), atol=1e-4)
 
 
 def test_one_feature_layer_is_named_features_too(tiny, images):
     model = transfer(tiny, "VGG16", ["block2_pool"], "block2_conv1")
-    found = run(models.split_before(model, "dense")[0], images)
+    found = run(model_graph.split_before(model, "dense")[0], images)
     assert model.get_layer("features").output.shape == (None, 128)
     np.testing.assert_allclose(found, joined_by_hand(model, images, ["block2_pool"]), atol=1e-4)
     assert "block3_conv1" not in [layer.name for layer in model.layers]
@@ -480,42 +485,44 @@ def test_one_feature_layer_is_named_features_too(tiny, images):
 # -------------------------------------------------------------------------------------------- cuts
 
 
-@pytest.mark.parametrize("cut", [models.split_before, models.split_after])
+@pytest.mark.parametrize("cut", [model_graph.split_before, model_graph.split_after])
 @pytest.mark.parametrize("layer", ["block1_conv1", "block4_pool", "block5_conv1", "features"])
-def test_both_parts_of_a_cut_model_make_the_whole(vgg16, images, cut, layer):
-    trunk, top = cut(vgg16, layer)
-    whole = run(vgg16, images)
+def test_both_parts_of_a_cut_model_make_the_whole(transfer_model, images, cut, layer):
+    trunk, top = cut(transfer_model, layer)
+    whole = run(transfer_model, images)
     assert np.ptp(whole, axis=0).max() > 0.01, "the answers differ"
     assert whole.max() < 0.999
     np.testing.assert_allclose(run(top, run(trunk, images)), whole, atol=1e-6)
     own = [each.name for part in (trunk, top) for each in part.layers if each.weights]
-    assert own == [each.name for each in vgg16.layers if each.weights]
+    assert own == [each.name for each in transfer_model.layers if each.weights]
     for part in (trunk, top):
-        assert all(each is vgg16.get_layer(each.name) for each in part.layers if each.weights)
+        assert all(
+            each is transfer_model.get_layer(each.name) for each in part.layers if each.weights
+        )
 
 
-def test_before_block_5_its_input_and_the_pooled_vectors_cross_and_no_other_maps(vgg16):
-    trunk, top = models.split_before(vgg16, "block5_conv1")
+def test_before_block_5_its_input_and_the_pooled_vectors_cross_and_no_other_maps(transfer_model):
+    trunk, top = model_graph.split_before(transfer_model, "block5_conv1")
     assert [each.shape for each in trunk.outputs] == [(None, 2, 2, 512), (None, 256), (None, 512)]
-    assert trunk.output[0] is vgg16.get_layer("block4_pool").output
+    assert trunk.output[0] is transfer_model.get_layer("block4_pool").output
     assert [each.shape for each in top.inputs] == [each.shape for each in trunk.outputs]
 
 
-def test_before_the_head_the_features_alone_cross(vgg16):
-    trunk, top = models.split_before(vgg16, "dense")
+def test_before_the_head_the_features_alone_cross(transfer_model):
+    trunk, top = model_graph.split_before(transfer_model, "dense")
     assert trunk.output_shape == top.input_shape == (None, 1280)
     assert [layer.name for layer in top.layers[1:]] == ["dense", "dropout", "probabilities"]
 
 
-def test_after_a_layer_its_own_output_crosses_first(vgg16):
-    trunk, _ = models.split_after(vgg16, "block4_conv3")
-    assert trunk.output[0] is vgg16.get_layer("block4_conv3").output
+def test_after_a_layer_its_own_output_crosses_first(transfer_model):
+    trunk, _ = model_graph.split_after(transfer_model, "block4_conv3")
+    assert trunk.output[0] is transfer_model.get_layer("block4_conv3").output
     assert [each.shape for each in trunk.outputs] == [(None, 4, 4, 512), (None, 256)]
 
 
 def test_training_the_top_trains_the_model(tiny, images):
     model = transfer(tiny, "VGG16", SEVERAL, "block5_conv1")
-    trunk, top = models.split_before(model, "block5_conv1")
+    trunk, top = model_graph.split_before(model, "block5_conv1")
     crossing, whole = run(trunk, images), run(model, images)
     before = [model.get_layer(name).get_weights()[0] for name in ("block4_conv3", "dense")]
     top.compile(keras.optimizers.SGD(0.1), "categorical_crossentropy")
@@ -527,34 +534,34 @@ def test_training_the_top_trains_the_model(tiny, images):
     np.testing.assert_allclose(run(top, crossing), run(model, images), atol=1e-6)
 
 
-def test_the_first_part_augments_in_training_and_the_second_drops_out(vgg16, images):
-    trunk, top = models.split_before(vgg16, "block5_conv1")
+def test_the_first_part_augments_in_training_and_the_second_drops_out(transfer_model, images):
+    trunk, top = model_graph.split_before(transfer_model, "block5_conv1")
     crossing = run(trunk, images)
     assert not np.allclose(run(trunk, images, training=True)[1], crossing[1])
     assert not np.allclose(run(top, crossing, training=True), run(top, crossing))
 
 
-def test_a_part_can_be_cut_again(vgg16, images):
-    trunk, top = models.split_after(vgg16, "block4_pool")
-    block, head = models.split_after(top, "features")
+def test_a_part_can_be_cut_again(transfer_model, images):
+    trunk, top = model_graph.split_after(transfer_model, "block4_pool")
+    block, head = model_graph.split_after(top, "features")
     np.testing.assert_allclose(
-        run(head, run(block, run(trunk, images))), run(vgg16, images), atol=1e-6
+        run(head, run(block, run(trunk, images))), run(transfer_model, images), atol=1e-6
     )
 
 
-def test_cutting_at_an_unknown_layer_names_the_layers(vgg16):
-    for cut in (models.split_before, models.split_after, models.train_from):
+def test_cutting_at_an_unknown_layer_names_the_layers(transfer_model):
+    for cut in (model_graph.split_before, model_graph.split_after, model_graph.train_from):
         with pytest.raises(
             ValueError, match="no layer 'block9_pool'; did you.*it has: image, to_f"
         ):
-            cut(vgg16, "block9_pool")
+            cut(transfer_model, "block9_pool")
 
 
-def test_nothing_is_cut_off_before_the_first_layer_or_after_the_last(vgg16):
+def test_nothing_is_cut_off_before_the_first_layer_or_after_the_last(transfer_model):
     with pytest.raises(ValueError, match="nothing comes before 'image'"):
-        models.split_before(vgg16, "image")
+        model_graph.split_before(transfer_model, "image")
     with pytest.raises(ValueError, match="does not depend on what comes of 'probabilities'"):
-        models.split_after(vgg16, "probabilities")
+        model_graph.split_after(transfer_model, "probabilities")
 
 
 def test_training_from_a_layer_leaves_all_before_it_alone(tiny):
@@ -563,23 +570,23 @@ def test_training_from_a_layer_leaves_all_before_it_alone(tiny):
         ("dense", ["dense", "probabilities"]),
         ("block5_conv2", ["block5_conv2", "block5_conv3", "dense", "probabilities"]),
     ):
-        models.train_from(model, layer)
+        model_graph.train_from(model, layer)
         trained = [each.name for each in model.layers if each.trainable_weights]
         assert trained == expected
         assert not model.get_layer("block3_pool_average").trainable
         assert len(model.trainable_weights) == 2 * len(expected)
 
 
-def test_a_model_that_was_cut_is_saved_whole(vgg16, images, tmp_path):
-    models.split_before(vgg16, "block5_conv1")
-    vgg16.save(tmp_path / "model.keras")
+def test_a_model_that_was_cut_is_saved_whole(transfer_model, images, tmp_path):
+    model_graph.split_before(transfer_model, "block5_conv1")
+    transfer_model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(run(loaded, images), run(vgg16, images), atol=1e-6)
-    assert [each.name for each in loaded.layers] == [each.name for each in vgg16.layers]
+    np.testing.assert_allclose(run(loaded, images), run(transfer_model, images), atol=1e-6)
+    assert [each.name for each in loaded.layers] == [each.name for each in transfer_model.layers]
 
 
 def test_alexnet_and_another_backbone_are_saved_whole(tiny, mobile, images, tmp_path):
-    for model in (mobile, models.alexnet(256, 3, tiny.alexnet, tiny.augmentation, seed=1)):
+    for model in (mobile, alexnet.alexnet(256, 3, tiny.alexnet, tiny.augmentation, seed=1)):
         model.save(tmp_path / "model.keras")
         loaded = keras.saving.load_model(tmp_path / "model.keras")
         np.testing.assert_allclose(run(loaded, images), run(model, images), atol=1e-6)
@@ -593,8 +600,8 @@ def build_each(config):
     parts = (config.augmentation, 1)
     names = [f"expanded_conv_{i}_project_bn" for i in (2, 5)]
     for build in (
-        lambda: models.baseline_cnn(256, 3, config.baseline_cnn, *parts),
-        lambda: models.alexnet(256, 3, config.alexnet, *parts),
+        lambda: baseline_cnn.baseline_cnn(256, 3, config.baseline_cnn, *parts),
+        lambda: alexnet.alexnet(256, 3, config.alexnet, *parts),
         lambda: transfer(config, "VGG16", SEVERAL, "block5_conv1", 32),
         lambda: transfer(config, "MobileNetV3Small", names, names[1]),
     ):
@@ -631,7 +638,7 @@ def test_bfloat16_never_touches_pixels_nor_features(tiny, bfloat16):
 
 def test_in_bfloat16_both_parts_still_make_the_whole(tiny, images, bfloat16):
     model = transfer(tiny, "VGG16", SEVERAL, "block5_conv1", 32)
-    trunk, top = models.split_before(model, "block5_conv1")
+    trunk, top = model_graph.split_before(model, "block5_conv1")
     assert [each.dtype for each in trunk.outputs] == ["bfloat16", "float32", "float32"]
     crossing = trunk(images, training=False)
     np.testing.assert_allclose(run(top, crossing), run(model, images), atol=1e-6)

@@ -16,7 +16,9 @@ import pandas as pd
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from lib import datasets, paths, pipeline, preprocessing
+from lib import paths
+from lib.data import datasets
+from lib.preprocessing import image_array, pipeline
 
 OFF = {
     "remove_hair": False,
@@ -82,7 +84,7 @@ def draw(tmp_path):
 @pytest.fixture
 def two_at_a_time(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(pipeline, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(image_array, "CHUNK_BYTES", 1)
 
 
 def array_file(run):
@@ -97,7 +99,7 @@ def unbroken(index, folder, run, monkeypatch, tmp_path):
     """The bytes of images.npy, made elsewhere and at one go."""
     with monkeypatch.context() as patch:
         patch.setenv("SKIN_OUTPUT", str(tmp_path / "unbroken"))
-        counts = pipeline.write_images(index, folder, run)
+        counts = image_array.write_images(index, folder, run)
         assert counts == {"processed": len(index), "taken_over": 0}
         return array_file(run).read_bytes()
 
@@ -106,7 +108,7 @@ def break_off(index, folder, run):
     """Make all rows but the last two, then meet an image that is not there."""
     lacking = index.assign(path=[*index["path"].iloc[:-1], "nowhere.png"])
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png: no such image"):
-        pipeline.write_images(lacking, folder, run)
+        image_array.write_images(lacking, folder, run)
 
 
 # ------------------------------------------------------------------------------------- the array
@@ -116,13 +118,13 @@ def test_training_evaluation_and_prediction_see_identical_pixels(run, whole_inde
     """Each row is every step, one after the other, of the file's pixels; so is `prepare`."""
     sides = whole_index.groupby("split").head(2).reset_index(drop=True)
     assert set(sides["split"]) == {"train", "validation", "test"}
-    counts = pipeline.write_images(sides, data_folder, run)
+    counts = image_array.write_images(sides, data_folder, run)
     assert counts == {"processed": len(sides), "taken_over": 0}
-    images = pipeline.open_images(sides, run)
+    images = image_array.open_images(sides, run)
     assert images.shape == (len(sides), 256, 256, 3)
     for row, path in zip(images, sides["path"], strict=True):
         by_hand = cv2.cvtColor(cv2.imread(str(data_folder / path)), cv2.COLOR_BGR2RGB)
-        for step in preprocessing.steps(run.preprocessing).values():
+        for step in pipeline.steps(run.preprocessing).values():
             by_hand = step(by_hand)
         np.testing.assert_array_equal(row, by_hand)
         np.testing.assert_array_equal(row, pipeline.prepare(data_folder / path, run.preprocessing))
@@ -137,19 +139,19 @@ def test_the_notebooks_of_the_models_take_images_from_the_array_alone(number):
 
 
 def test_an_array_made_with_other_settings_is_refused(run, index, data_folder):
-    pipeline.write_images(index, data_folder, run)
+    image_array.write_images(index, data_folder, run)
     with pytest.raises(ValueError, match="made with other preprocessing"):
-        pipeline.open_images(index, with_settings(run, remove_hair=False))
+        image_array.open_images(index, with_settings(run, remove_hair=False))
     with pytest.raises(ValueError, match="made with other image_ids_sha256"):
-        pipeline.open_images(index.iloc[::-1], run)
+        image_array.open_images(index.iloc[::-1], run)
     with pytest.raises(ValueError, match="made with other shape"):
-        pipeline.open_images(index.head(5), run)
+        image_array.open_images(index.head(5), run)
 
 
 def test_the_array_is_what_numpy_saves(plain, draw, tmp_path):
     index, folder = draw(5)
-    pipeline.write_images(index, folder, plain)
-    np.save(tmp_path / "saved.npy", pipeline.open_images(index, plain))
+    image_array.write_images(index, folder, plain)
+    np.save(tmp_path / "saved.npy", image_array.open_images(index, plain))
     assert (tmp_path / "saved.npy").read_bytes() == array_file(plain).read_bytes()
 
 
@@ -168,7 +170,7 @@ def test_opencv_has_its_threads_back(plain, draw):
     before = cv2.getNumThreads()
     cv2.setNumThreads(3)
     try:
-        pipeline.write_images(index, folder, plain)
+        image_array.write_images(index, folder, plain)
         assert cv2.getNumThreads() == 3
         break_off(index, folder, with_settings(plain, median_kernel=3))
         assert cv2.getNumThreads() == 3
@@ -181,11 +183,11 @@ def test_opencv_has_its_threads_back(plain, draw):
 
 def test_the_same_images_and_settings_are_not_processed_twice(plain, draw, monkeypatch):
     index, folder = draw(40)
-    pipeline.write_images(index, folder, plain)
+    image_array.write_images(index, folder, plain)
     before = {file: file.stat() for file in array_file(plain).parent.iterdir()}
     assert {file.name for file in before} == {"images.npy", "images.keys", "images.json"}
-    monkeypatch.setattr(preprocessing, "preprocess_image", None)
-    assert pipeline.write_images(index, folder, plain) == {"processed": 0, "taken_over": 40}
+    monkeypatch.setattr(pipeline, "preprocess_image", None)
+    assert image_array.write_images(index, folder, plain) == {"processed": 0, "taken_over": 40}
     after = {file: file.stat() for file in array_file(plain).parent.iterdir()}
     assert {f: (s.st_ino, s.st_mtime_ns) for f, s in before.items()} == {
         f: (s.st_ino, s.st_mtime_ns) for f, s in after.items()
@@ -203,73 +205,73 @@ def test_the_same_images_and_settings_are_not_processed_twice(plain, draw, monke
 )
 def test_one_changed_setting_processes_every_image(plain, draw, change):
     index, folder = draw(4)
-    pipeline.write_images(index, folder, plain)
+    image_array.write_images(index, folder, plain)
     changed = with_settings(plain, **change)
-    assert pipeline.write_images(index, folder, changed) == {"processed": 4, "taken_over": 0}
-    assert pipeline.open_images(index, changed).shape[1] == changed.preprocessing.image_size
+    assert image_array.write_images(index, folder, changed) == {"processed": 4, "taken_over": 0}
+    assert image_array.open_images(index, changed).shape[1] == changed.preprocessing.image_size
 
 
 def test_other_code_or_another_opencv_processes_every_image(plain, draw, monkeypatch, tmp_path):
     index, folder = draw(4)
-    pipeline.write_images(index, folder, plain)
+    image_array.write_images(index, folder, plain)
     monkeypatch.setattr(cv2, "__version__", "0.0")
-    assert pipeline.write_images(index, folder, plain)["processed"] == 4
+    assert image_array.write_images(index, folder, plain)["processed"] == 4
     code = tmp_path / "preprocessing.py"
-    code.write_bytes(Path(preprocessing.__file__).read_bytes() + b"# another line\n")
-    monkeypatch.setattr(pipeline, "_SOURCES", {code: Path(preprocessing.__file__).read_bytes()})
+    code.write_bytes(Path(pipeline.__file__).read_bytes() + b"# another line\n")
+    monkeypatch.setattr(image_array, "_SOURCES", {code: Path(pipeline.__file__).read_bytes()})
     with pytest.raises(ValueError, match=r"preprocessing\.py was changed after it was imported"):
-        pipeline.write_images(index, folder, plain)
-    monkeypatch.setattr(pipeline, "_SOURCES", {code: code.read_bytes()})
+        image_array.write_images(index, folder, plain)
+    monkeypatch.setattr(image_array, "_SOURCES", {code: code.read_bytes()})
     with pytest.raises(ValueError, match="made with other code"):
-        pipeline.open_images(index, plain)
-    assert pipeline.write_images(index, folder, plain)["processed"] == 4
-    assert pipeline.write_images(index, folder, plain)["processed"] == 0
+        image_array.open_images(index, plain)
+    assert image_array.write_images(index, folder, plain)["processed"] == 4
+    assert image_array.write_images(index, folder, plain)["processed"] == 0
 
 
 def test_one_changed_image_is_processed_alone(plain, draw):
     index, folder = draw(40)
-    pipeline.write_images(index, folder, plain)
-    before = np.array(pipeline.open_images(index, plain))
+    image_array.write_images(index, folder, plain)
+    before = np.array(image_array.open_images(index, plain))
     cv2.imwrite(str(folder / index["path"].iloc[33]), np.full((36, 48, 3), 7, np.uint8))
-    assert pipeline.write_images(index, folder, plain) == {"processed": 1, "taken_over": 39}
-    differs = (before != pipeline.open_images(index, plain)).any(axis=(1, 2, 3))
+    assert image_array.write_images(index, folder, plain) == {"processed": 1, "taken_over": 39}
+    differs = (before != image_array.open_images(index, plain)).any(axis=(1, 2, 3))
     assert np.flatnonzero(differs).tolist() == [33]
 
 
 def test_what_an_abandoned_attempt_left_is_removed(plain, draw):
     index, folder = draw(6)
-    pipeline.write_images(index, folder, plain)
+    image_array.write_images(index, folder, plain)
     (folder / "broken.png").write_text("no image")
     broken = index.assign(path=[*index["path"].iloc[:-1], "broken.png"])
     with pytest.raises(ValueError, match="broken"):
-        pipeline.write_images(broken, folder, with_settings(plain, median_kernel=3))
+        image_array.write_images(broken, folder, with_settings(plain, median_kernel=3))
     partial = paths.run_folder(plain.name) / ".images.partial.npy"
     assert partial.exists()
-    assert pipeline.write_images(index, folder, plain) == {"processed": 0, "taken_over": 6}
+    assert image_array.write_images(index, folder, plain) == {"processed": 0, "taken_over": 6}
     assert not partial.exists()
 
 
 def test_images_in_another_order_added_or_removed_are_taken_over(plain, draw):
     index, folder = draw(8)
-    pipeline.write_images(index.iloc[:6], folder, plain)
-    before = np.array(pipeline.open_images(index.iloc[:6], plain))
+    image_array.write_images(index.iloc[:6], folder, plain)
+    before = np.array(image_array.open_images(index.iloc[:6], plain))
     backwards = index.iloc[::-1]
-    assert pipeline.write_images(backwards, folder, plain) == {"processed": 2, "taken_over": 6}
-    np.testing.assert_array_equal(pipeline.open_images(backwards, plain)[:1:-1], before)
+    assert image_array.write_images(backwards, folder, plain) == {"processed": 2, "taken_over": 6}
+    np.testing.assert_array_equal(image_array.open_images(backwards, plain)[:1:-1], before)
     some = index.iloc[[1, 4]]
-    assert pipeline.write_images(some, folder, plain) == {"processed": 0, "taken_over": 2}
-    np.testing.assert_array_equal(pipeline.open_images(some, plain), before[[1, 4]])
+    assert image_array.write_images(some, folder, plain) == {"processed": 0, "taken_over": 2}
+    np.testing.assert_array_equal(image_array.open_images(some, plain), before[[1, 4]])
 
 
 def test_a_note_that_is_missing_or_of_another_index_is_written_again(plain, draw):
     index, folder = draw(4)
-    pipeline.write_images(index, folder, plain)
+    image_array.write_images(index, folder, plain)
     array_file(plain).with_suffix(".json").unlink()
-    assert pipeline.write_images(index, folder, plain)["processed"] == 0
-    pipeline.open_images(index, plain)
+    assert image_array.write_images(index, folder, plain)["processed"] == 0
+    image_array.open_images(index, plain)
     renamed = index.assign(image_id=index["image_id"] + "x")
-    assert pipeline.write_images(renamed, folder, plain)["processed"] == 0
-    pipeline.open_images(renamed, plain)
+    assert image_array.write_images(renamed, folder, plain)["processed"] == 0
+    image_array.open_images(renamed, plain)
 
 
 # ------------------------------------------------------------------------------------- resumable
@@ -303,7 +305,7 @@ pipeline.write_images(index, folder, run)
     done = count_done()
     assert 20 <= done < 60
     assert not array_file(plain).exists()
-    assert pipeline.write_images(index, folder, plain) == {
+    assert image_array.write_images(index, folder, plain) == {
         "processed": 60 - done,
         "taken_over": done,
     }
@@ -320,7 +322,7 @@ def test_a_kill_after_any_write_costs_two_rows_at_most(plain, draw, monkeypatch,
     """Over an attempt with other settings, whose keys must not vouch for the new rows."""
     index, folder = draw(6)
     expected = unbroken(index, folder, plain, monkeypatch, tmp_path)
-    write, left = pipeline._write, 0
+    write, left = image_array._write, 0
 
     def write_until_killed(file, pieces):
         nonlocal left
@@ -335,12 +337,12 @@ def test_a_kill_after_any_write_costs_two_rows_at_most(plain, draw, monkeypatch,
         array_file(plain).with_suffix(".keys").unlink(missing_ok=True)
         break_off(index, folder, other)
         with monkeypatch.context() as patch:
-            patch.setattr(pipeline, "_write", write_until_killed)
+            patch.setattr(image_array, "_write", write_until_killed)
             left = written
             with pytest.raises(Killed):
-                pipeline.write_images(index, folder, plain)
+                image_array.write_images(index, folder, plain)
         assert not array_file(plain).exists()
-        counts = pipeline.write_images(index, folder, plain)
+        counts = image_array.write_images(index, folder, plain)
         assert counts == {"processed": 6 - written // 3 * 2, "taken_over": written // 3 * 2}
         assert array_file(plain).read_bytes() == expected
 
@@ -351,7 +353,7 @@ def test_a_kill_while_files_get_their_names_costs_nothing(
 ):
     index, folder = draw(6)
     expected = unbroken(index, folder, plain, monkeypatch, tmp_path)
-    pipeline.write_images(index, folder, with_settings(plain, median_kernel=3))
+    image_array.write_images(index, folder, with_settings(plain, median_kernel=3))
     replace, names = os.replace, []
 
     def replace_until_killed(source, target):
@@ -363,11 +365,11 @@ def test_a_kill_while_files_get_their_names_costs_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", replace_until_killed)
         with pytest.raises(Killed):
-            pipeline.write_images(index, folder, plain)
+            image_array.write_images(index, folder, plain)
     with pytest.raises(FileNotFoundError, match=r"images\.npy: no such file; run notebook 02"):
-        pipeline.open_images(index, plain)
-    assert pipeline.write_images(index, folder, plain) == {"processed": 0, "taken_over": 6}
-    pipeline.open_images(index, plain)
+        image_array.open_images(index, plain)
+    assert image_array.write_images(index, folder, plain) == {"processed": 0, "taken_over": 6}
+    image_array.open_images(index, plain)
     assert array_file(plain).read_bytes() == expected
 
 
@@ -375,11 +377,11 @@ def test_a_kill_while_files_get_their_names_costs_nothing(
 def test_a_broken_image_leaves_no_array_behind_and_what_was_done_stays(run, index, data_folder):
     broken = index.assign(path=[*index["path"].iloc[:-1], "README.md"])
     with pytest.raises(ValueError, match=r"README\.md: not an image"):
-        pipeline.write_images(broken, data_folder, run)
+        image_array.write_images(broken, data_folder, run)
     assert not array_file(run).exists()
     with pytest.raises(FileNotFoundError, match="run notebook 02"):
-        pipeline.open_images(index, run)
-    assert pipeline.write_images(index, data_folder, run) == {"processed": 2, "taken_over": 4}
+        image_array.open_images(index, run)
+    assert image_array.write_images(index, data_folder, run) == {"processed": 2, "taken_over": 4}
 
 
 @pytest.mark.usefixtures("two_at_a_time")
@@ -394,18 +396,18 @@ def test_a_partial_array_that_is_cut_short_is_started_over(
     torn = partial_file(plain).with_suffix(suffix)
     os.truncate(torn, int(torn.stat().st_size * share))
     with pytest.warns(UserWarning, match=r"partial\.npy: .* cut short; it is started over"):
-        counts = pipeline.write_images(index, folder, plain)
+        counts = image_array.write_images(index, folder, plain)
     assert counts == {"processed": 6, "taken_over": 0}
     assert array_file(plain).read_bytes() == expected
 
 
 def test_an_array_that_is_cut_short_is_made_again(plain, draw):
     index, folder = draw(6)
-    pipeline.write_images(index, folder, plain)
+    image_array.write_images(index, folder, plain)
     expected = array_file(plain).read_bytes()
     os.truncate(array_file(plain), len(expected) - 1)
     with pytest.warns(UserWarning, match=r"tiny/images\.npy: .* cut short"):
-        assert pipeline.write_images(index, folder, plain)["processed"] == 6
+        assert image_array.write_images(index, folder, plain)["processed"] == 6
     assert array_file(plain).read_bytes() == expected
 
 
@@ -414,7 +416,7 @@ def test_an_attempt_at_another_index_is_not_taken_for_this_one(plain, draw, monk
     index, folder = draw(6)
     expected = unbroken(index.head(5), folder, plain, monkeypatch, tmp_path)
     break_off(index, folder, plain)
-    pipeline.write_images(index.head(5), folder, plain)
+    image_array.write_images(index.head(5), folder, plain)
     assert array_file(plain).read_bytes() == expected
 
 
@@ -456,9 +458,9 @@ def test_a_disk_that_is_too_full_is_refused_before_the_work(plain, draw, monkeyp
     index, folder = draw(6)
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 10**6, 10**6))
-    monkeypatch.setattr(preprocessing, "preprocess_image", None)
+    monkeypatch.setattr(pipeline, "preprocess_image", None)
     with pytest.raises(OSError, match=r"runs/tiny: images\.npy needs 1\.18MB more; 1\.00MB are"):
-        pipeline.write_images(index, folder, plain)
+        image_array.write_images(index, folder, plain)
     assert not array_file(plain).exists()
 
 
@@ -468,14 +470,14 @@ def test_rows_that_are_there_need_no_space(plain, draw, monkeypatch):
     break_off(index, folder, plain)
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 10**6, 10**6))
-    assert pipeline.write_images(index, folder, plain)["processed"] == 2
+    assert image_array.write_images(index, folder, plain)["processed"] == 2
 
 
 def test_a_bar_is_drawn_when_asked_for_and_else_only_in_a_terminal(plain, draw, capfd):
     index, folder = draw(3)
-    pipeline.write_images(index, folder, plain)
+    image_array.write_images(index, folder, plain)
     assert capfd.readouterr() == ("", "")
-    pipeline.write_images(index, folder, plain, progress=True)
+    image_array.write_images(index, folder, plain, progress=True)
     assert "images: " in capfd.readouterr().err
 
 

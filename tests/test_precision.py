@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lib import config, models, precision, training
-from lib.backend import keras
+from lib import config
+from lib.networks import batching, model_graph, precision, training
+from lib.networks.backend import keras
 
 
 def network(outputs=3):
@@ -200,7 +201,7 @@ def batches(loss_weight=1.0, size=8):
     images[np.arange(24), :, :, targets] = 255
 
     def make(rows, seed=None):
-        return training.Batches(images, rows, targets[rows], np.full(3, loss_weight), 6, seed)
+        return batching.Batches(images, rows, targets[rows], np.full(3, loss_weight), 6, seed)
 
     return make(np.arange(18), seed=2), make(np.arange(18, 24))
 
@@ -224,12 +225,12 @@ def test_only_float16_scales_the_loss(tmp_path, number_format, scaled):
 def part():
     """A part cut out of a network in float16, and batches for it."""
     model, _ = precision.build(network, settings("float16"))
-    _, top = models.split_before(model, "hidden")
+    _, top = model_graph.split_before(model, "hidden")
     features = np.random.default_rng(1).random((24, 48), dtype=np.float32)
 
     def make(loss_weight):
         return [
-            training.Batches(features, each.rows, each.targets, [loss_weight] * 3, 6, each.seed)
+            batching.Batches(features, each.rows, each.targets, [loss_weight] * 3, 6, each.seed)
             for each in batches()
         ]
 
@@ -264,7 +265,7 @@ def test_a_training_in_float16_that_was_broken_off_ends_as_an_unbroken_one(tmp_p
     class PowerCut(Exception):
         pass
 
-    class Broken(training.Batches):
+    class Broken(batching.Batches):
         def start_epoch(self, epoch):
             if epoch == 2:
                 raise PowerCut

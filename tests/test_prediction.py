@@ -8,7 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import config, datasets, metrics, paths, pipeline, prediction, store, training
+from lib import config, paths
+from lib.data import datasets
+from lib.evaluation import priors
+from lib.networks import inference, published_networks, saving
+from lib.preprocessing import decode, image_array
+from tools import predict
 
 REAL = paths.ROOT / "reports" / "ham10000" / "published" / "predictions.csv"
 CLASSES = ["bcc", "mel", "nv"]
@@ -16,7 +21,7 @@ CLASSES = ["bcc", "mel", "nv"]
 
 @pytest.fixture
 def published(finished, monkeypatch):
-    monkeypatch.setattr(store, "MODELS", finished.models)
+    monkeypatch.setattr(published_networks, "MODELS", finished.models)
     return finished.models
 
 
@@ -34,29 +39,29 @@ def files(data_folder):
 
 
 def answers(files, model, **options):
-    network, note = store.load("tiny", model)
-    return [answer for _, answer in prediction.predict_files(files, network, note, **options)]
+    network, note = published_networks.load("tiny", model)
+    return [answer for _, answer in predict.predict_files(files, network, note, **options)]
 
 
 def ask(capsys, *arguments):
     """Run the command; return its exit status and what it wrote."""
-    status = prediction.main([*map(str, arguments)])
+    status = predict.main([*map(str, arguments)])
     return status, *capsys.readouterr()
 
 
 # ----------------------------------------------------------------------------- the same as the run
 
 
-@pytest.mark.parametrize("model", store.SOURCES)
+@pytest.mark.parametrize("model", published_networks.SOURCES)
 def test_a_file_gets_what_its_row_of_the_array_gets(own_run, run, data_folder, model):
     """By the notebooks' own steps: the saved network, the row, the views, the calibration."""
     index = datasets.read_index(run)
-    images, rows = pipeline.open_images(index, run), np.array([3, 0, 7])
+    images, rows = image_array.open_images(index, run), np.array([3, 0, 7])
     views = 1 if model == "baseline_cnn" else 2
-    network = training.read_model(run, *store.SOURCES[model])
-    outputs = training.predict(network, images, rows, views=views)
-    prior = metrics.training_prior(index, CLASSES)
-    outputs = store.read_run(run, model)[1].calibration.apply(outputs)
+    network = saving.read_model(run, *published_networks.SOURCES[model])
+    outputs = inference.predict(network, images, rows, views=views)
+    prior = priors.training_prior(index, CLASSES)
+    outputs = published_networks.read_run(run, model)[1].calibration.apply(outputs)
     np.testing.assert_allclose(outputs.sum(axis=1), 1)
     found = answers([data_folder / path for path in index.loc[rows, "path"]], model)
     for answer, expected in zip(found, outputs, strict=True):
@@ -69,12 +74,12 @@ def test_a_file_gets_what_its_row_of_the_array_gets(own_run, run, data_folder, m
 
 def test_both_rules_choose_as_the_table_of_predictions_does(published, files, own_run, run):
     index = datasets.read_index(run)
-    prior = metrics.training_prior(index, CLASSES)
+    prior = priors.training_prior(index, CLASSES)
     found = answers(files, "vgg16_fine_tuned")
     table = np.stack([answer["training_prior"] for answer in found])
-    for column, places in metrics.decide(table, prior).items():
-        rule = {each: name for name, each in metrics.PREDICTED.items()}[column]
-        assert [prediction.chosen(answer)[rule] for answer in found] == [
+    for column, places in priors.decide(table, prior).items():
+        rule = {each: name for name, each in priors.PREDICTED.items()}[column]
+        assert [predict.chosen(answer)[rule] for answer in found] == [
             CLASSES[place] for place in places
         ]
 
@@ -86,15 +91,15 @@ def test_the_size_of_a_batch_makes_no_difference(published, files):
 
 
 def test_no_more_than_a_batch_of_images_is_in_memory(published, files, monkeypatch):
-    seen, predict = [], training.predict
+    seen, predict_images = [], inference.predict
 
     def watched(network, images, **options):
         seen.append(len(images))
-        return predict(network, images, **options)
+        return predict_images(network, images, **options)
 
-    monkeypatch.setattr(training, "predict", watched)
-    network, note = store.load("tiny", "baseline_cnn")
-    made = prediction.predict_files(files, network, note, batch_size=2)
+    monkeypatch.setattr(inference, "predict", watched)
+    network, note = published_networks.load("tiny", "baseline_cnn")
+    made = predict.predict_files(files, network, note, batch_size=2)
     next(made)
     assert seen == [2], "the others wait until they are asked for"
     assert len(list(made)) == 4
@@ -124,7 +129,7 @@ def test_the_two_answers_are_the_same_or_not(equal, said):
     names = [config.CLASS_NAMES[name] for name in CLASSES]
     shares = {"training_prior": [0.1, 0.2, 0.7], "equal_priors": [0.1, equal, 0.9 - equal]}
     answer = pd.DataFrame({"diagnosis": names} | shares, index=CLASSES)
-    lines = prediction.as_text(paths.ROOT / "a.jpg", answer).splitlines()
+    lines = predict.as_text(paths.ROOT / "a.jpg", answer).splitlines()
     first, second = [line.partition(": ") for line in lines if "most probable" in line]
     assert first[0].endswith("as frequent as in training")
     assert first[2] == "nv (melanocytic nevus)"
@@ -142,7 +147,7 @@ def test_json_is_one_line_an_image_and_nothing_else(published, files, capsys):
     for each, answer in zip(found, answers(files[:2], "baseline_cnn"), strict=True):
         assert (each["run"], each["model"]) == ("tiny", "baseline_cnn")
         assert each["note"] == "Research software, not a medical device"
-        for rule, name in prediction.chosen(answer).items():
+        for rule, name in predict.chosen(answer).items():
             assert each[rule]["predicted"] == name
             assert each[rule]["probabilities"] == pytest.approx(answer[rule].to_dict(), abs=1e-6)
 
@@ -170,11 +175,11 @@ def test_in_a_folder_what_is_no_image_is_counted(published, files, tmp_path, cap
     (tmp_path / "a_segmentation.png").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("notes")
     (tmp_path / "._a.jpg").write_bytes(b"")
-    assert prediction.list_images(tmp_path) == ([tmp_path / "below" / "a.JPG"], 3)
+    assert predict.list_images(tmp_path) == ([tmp_path / "below" / "a.JPG"], 3)
     options = ("--config", "tiny", "--model", "baseline_cnn")
     status, said, errors = ask(capsys, tmp_path, *options)
     assert status == 0
-    assert said.count(prediction.DISCLAIMER) == 1
+    assert said.count(predict.DISCLAIMER) == 1
     assert errors == f"{tmp_path.name}: 3 other files left out\n"
 
 
@@ -211,7 +216,7 @@ def test_a_run_that_is_not_published_is_one_clear_error(published, files, capsys
 
 def test_no_image_is_a_usage_error(capsys):
     with pytest.raises(SystemExit) as ended:
-        prediction.main([])
+        predict.main([])
     assert ended.value.code == 2
     assert "the following arguments are required: IMAGE" in capsys.readouterr().err
 
@@ -220,15 +225,15 @@ def command(make, tmp_path, *arguments):
     done = make("--dry-run", "predict", *arguments, output=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.replace("\\\n", " ").splitlines()
-    (line,) = [" ".join(each.split()) for each in lines if "lib.prediction" in each]
+    (line,) = [" ".join(each.split()) for each in lines if "tools.predict" in each]
     return line.removeprefix(sys.executable)
 
 
 def test_make_predict_takes_the_full_experiment_whatever_its_default_run_is(make, tmp_path):
-    start = ' -m lib.prediction --config "ham10000"'
+    start = ' -m tools.predict --config "ham10000"'
     assert command(make, tmp_path, "IMAGE=my lesion.jpg") == f'{start} -- "my lesion.jpg"'
     given = ("CONFIG=demo", "MODEL=baseline_cnn", "IMAGE=a")
-    expected = ' -m lib.prediction --config "demo" --model "baseline_cnn" -- "a"'
+    expected = ' -m tools.predict --config "demo" --model "baseline_cnn" -- "a"'
     assert command(make, tmp_path, *given) == expected
     assert command(make, tmp_path) == start
 
@@ -237,22 +242,21 @@ def test_make_predict_takes_the_full_experiment_whatever_its_default_run_is(make
 
 
 @pytest.mark.skipif(
-    not (store.MODELS / "ham10000" / store.MANIFEST).is_file() or not REAL.is_file(),
+    not (published_networks.MODELS / "ham10000" / published_networks.MANIFEST).is_file()
+    or not REAL.is_file(),
     reason="no networks, or no predictions, of the full experiment are published",
 )
-@pytest.mark.parametrize("model", store.SOURCES)
+@pytest.mark.parametrize("model", published_networks.SOURCES)
 def test_the_published_networks_reproduce_the_published_predictions(ham10000, model):
     table = pd.read_csv(REAL)
     table = table[table["model"] == model].sample(24, random_state=2023).set_index("image_id")
     files = datasets.find_images(ham10000, table.index)
     assert len(files) == 24
-    size = datasets.read_image(ham10000 / files.iloc[0]).shape[:2]
+    size = decode.read_image(ham10000 / files.iloc[0]).shape[:2]
     if size != (224, 224):
         pytest.skip(f"the run was made on a copy stored at 224 x 224 pixels; these are {size}")
-    network, note = store.load("ham10000", model)
+    network, note = published_networks.load("ham10000", model)
     expected = table[[f"prob_{name}" for name in note.config.classes]].to_numpy()
-    found = prediction.predict_files(
-        [ham10000 / files[name] for name in table.index], network, note
-    )
+    found = predict.predict_files([ham10000 / files[name] for name in table.index], network, note)
     for (_, answer), row in zip(found, expected, strict=True):
         np.testing.assert_allclose(answer["training_prior"], row, atol=0.005)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lib import datasets, preprocessing
+from lib.preprocessing import decode, pipeline
 
 
 def skin(size=256, seed=0):
@@ -31,20 +31,20 @@ def with_hairs(image, color=(60, 45, 40)):
 def test_the_central_square_is_kept():
     image = np.zeros((4, 8, 3), np.uint8)
     image[:, 2:6] = 7
-    assert (preprocessing.crop_square(image) == 7).all()
-    assert preprocessing.crop_square(image.transpose(1, 0, 2)).shape == (4, 4, 3)
+    assert (pipeline.crop_square(image) == 7).all()
+    assert pipeline.crop_square(image.transpose(1, 0, 2)).shape == (4, 4, 3)
 
 
 def test_shrinking_averages_over_areas():
     board = np.indices((8, 8)).sum(axis=0) % 2 * 200
     image = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)
-    assert (preprocessing.resize(image, 4) == 100).all()
+    assert (pipeline.resize(image, 4) == 100).all()
 
 
 def test_a_mask_stays_a_mask_of_the_same_place():
     mask = np.zeros((60, 80), bool)
     mask[20:40, 30:50] = True
-    small = preprocessing.preprocess_mask(mask, 30)
+    small = pipeline.preprocess_mask(mask, 30)
     assert small.dtype == bool
     assert small[10:20, 10:20].all()
     assert small.sum() == 100
@@ -53,7 +53,7 @@ def test_a_mask_stays_a_mask_of_the_same_place():
 @pytest.mark.parametrize("shape", [(1, 1, 3), (300, 20, 3), (450, 600, 3)])
 def test_any_size_becomes_the_size_of_the_run(run, shape):
     image = np.full(shape, 90, np.uint8)
-    assert preprocessing.preprocess_image(image, run.preprocessing).shape == (256, 256, 3)
+    assert pipeline.preprocess_image(image, run.preprocessing).shape == (256, 256, 3)
 
 
 # ------------------------------------------------------------------------------------------ hair
@@ -63,29 +63,29 @@ def test_any_size_becomes_the_size_of_the_run(run, shape):
 def test_hairs_are_found_and_filled(color):
     clean = skin()
     hairy, truth = with_hairs(clean, color)
-    found = preprocessing.hair_mask(hairy)
+    found = pipeline.hair_mask(hairy)
     assert (found & truth).sum() / truth.sum() > 0.8
     assert (found & ~cv2.dilate(truth.astype(np.uint8), np.ones((5, 5))).astype(bool)).mean() < 0.01
-    after = preprocessing.remove_hair(hairy)
+    after = pipeline.remove_hair(hairy)
     error_before = np.abs(hairy[truth].astype(int) - clean[truth]).mean()
     assert np.abs(after[truth].astype(int) - clean[truth]).mean() < error_before / 4
 
 
 def test_an_image_without_hair_is_left_as_it_is():
-    assert not preprocessing.hair_mask(skin()).any()
-    np.testing.assert_array_equal(preprocessing.remove_hair(skin()), skin())
+    assert not pipeline.hair_mask(skin()).any()
+    np.testing.assert_array_equal(pipeline.remove_hair(skin()), skin())
 
 
 def test_the_border_of_a_lesion_is_no_hair():
     image = np.full((256, 256, 3), 220, np.uint8)
     cv2.circle(image, (128, 128), 60, (90, 60, 40), -1, cv2.LINE_AA)
-    assert preprocessing.hair_mask(image).mean() < 0.002
+    assert pipeline.hair_mask(image).mean() < 0.002
 
 
 def test_hair_is_found_in_larger_images_too():
     hairy, truth = with_hairs(skin())
     large = [cv2.resize(each.astype(np.uint8), (640, 640)) for each in (hairy, truth)]
-    found = preprocessing.hair_mask(large[0])
+    found = pipeline.hair_mask(large[0])
     assert found.shape == (640, 640)
     assert (found & (large[1] > 0)).sum() / large[1].sum() > 0.8
     assert found.mean() < 2 * large[1].mean()
@@ -97,18 +97,18 @@ def test_dark_corners_are_no_hair(radius):
     y, x = np.mgrid[:256, :256] - 127.5
     dark = 1 / (1 + np.exp((np.hypot(x, y) - radius) / 3))[..., None]
     image = (skin() * dark).astype(np.uint8)
-    assert not preprocessing.hair_mask(image).any()
+    assert not pipeline.hair_mask(image).any()
     crossed = image.copy()
     cv2.line(crossed, (0, 90), (60, 110), (50, 40, 40), 2, cv2.LINE_AA)
-    assert preprocessing.hair_mask(crossed)[:, :20].any()
+    assert pipeline.hair_mask(crossed)[:, :20].any()
 
 
 def test_a_red_vessel_is_no_hair():
     """It is a thin dark strand too, but more colourful than the skin."""
     vessels, where = with_hairs(skin(), color=(180, 60, 60))
-    assert preprocessing.hair_mask(vessels)[where].mean() < 0.05
+    assert pipeline.hair_mask(vessels)[where].mean() < 0.05
     gray_hairs, where = with_hairs(skin(), color=(110, 100, 100))
-    assert preprocessing.hair_mask(gray_hairs)[where].mean() > 0.5
+    assert pipeline.hair_mask(gray_hairs)[where].mean() > 0.5
 
 
 def test_a_pigment_network_is_no_hair():
@@ -117,18 +117,18 @@ def test_a_pigment_network_is_no_hair():
     waves = [np.cos((x * np.cos(a) + y * np.sin(a)) * 2 * np.pi / 9) for a in (0.3, 1.35, 2.4)]
     network = skin().astype(float) - 14 * np.maximum(sum(waves), 0)[..., None]
     network = np.clip(network, 0, 255).astype(np.uint8)
-    assert preprocessing.hair_mask(network).mean() < 0.005
+    assert pipeline.hair_mask(network).mean() < 0.005
     crossed = network.copy()
     cv2.line(crossed, (10, 40), (245, 200), (45, 35, 35), 3, cv2.LINE_AA)
     truth = np.zeros((256, 256), np.uint8)
     cv2.line(truth, (10, 40), (245, 200), 1, 3)
-    found = preprocessing.hair_mask(crossed)
+    found = pipeline.hair_mask(crossed)
     assert (found & (truth > 0)).sum() / truth.sum() > 0.7
 
 
 def test_filling_touches_no_pixel_outside_the_mask():
     hairy, truth = with_hairs(skin())
-    after = preprocessing.fill(hairy, truth)
+    after = pipeline.fill(hairy, truth)
     np.testing.assert_array_equal(after[~truth], hairy[~truth])
     assert (after[truth] != hairy[truth]).mean() > 0.9
 
@@ -147,16 +147,16 @@ def test_only_the_surroundings_of_the_mask_are_given_to_opencv_and_the_result_is
         mask[rows, columns] = True
         mask &= np.random.default_rng(0).random(mask.shape) < 0.7
         expected = cv2.inpaint(image, mask.astype(np.uint8), 1, cv2.INPAINT_NS)
-        np.testing.assert_array_equal(preprocessing.fill(image, mask), expected)
+        np.testing.assert_array_equal(pipeline.fill(image, mask), expected)
 
 
 def test_a_mask_of_another_size_is_refused_and_one_of_numbers_is_not():
     image, mask = skin(), np.zeros((256, 256), np.int64)
     with pytest.raises(ValueError, match=r"\(512, 512\); expected \(256, 256\)"):
-        preprocessing.fill(image, np.ones((512, 512), bool))
+        pipeline.fill(image, np.ones((512, 512), bool))
     mask[100:110, 20:40] = 256
-    expected = preprocessing.fill(image, mask > 0)
-    np.testing.assert_array_equal(preprocessing.fill(image, mask), expected)
+    expected = pipeline.fill(image, mask > 0)
+    np.testing.assert_array_equal(pipeline.fill(image, mask), expected)
     assert (expected[mask > 0] != image[mask > 0]).any()
 
 
@@ -168,12 +168,11 @@ def test_thick_hair_is_removed_where_the_configuration_asks_for_it(run):
     usual = run.preprocessing.model_copy(update=off)
     thick = usual.model_copy(update={"thick_hair": True})
     left = [
-        (preprocessing.preprocess_image(image, each)[line, 0] < 100).mean()
-        for each in (usual, thick)
+        (pipeline.preprocess_image(image, each)[line, 0] < 100).mean() for each in (usual, thick)
     ]
     assert left[0] > 0.5 > 0.2 > left[1]  # the ends of the line stay
     without = thick.model_copy(update={"remove_hair": False})
-    assert not {name for name in preprocessing.steps(without) if name.startswith("hair")}
+    assert not {name for name in pipeline.steps(without) if name.startswith("hair")}
 
 
 def test_hair_removal_beats_a_median_filter_on_synthetic_hair(data_folder):
@@ -183,18 +182,16 @@ def test_hair_removal_beats_a_median_filter_on_synthetic_hair(data_folder):
         name = file.stem.removesuffix("_hair")
         images = [f"images/{name}.jpg", f"truth/{name}_clean.jpg"]
         before, clean = (
-            preprocessing.resize(
-                preprocessing.crop_square(datasets.read_image(data_folder / image)), 256
-            )
+            pipeline.resize(pipeline.crop_square(decode.read_image(data_folder / image)), 256)
             for image in images
         )
-        hair = preprocessing.preprocess_mask(datasets.read_mask(file), 256)
+        hair = pipeline.preprocess_mask(decode.read_mask(file), 256)
         if hair.mean() < 0.01:
             continue
         after = {
             "nothing": before,
             "median": cv2.medianBlur(before, 5),
-            "removed": preprocessing.remove_hair(before),
+            "removed": pipeline.remove_hair(before),
         }
         for key, image in after.items():
             errors[key].append(np.mean((image[hair].astype(float) - clean[hair]) ** 2))
@@ -209,40 +206,40 @@ def test_hair_removal_beats_a_median_filter_on_synthetic_hair(data_folder):
 def test_glare_is_found_and_pale_skin_is_not():
     image = np.full((256, 256, 3), 200, np.uint8)
     cv2.circle(image, (100, 100), 4, (255, 255, 255), -1)
-    found = preprocessing.bubble_mask(image)
+    found = pipeline.bubble_mask(image)
     assert found[100, 100]
     assert found.sum() < 150
-    assert not preprocessing.bubble_mask(np.full((256, 256, 3), 240, np.uint8)).any()
+    assert not pipeline.bubble_mask(np.full((256, 256, 3), 240, np.uint8)).any()
 
 
 def test_a_bright_lesion_or_a_white_patch_is_no_glare():
     image = np.full((256, 256, 3), 150, np.uint8)
     cv2.circle(image, (128, 128), 60, (250, 250, 250), -1)
-    assert preprocessing.bubble_mask(image).mean() < 0.005  # the tips of a drawn circle
+    assert pipeline.bubble_mask(image).mean() < 0.005  # the tips of a drawn circle
 
 
 @pytest.mark.parametrize("norm", [1, 6])
 def test_the_illuminant_of_one_colour_is_that_colour(norm):
     image = np.full((8, 8, 3), (200, 150, 100), np.uint8)
-    np.testing.assert_allclose(preprocessing.estimate_illuminant(image, norm), (200, 150, 100))
+    np.testing.assert_allclose(pipeline.estimate_illuminant(image, norm), (200, 150, 100))
 
 
 def test_the_illuminant_is_the_minkowski_mean_worked_out_by_hand():
     image = np.array([[[1, 0, 4], [7, 0, 4]]], np.uint8)
-    np.testing.assert_allclose(preprocessing.estimate_illuminant(image, 2), (5, 0, 4))
+    np.testing.assert_allclose(pipeline.estimate_illuminant(image, 2), (5, 0, 4))
 
 
 def test_shades_of_gray_takes_a_cast_off():
     gray = np.random.default_rng(1).integers(60, 180, (64, 64, 1)).repeat(3, axis=2)
     cast = np.clip(gray * (1.2, 1.0, 0.8), 0, 255).astype(np.uint8)
-    mean = preprocessing.shades_of_gray(cast).mean(axis=(0, 1))
+    mean = pipeline.shades_of_gray(cast).mean(axis=(0, 1))
     assert np.ptp(cast.mean(axis=(0, 1))) > 30
     assert np.ptp(mean) < 2
 
 
 def test_contrast_changes_lightness_and_keeps_hue():
     image = skin()
-    after = preprocessing.equalize_contrast(image)
+    after = pipeline.equalize_contrast(image)
     assert after.std() > image.std()
     hue = [
         cv2.cvtColor(each, cv2.COLOR_RGB2LAB)[..., 1:].mean(axis=(0, 1)) for each in (image, after)
@@ -260,12 +257,12 @@ def test_steps_that_are_off_are_not_done(run):
             "equalize_contrast": False,
         }
     )
-    assert list(preprocessing.steps(off)) == ["crop and resize"]
-    assert len(preprocessing.steps(run.preprocessing)) == 6
+    assert list(pipeline.steps(off)) == ["crop and resize"]
+    assert len(pipeline.steps(run.preprocessing)) == 6
     thick = run.preprocessing.model_copy(update={"thick_hair": True})
-    assert list(preprocessing.steps(thick))[1] == "hair removal at two scales"
-    assert len(preprocessing.steps(thick)) == 6
+    assert list(pipeline.steps(thick))[1] == "hair removal at two scales"
+    assert len(pipeline.steps(thick)) == 6
     smoothed = off.model_copy(update={"mean_kernel": 3})
-    assert list(preprocessing.steps(smoothed)) == ["crop and resize", "mean filter"]
+    assert list(pipeline.steps(smoothed)) == ["crop and resize", "mean filter"]
     image = skin()
-    np.testing.assert_array_equal(preprocessing.preprocess_image(image, off), image)
+    np.testing.assert_array_equal(pipeline.preprocess_image(image, off), image)

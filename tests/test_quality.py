@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lib import datasets, quality
+from lib.data import datasets, quality
 
 
 @pytest.fixture

@@ -5,24 +5,27 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import ablation, datasets, paths, preprocessing, real_scores, tables
+from lib import paths, tables
+from lib.data import datasets
+from lib.preprocessing import pipeline
+from studies.preprocessing import ablation, real_images
 
 LINE = "order,image_id,verdict\n"
 
 
 @pytest.fixture(scope="module")
 def published():
-    return real_scores.read_tables()
+    return real_images.read_tables()
 
 
 @pytest.fixture(scope="module")
 def said():
-    return real_scores.read_result()
+    return real_images.read_result()
 
 
 @pytest.fixture
 def few_draws(monkeypatch):
-    monkeypatch.setattr(real_scores, "DRAWS", 200)
+    monkeypatch.setattr(real_images, "DRAWS", 200)
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def judged(names, verdict="hairless"):
 
 
 def test_200_of_the_images_that_were_looked_at_are_hairless_and_then_60_fresh_ones():
-    verdict = real_scores.read_hairless()["verdict"]
+    verdict = real_images.read_hairless()["verdict"]
     fresh = verdict.str.startswith("fresh ")
     counts = verdict[~fresh].value_counts().to_dict()
     assert counts == {"hairless": 200, "unsure": 242, "hair": 814}
@@ -72,12 +75,12 @@ def test_a_faulty_list_is_refused(tmp_path, rows, fault):
     file = tmp_path / "hairless.csv"
     file.write_text(LINE + rows, encoding="utf-8")
     with pytest.raises(ValueError, match=f"(?s)hairless.csv: not as expected.*{fault}"):
-        real_scores.read_hairless(file)
+        real_images.read_hairless(file)
 
 
 def test_the_list_follows_the_seeded_rule(ham10000):
-    order = real_scores.judging_order(ham10000)
-    chosen = real_scores.read_hairless()
+    order = real_images.judging_order(ham10000)
+    chosen = real_images.read_hairless()
     assert order[: len(chosen)] == chosen["image_id"].tolist()
     assert len(order) == len(set(order)) > len(chosen)
 
@@ -86,7 +89,7 @@ def test_the_list_follows_the_seeded_rule(ham10000):
 
 
 def test_shares_are_of_the_pixels_inside_and_outside_the_mask(strand_folder):
-    alarms = real_scores.false_alarms(strand_folder, judged(["I1", "I0"]))
+    alarms = real_images.false_alarms(strand_folder, judged(["I1", "I0"]))
     assert alarms["image_id"].tolist() == ["I1", "I0"], "in the order of the list"
     strand, flat = alarms.to_dict("records")
     # the line covers 2 or 3 x 161 of the lesion's 256 x 128 pixels; a rim and ends may be added
@@ -98,41 +101,41 @@ def test_shares_are_of_the_pixels_inside_and_outside_the_mask(strand_folder):
 
 def test_an_image_that_is_not_there_is_named(strand_folder):
     with pytest.raises(ValueError, match="1 of the 2 images that were judged .* the first I9"):
-        real_scores.false_alarms(strand_folder, judged(["I0", "I9"]))
+        real_images.false_alarms(strand_folder, judged(["I0", "I9"]))
 
 
 def test_an_image_without_a_mask_is_named(strand_folder):
     with pytest.raises(ValueError, match="not there with a mask, the first I2"):
-        real_scores.false_alarms(strand_folder, judged(["I2"]))
+        real_images.false_alarms(strand_folder, judged(["I2"]))
 
 
 def test_each_step_alone_is_what_the_pipeline_does():
     image = np.random.default_rng(0).integers(0, 255, (256, 256, 3)).astype(np.uint8)
-    alone = real_scores.steps_alone()
-    assert list(alone) == list(real_scores.STEPS)
-    np.testing.assert_array_equal(alone[real_scores.START](image), image)
-    for name in real_scores.STEPS[1:]:
+    alone = real_images.steps_alone()
+    assert list(alone) == list(real_images.STEPS)
+    np.testing.assert_array_equal(alone[real_images.START](image), image)
+    for name in real_images.STEPS[1:]:
         settings = ablation.settings_of((name,))
-        expected = preprocessing.preprocess_image(image, settings)
+        expected = pipeline.preprocess_image(image, settings)
         np.testing.assert_array_equal(alone[name](image), expected, err_msg=name)
 
 
 def test_a_histogram_counts_each_channel_of_each_image(strand_folder):
-    images = real_scores.list_images(strand_folder)
+    images = real_images.list_images(strand_folder)
     assert images["image_id"].tolist() == ["I0", "I1"], "I2 has no mask"
     for path in images["path"]:
         cv2.imwrite(str(strand_folder / path), np.full((256, 256, 3), 100, np.uint8))
-    channels, histograms = real_scores.color_scores(strand_folder, images)
-    start = histograms[histograms["step"] == real_scores.START]
+    channels, histograms = real_images.color_scores(strand_folder, images)
+    start = histograms[histograms["step"] == real_images.START]
     full = start[start["share"] > 0]
     assert full["low"].tolist() == [100] * 3 and full["share"].tolist() == [1.0] * 3
-    start = channels[channels["step"] == real_scores.START]
+    start = channels[channels["step"] == real_images.START]
     assert start[["mean_red", "variance_blue"]].to_numpy().tolist() == [[100, 0], [100, 0]]
 
 
 def test_a_class_with_too_few_lesions_is_named(strand_folder):
     with pytest.raises(ValueError, match="0 lesions of class bcc .* expected at least 100"):
-        real_scores.draw_sample(strand_folder)
+        real_images.draw_sample(strand_folder)
 
 
 # ----------------------------------------------------------------------------------- what they say
@@ -141,16 +144,16 @@ def test_a_class_with_too_few_lesions_is_named(strand_folder):
 def test_an_interval_leaves_out_what_is_missing(few_draws):
     rows = pd.DataFrame({"lesion_id": ["L0", "L1", "L2"], "dx": "nv"})
     values = pd.DataFrame({"some": [0.2, 0.4, np.nan], "all": [0.2, 0.4, 0.9]})
-    found = real_scores.mean_intervals(values, rows)
+    found = real_images.mean_intervals(values, rows)
     assert found["some"] == pytest.approx({"value": 0.3, "low": 0.2, "high": 0.4})
     assert found["all"]["value"] == pytest.approx(0.5)
     with pytest.raises(ValueError, match="some: none of 3 images has a value"):
-        real_scores.mean_intervals(values * np.nan, rows)
+        real_images.mean_intervals(values * np.nan, rows)
 
 
 def test_images_of_one_lesion_are_drawn_together(few_draws):
     rows = pd.DataFrame({"lesion_id": "L0", "dx": "nv"}, index=range(2))
-    found = real_scores.mean_intervals(pd.DataFrame({"share": [0.2, 0.4]}), rows)
+    found = real_images.mean_intervals(pd.DataFrame({"share": [0.2, 0.4]}), rows)
     assert found["share"] == pytest.approx({"value": 0.3, "low": 0.3, "high": 0.3})
 
 
@@ -158,11 +161,11 @@ def test_what_is_left_is_a_share_of_the_image_s_own_variance(few_draws):
     """Noise of deviation 4 and 8, halved by a median and quartered by a mean filter."""
     rows = []
     for image, noise in (("I0", 4.0), ("I1", 8.0)):
-        for method in real_scores.METHODS:
+        for method in real_images.METHODS:
             factor = {"nothing": 1, "median": 1 / 2, "mean": 1 / 4}[method.split()[0]]
             rows.append((image, f"L{image}", "nv", method, factor * noise, factor * 3.0))
-    noise = pd.DataFrame(rows, columns=list(real_scores.NOISE_SCHEMA.columns))
-    found = real_scores.summarise_noise(noise)
+    noise = pd.DataFrame(rows, columns=list(real_images.NOISE_SCHEMA.columns))
+    found = real_images.summarise_noise(noise)
     median, mean = found["filters"]["median 3"], found["filters"]["mean 3"]
     assert found["filters"]["nothing"]["variance"]["value"] == (16 + 64) / 2
     assert median["variance_left"]["value"] == 1 / 4 and mean["variance_left"]["value"] == 1 / 16
@@ -187,7 +190,7 @@ def test_the_words_follow_the_interval(said, border, words):
     other = said["median_less_mean"] | {
         "3": said["median_less_mean"]["3"] | {"border_kept": interval}
     }
-    assert words in real_scores._compared(3, {"median_less_mean": other})
+    assert words in real_images._compared(3, {"median_less_mean": other})
 
 
 # ------------------------------------------------------------------------------------ a whole run
@@ -196,37 +199,37 @@ def test_the_words_follow_the_interval(said, border, words):
 @pytest.fixture
 def small(monkeypatch, tmp_path, data_folder, few_draws):
     """A run on synthetic lesions whose result goes into a folder of its own."""
-    monkeypatch.setattr(real_scores, "IMAGES_PER_CLASS", 3)
-    monkeypatch.setattr(real_scores, "PUBLISHED", tmp_path / "published")
-    real_scores.PUBLISHED.mkdir()
-    images = real_scores.list_images(data_folder).groupby("dx").head(6)
+    monkeypatch.setattr(real_images, "IMAGES_PER_CLASS", 3)
+    monkeypatch.setattr(real_images, "PUBLISHED", tmp_path / "published")
+    real_images.PUBLISHED.mkdir()
+    images = real_images.list_images(data_folder).groupby("dx").head(6)
     verdicts = images.groupby("dx").cumcount() % 5
-    chosen = judged(images["image_id"].tolist(), [real_scores.VERDICTS[i] for i in verdicts])
-    tables.write_table(chosen, real_scores.PUBLISHED / "hairless.csv")
+    chosen = judged(images["image_id"].tolist(), [real_images.VERDICTS[i] for i in verdicts])
+    tables.write_table(chosen, real_images.PUBLISHED / "hairless.csv")
     return data_folder
 
 
 def test_a_small_run_is_published_with_what_the_readme_says(small):
-    readme = real_scores.PUBLISHED / "README.md"
+    readme = real_images.PUBLISHED / "README.md"
     readme.write_text(
-        "Before.\n{}\nearlier\n{}\nAfter.\n".format(*real_scores.MARKS), encoding="utf-8"
+        "Before.\n{}\nearlier\n{}\nAfter.\n".format(*real_images.MARKS), encoding="utf-8"
     )
-    said = real_scores.run(small)
-    assert real_scores.read_result() == said
+    said = real_images.run(small)
+    assert real_images.read_result() == said
     text = readme.read_text(encoding="utf-8")
-    assert text.startswith("Before.\n") and text.endswith(f"{real_scores.MARKS[1]}\nAfter.\n")
-    assert real_scores.describe(said) in text and "earlier" not in text
-    files = {file.name for file in real_scores.PUBLISHED.iterdir()}
-    assert files == {*real_scores.FILES, "hairless.csv", "README.md"}
+    assert text.startswith("Before.\n") and text.endswith(f"{real_images.MARKS[1]}\nAfter.\n")
+    assert real_images.describe(said) in text and "earlier" not in text
+    files = {file.name for file in real_images.PUBLISHED.iterdir()}
+    assert files == {*real_images.FILES, "hairless.csv", "README.md"}
     assert said["sample"] == {"bcc": 3, "mel": 3, "nv": 3} and said["sample_lesions"] == 9
-    agrees(real_scores.read_tables(), said)
+    agrees(real_images.read_tables(), said)
 
 
 def test_a_readme_without_a_place_for_the_result_stops_the_run(small):
-    readme = real_scores.PUBLISHED / "README.md"
+    readme = real_images.PUBLISHED / "README.md"
     readme.write_text("All else.", encoding="utf-8")
     with pytest.raises(ValueError, match="README.md: expected one '<!-- real images"):
-        real_scores.run(small)
+        real_images.run(small)
     assert readme.read_text(encoding="utf-8") == "All else."
 
 
@@ -235,12 +238,12 @@ def test_a_readme_without_a_place_for_the_result_stops_the_run(small):
 
 def test_the_published_numbers_follow_from_the_published_tables(published, said):
     agrees(published, said)
-    assert said["sample"] == {name: 100 for name in real_scores.CLASSES}
-    assert said["draws"] == real_scores.DRAWS
+    assert said["sample"] == {name: 100 for name in real_images.CLASSES}
+    assert said["draws"] == real_images.DRAWS
 
 
 def test_every_image_that_was_judged_is_scored(published):
-    alarms, chosen = published["false_alarms"], real_scores.read_hairless()
+    alarms, chosen = published["false_alarms"], real_images.read_hairless()
     columns = ["image_id", "verdict"]
     pd.testing.assert_frame_equal(alarms[columns], chosen[columns])
 
@@ -248,22 +251,22 @@ def test_every_image_that_was_judged_is_scored(published):
 def test_at_most_one_percent_of_hairless_lesions_is_changed(said):
     groups = said["false_alarms"]
     assert groups["fresh hairless"]["images"] == 60
-    assert groups["fresh hairless"]["inside"]["value"] <= real_scores.GOAL
+    assert groups["fresh hairless"]["inside"]["value"] <= real_images.GOAL
     assert groups["hairless"]["images"] == 200
-    assert groups["hairless or unsure"]["inside"]["high"] < real_scores.GOAL
+    assert groups["hairless or unsure"]["inside"]["high"] < real_images.GOAL
     assert groups["hair"]["inside"]["low"] > 3 * groups["hairless"]["inside"]["high"]
 
 
 def test_the_published_histograms_are_whole(published):
     histograms = published["histograms"]
     sums = histograms.groupby(["step", "channel"])["share"].agg(["sum", "size"])
-    assert len(sums) == 3 * len(real_scores.STEPS) and (sums["size"] == real_scores.BINS).all()
+    assert len(sums) == 3 * len(real_images.STEPS) and (sums["size"] == real_images.BINS).all()
     np.testing.assert_allclose(sums["sum"], 1, atol=1e-4)
 
 
 def test_the_published_readme_says_what_the_numbers_say(said):
-    text = (real_scores.PUBLISHED / "README.md").read_text(encoding="utf-8")
-    assert real_scores.describe(said) in text
+    text = (real_images.PUBLISHED / "README.md").read_text(encoding="utf-8")
+    assert real_images.describe(said) in text
 
 
 def test_the_front_page_says_what_was_measured(said):
@@ -274,33 +277,33 @@ def test_the_front_page_says_what_was_measured(said):
     assert f"it changes {value:.2f}% ({low:.2f} to {high:.2f}) of the pixels" in text
 
 
-@pytest.mark.parametrize("name", real_scores.FILES)
+@pytest.mark.parametrize("name", real_images.FILES)
 def test_the_published_files_are_small(name):
-    assert 0 < (real_scores.PUBLISHED / name).stat().st_size < 200_000
+    assert 0 < (real_images.PUBLISHED / name).stat().st_size < 200_000
 
 
 # ---------------------------------------------------------------------------------- real images
 
 
 def test_hair_removal_leaves_hairless_lesions_alone_and_not_those_with_hair(ham10000, published):
-    chosen = real_scores.read_hairless()
+    chosen = real_images.read_hairless()
     without = chosen[chosen["verdict"].str.endswith("hairless")]
     with_hair = chosen[chosen["verdict"] == "hair"].head(200)
-    alarms = real_scores.false_alarms(ham10000, pd.concat([without, with_hair]))
+    alarms = real_images.false_alarms(ham10000, pd.concat([without, with_hair]))
     counts = alarms["verdict"].value_counts().to_dict()
     assert counts == {"hairless": 200, "fresh hairless": 60, "hair": 200}
-    mean = alarms.groupby("verdict")[list(real_scores.ALARM_SHARES)].mean()
-    assert (mean.loc[["hairless", "fresh hairless"], "inside"] <= real_scores.GOAL).all()
+    mean = alarms.groupby("verdict")[list(real_images.ALARM_SHARES)].mean()
+    assert (mean.loc[["hairless", "fresh hairless"], "inside"] <= real_images.GOAL).all()
     assert (mean.loc["hair"] > 3 * mean.loc["hairless"]).all(), "the detector is alive"
     before = published["false_alarms"].set_index("image_id").loc[alarms["image_id"]]
-    before = before.groupby("verdict")[list(real_scores.ALARM_SHARES)].mean()
+    before = before.groupby("verdict")[list(real_images.ALARM_SHARES)].mean()
     pd.testing.assert_frame_equal(mean, before, check_exact=False, rtol=0, atol=1e-3)
 
 
 def test_a_sample_of_the_published_noise_is_measured_again(ham10000, published):
-    sample = real_scores.draw_sample(ham10000)
+    sample = real_images.draw_sample(ham10000)
     assert set(sample["image_id"]) == set(published["noise"]["image_id"])
-    again = real_scores.noise_scores(ham10000, sample.head(10))
+    again = real_images.noise_scores(ham10000, sample.head(10))
     rows = published["noise"].set_index(["image_id", "method"])
     rows = rows.loc[again.set_index(["image_id", "method"]).index]
     names = ["noise", "border_strength"]
@@ -312,11 +315,11 @@ def test_the_published_colours_are_of_the_steps_as_they_are(ham10000, published,
     """Measured again on the ten images that the step changed most."""
     rows = published["channel_statistics"].set_index(["image_id", "step"])
     rows = rows.drop(columns=["lesion_id", "dx"])
-    change = (rows.xs(step, level="step") - rows.xs(real_scores.START, level="step")).abs()
+    change = (rows.xs(step, level="step") - rows.xs(real_images.START, level="step")).abs()
     most = change["variance_red"].nlargest(10)
     assert (most > 0).all()
-    images = real_scores.list_images(ham10000)
-    again, _ = real_scores.color_scores(ham10000, images[images["image_id"].isin(most.index)])
+    images = real_images.list_images(ham10000)
+    again, _ = real_images.color_scores(ham10000, images[images["image_id"].isin(most.index)])
     again = again.set_index(["image_id", "step"])[rows.columns]
     np.testing.assert_allclose(again, rows.loc[again.index], rtol=1e-3, atol=0.05)
 
@@ -333,14 +336,14 @@ def agrees(found, said):
     alarms, noise, channels = (
         found[name] for name in ("false_alarms", "noise", "channel_statistics")
     )
-    assert real_scores.summarise_alarms(alarms) == said["false_alarms"]
-    assert real_scores.summarise_noise(noise) == {
+    assert real_images.summarise_alarms(alarms) == said["false_alarms"]
+    assert real_images.summarise_noise(noise) == {
         name: said[name] for name in ("filters", "median_less_mean")
     }
-    assert real_scores.summarise_colors(channels) == said["steps"]
+    assert real_images.summarise_colors(channels) == said["steps"]
     # not by the same way: means that a reader would compute
     counts = alarms["verdict"].value_counts()
-    assert said["judged"] == {name: counts.get(name, 0) for name in real_scores.VERDICTS}
+    assert said["judged"] == {name: counts.get(name, 0) for name in real_images.VERDICTS}
     mean = alarms[alarms["verdict"].isin(said["false_alarms"])]
     mean = mean.groupby("verdict")[["inside", "outside"]].mean()
     for verdict, row in mean.iterrows():
@@ -350,6 +353,6 @@ def agrees(found, said):
             assert interval["low"] - 1e-6 <= value <= interval["high"] + 1e-6
     left = noise.set_index(["image_id", "method"])["noise"].unstack()
     left = (left.div(left["nothing"], axis=0) ** 2).mean()
-    for method in real_scores.METHODS:
+    for method in real_images.METHODS:
         value = said["filters"][method]["variance_left"]["value"]
         assert value == pytest.approx(left[method], abs=1e-6)

@@ -15,7 +15,8 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4
 
-from lib import paths, reports
+from lib import paths
+from tools import reports
 
 REPOSITORY = paths.ROOT
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
@@ -160,7 +161,7 @@ def test_signal_ends_the_kernel(number, tmp_path, output):
     source = write_notebook(tmp_path / "03_cnn.ipynb", parameters(), SLEEP)
     arguments = ["execute", source, "--config", "configs/demo.yaml", "--output", output]
     process = subprocess.Popen(
-        [sys.executable, "-m", "lib.reports", *map(str, arguments)],
+        [sys.executable, "-m", "tools.reports", *map(str, arguments)],
         cwd=REPOSITORY,
         stderr=subprocess.PIPE,
         text=True,
@@ -348,11 +349,11 @@ def test_contents_list_the_second_headings(render):
 def test_links_lead_from_the_report(render, tmp_path):
     for name in ("02_preprocessing", "03_cnn", "04_vgg16"):
         write_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
-    text = "[a](05_evaluation.ipynb#Results) [b](../lib/models.py) [c](https://keras.io) [d](#e)"
+    text = "[a](05_evaluation.ipynb#Results) [b](../lib/config.py) [c](https://keras.io) [d](#e)"
     page = render(TITLE, v4.new_markdown_cell(text))
     assert [link["href"] for link in page.select("main a")] == [
         "05_evaluation.html#Results",
-        "../../lib/models.py",
+        "../../lib/config.py",
         "https://keras.io",
         "#e",
     ]

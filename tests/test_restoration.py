@@ -5,7 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import datasets, preprocessing, restoration, synthetic
+from lib.data import datasets
+from lib.preprocessing import decode, pipeline
+from studies.preprocessing import restoration
+from tools import synthetic
 
 NAN = np.nan
 
@@ -345,12 +348,12 @@ def test_hair_removal_restores_more_than_a_median_filter_and_the_textbook_recipe
 
 
 def truth_of(folder, image_id, kind):
-    mask = datasets.read_mask(folder / "truth" / f"{image_id}_{kind}.png")
-    return preprocessing.preprocess_mask(mask, 256)
+    mask = decode.read_mask(folder / "truth" / f"{image_id}_{kind}.png")
+    return pipeline.preprocess_mask(mask, 256)
 
 
 def small(image, size=256):
-    return preprocessing.crop_and_resize(image, size)
+    return pipeline.crop_and_resize(image, size)
 
 
 def hairy_with_bubbles(folder, images):
@@ -364,7 +367,7 @@ def hairy_with_bubbles(folder, images):
 
 def test_a_perfect_method_has_perfect_scores(data_folder, images):
     image, image_id = hairy_with_bubbles(data_folder, images)
-    clean = small(datasets.read_image(data_folder / "truth" / f"{image_id}_clean.jpg"))
+    clean = small(decode.read_image(data_folder / "truth" / f"{image_id}_clean.jpg"))
     answer = clean, truth_of(data_folder, image_id, "hair")
     rows = restoration.hair_scores(data_folder, image, {"perfect": lambda *_: answer})
     scores = rows.iloc[0].drop([*restoration.KEYS, "method"]).astype(float)

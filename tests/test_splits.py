@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import splits
 from lib.config import Split
+from lib.data import splits
 
 SETTINGS = Split(validation=0.15, test=0.15, folds=5, seed=5)
 

@@ -8,17 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import (
-    arrays,
-    config,
-    metrics,
-    paths,
+from lib import config, paths, tables
+from lib.networks import (
+    array_files,
+    inference,
+    model_graph,
     precision,
-    store,
-    training,
-    weights,
+    published_networks,
+    saving,
+    vgg16_weights,
 )
-from lib.backend import keras
+from lib.networks.backend import keras
+from tools import publish_models
 
 NETWORKS = ("baseline_cnn", "vgg16_frozen", "vgg16_fine_tuned")
 
@@ -34,7 +35,7 @@ def own_run(finished):
 @pytest.fixture
 def published(finished, tmp_path, monkeypatch):
     """A copy of the published networks, which a test may damage."""
-    monkeypatch.setattr(store, "MODELS", tmp_path / "models")
+    monkeypatch.setattr(published_networks, "MODELS", tmp_path / "models")
     shutil.copytree(finished.models / "tiny", tmp_path / "models" / "tiny")
     return tmp_path / "models" / "tiny"
 
@@ -45,22 +46,22 @@ def noise():
 
 
 def trained(finished, model):
-    folder, name = store.SOURCES[model]
-    return training.load_model(finished.run / folder / f"{name}.keras")
+    folder, name = published_networks.SOURCES[model]
+    return saving.load_model(finished.run / folder / f"{name}.keras")
 
 
 def manifest_of(folder):
-    return json.loads((folder / store.MANIFEST).read_text(encoding="utf-8"))
+    return json.loads((folder / published_networks.MANIFEST).read_text(encoding="utf-8"))
 
 
 def rewrite(folder, model, edit):
     """Change a network's arrays, and let the manifest name the new file's SHA-256."""
     file = folder / f"{model}.npz"
-    kept, note = arrays.read_arrays(file)
-    arrays.write_arrays(file, edit(kept), note)
+    kept, note = array_files.read_arrays(file)
+    array_files.write_arrays(file, edit(kept), note)
     said = manifest_of(folder)
-    said["models"][model]["sha256"] = arrays.file_digest(file)
-    metrics.write_json(said, folder / store.MANIFEST)
+    said["models"][model]["sha256"] = array_files.file_digest(file)
+    tables.write_json(said, folder / published_networks.MANIFEST)
 
 
 # ------------------------------------------------------------------------------- what is published
@@ -71,27 +72,29 @@ def test_a_loaded_network_has_the_weights_and_the_answers_of_the_trained(
     finished, published, noise, model
 ):
     expected = trained(finished, model)
-    network, note = store.load("tiny", model)
-    assert weights.weights_digest(network) == weights.weights_digest(expected)
-    assert note.weights_sha256 == weights.weights_digest(expected)
-    answers = training.predict(network, noise)
-    np.testing.assert_array_equal(answers, training.predict(expected, noise))
+    network, note = published_networks.load("tiny", model)
+    assert model_graph.weights_digest(network) == model_graph.weights_digest(expected)
+    assert note.weights_sha256 == model_graph.weights_digest(expected)
+    answers = inference.predict(network, noise)
+    np.testing.assert_array_equal(answers, inference.predict(expected, noise))
     assert np.abs(answers - 1 / 3).max() > 0.01, "answers that differ from image to image or class"
     assert all(layer.dtype_policy.name in ("float32", "uint8") for layer in network.layers)
 
 
 def test_the_three_networks_differ(published, noise):
-    answers = [training.predict(store.load("tiny", model)[0], noise) for model in NETWORKS]
+    answers = [
+        inference.predict(published_networks.load("tiny", model)[0], noise) for model in NETWORKS
+    ]
     for one, other in zip(answers, answers[1:] + answers[:1], strict=True):
         assert np.abs(one - other).max() > 1e-3
 
 
 def test_only_what_training_changed_is_kept_and_in_half_precision(published):
-    head = {f"{layer}/{part}" for layer in weights.HEAD for part in ("kernel", "bias")}
+    head = {f"{layer}/{part}" for layer in vgg16_weights.HEAD for part in ("kernel", "bias")}
     tuned = {f"block5_conv{i}/{part}" for i in (1, 2, 3) for part in ("kernel", "bias")}
     expected = {"vgg16_frozen": head, "vgg16_fine_tuned": head | tuned}
     for model, names in expected.items():
-        kept, _ = arrays.read_arrays(published / f"{model}.npz")
+        kept, _ = array_files.read_arrays(published / f"{model}.npz")
         assert set(kept) == names
         assert {values.dtype for values in kept.values()} == {np.dtype(np.float16)}
     assert (published / "vgg16_frozen.npz").stat().st_size < 50_000
@@ -99,34 +102,37 @@ def test_only_what_training_changed_is_kept_and_in_half_precision(published):
 
 def test_values_that_half_precision_would_round_are_kept_in_single(own_run, run, published):
     file = own_run / "baseline_cnn" / "model.keras"
-    network, history = training.load_model(file), pd.read_csv(file.with_name("history.csv"))
+    network, history = saving.load_model(file), pd.read_csv(file.with_name("history.csv"))
     kernel, bias = network.get_layer("conv3").get_weights()
     bias[0] = 0.1
     network.get_layer("conv3").set_weights([kernel, bias])
     said = json.loads((file.parent / "manifest.json").read_text())["calibration"]
-    training.save(network, file.parent, history, class_balance="weights", calibration=said)
-    store.publish(run)
-    kept, _ = arrays.read_arrays(published / "baseline_cnn.npz")
+    saving.save(network, file.parent, history, class_balance="weights", calibration=said)
+    publish_models.publish(run)
+    kept, _ = array_files.read_arrays(published / "baseline_cnn.npz")
     assert [name for name, each in kept.items() if each.dtype == np.float32] == ["conv3/bias"]
-    assert store.load("tiny", "baseline_cnn")[0].get_layer("conv3").get_weights()[1][0] == bias[0]
+    assert (
+        published_networks.load("tiny", "baseline_cnn")[0].get_layer("conv3").get_weights()[1][0]
+        == bias[0]
+    )
 
 
 def test_the_manifest_says_what_each_file_is(finished, published, run, data_folder):
     said = manifest_of(published)
     assert list(said["models"]) == list(NETWORKS)
     for model, each in said["models"].items():
-        folder, name = store.SOURCES[model]
+        folder, name = published_networks.SOURCES[model]
         suffix = "" if name == "model" else f"_{name}"
         source = json.loads((finished.run / folder / f"manifest{suffix}.json").read_text())
         assert each["weights_sha256"] == source["weights_sha256"]
         assert each["class_balance"] == source["class_balance"]
         assert each["calibration"] == source["calibration"]
-        assert each["sha256"] == arrays.file_digest(published / each["file"])
+        assert each["sha256"] == array_files.file_digest(published / each["file"])
         assert each["bytes"] == (published / each["file"]).stat().st_size
-        kept, _ = arrays.read_arrays(published / each["file"])
+        kept, _ = array_files.read_arrays(published / each["file"])
         assert each["values"] == sum(values.size for values in kept.values())
     assert [each["test_time_views"] for each in said["models"].values()] == [1, 2, 2]
-    assert said["vgg16_sha256"] == weights.VGG16_DIGEST
+    assert said["vgg16_sha256"] == vgg16_weights.VGG16_DIGEST
     assert said["versions"]["keras"] == keras.__version__
     assert str(data_folder.parent) not in json.dumps(said), "no path of this machine"
 
@@ -157,9 +163,9 @@ def test_the_readme_says_what_these_are_and_under_which_terms(published):
 
 
 def test_weights_learnt_from_ham10000_follow_its_licence(published, run):
-    said = store.read_manifest(published / store.MANIFEST)
+    said = published_networks.read_manifest(published / published_networks.MANIFEST)
     real = config.load_config("configs/ham10000.yaml")
-    text = store._readme(said.model_copy(update={"configuration": real}))
+    text = publish_models._readme(said.model_copy(update={"configuration": real}))
     assert "HAM10000's CC BY-NC 4.0: not for commercial use, and with attribution" in text
     assert "no medical evidence" not in text
 
@@ -170,7 +176,7 @@ def test_publishing_twice_gives_the_same_files_and_leaves_nothing_of_the_first(
     names = sorted(each.name for each in published.iterdir())
     before = {file.name: file.read_bytes() for file in published.glob("*.npz")}
     (published / "left_over.npz").write_bytes(b"old")
-    assert store.publish(run) == published
+    assert publish_models.publish(run) == published
     assert sorted(each.name for each in published.iterdir()) == names
     assert {file.name: file.read_bytes() for file in published.glob("*.npz")} == before
     assert len(before) == 3
@@ -178,9 +184,9 @@ def test_publishing_twice_gives_the_same_files_and_leaves_nothing_of_the_first(
 
 
 def test_another_process_with_bfloat16_on_still_loads_float32(published, noise):
-    expected = training.predict(store.load("tiny", "vgg16_fine_tuned")[0], noise)
+    expected = inference.predict(published_networks.load("tiny", "vgg16_fine_tuned")[0], noise)
     with precision.policy("bfloat16"):
-        found = training.predict(store.load("tiny", "vgg16_fine_tuned")[0], noise)
+        found = inference.predict(published_networks.load("tiny", "vgg16_fine_tuned")[0], noise)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -189,18 +195,18 @@ def test_another_process_with_bfloat16_on_still_loads_float32(published, noise):
 
 def refused(run, error, match):
     """Publishing fails, and what was published before stays as it was."""
-    target = store.MODELS / "tiny"
+    target = published_networks.MODELS / "tiny"
     before = {file.name: file.read_bytes() for file in target.iterdir()}
     with pytest.raises(error, match=match):
-        store.publish(run)
+        publish_models.publish(run)
     assert {file.name: file.read_bytes() for file in target.iterdir()} == before
-    assert [each.name for each in store.MODELS.iterdir()] == ["tiny"]
+    assert [each.name for each in published_networks.MODELS.iterdir()] == ["tiny"]
 
 
 def test_files_too_large_together_are_refused_with_their_sizes(
     own_run, run, published, monkeypatch
 ):
-    monkeypatch.setattr(store, "LARGEST", 1)
+    monkeypatch.setattr(publish_models, "LARGEST", 1)
     size = f"{(published / 'vgg16_fine_tuned.npz').stat().st_size:,}"
     refused(run, ValueError, rf"more than 1 MB \(.*vgg16_fine_tuned\.npz {size}\)")
 
@@ -220,7 +226,7 @@ def test_a_network_that_its_own_manifest_contradicts_is_refused(
 ):
     file = own_run / "vgg16_transfer" / f"manifest{suffix}.json"
     said = json.loads(file.read_text(encoding="utf-8"))
-    metrics.write_json(said | {key: value}, file)
+    tables.write_json(said | {key: value}, file)
     refused(run, ValueError, rf"vgg16_transfer/{name}\.keras: its manifest says {key} = {value}; ")
 
 
@@ -242,9 +248,9 @@ def test_a_network_that_the_configuration_does_not_build_is_refused(own_run, run
 def test_a_network_without_a_calibration_that_can_be_used_is_refused(
     own_run, run, published, change, said
 ):
-    training.add_to_manifest(own_run / "vgg16_transfer", "manifest_frozen", calibration=change)
+    saving.add_to_manifest(own_run / "vgg16_transfer", "manifest_frozen", calibration=change)
     with pytest.raises(ValueError, match=rf"frozen\.keras: its manifest lacks .*{said}"):
-        store.publish(run)
+        publish_models.publish(run)
 
 
 def test_images_prepared_otherwise_are_refused(own_run, run, published):
@@ -262,20 +268,20 @@ def test_a_damaged_file_is_refused(published):
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     with pytest.raises(ValueError, match=r"baseline_cnn\.npz: SHA-256 is \w{64}; its manifest"):
-        store.load("tiny", "baseline_cnn")
-    store.load("tiny", "vgg16_frozen")  # the others are as they were
+        published_networks.load("tiny", "baseline_cnn")
+    published_networks.load("tiny", "vgg16_frozen")  # the others are as they were
 
 
 def test_a_file_that_is_missing_is_named(published):
     (published / "baseline_cnn.npz").unlink()
     with pytest.raises(FileNotFoundError, match=r"baseline_cnn\.npz: no such file"):
-        store.load("tiny", "baseline_cnn")
+        published_networks.load("tiny", "baseline_cnn")
 
 
 def test_another_network_s_file_is_refused(published):
     shutil.copyfile(published / "vgg16_frozen.npz", published / "vgg16_fine_tuned.npz")
     with pytest.raises(ValueError, match=r"vgg16_fine_tuned\.npz: SHA-256"):
-        store.load("tiny", "vgg16_fine_tuned")
+        published_networks.load("tiny", "vgg16_fine_tuned")
 
 
 @pytest.mark.parametrize(
@@ -299,10 +305,10 @@ def test_another_network_s_file_is_refused(published):
 )
 def test_arrays_that_do_not_fit_are_refused(published, edit, said):
     rewrite(published, "baseline_cnn", lambda kept: kept)
-    store.load("tiny", "baseline_cnn")  # rewriting alone does no harm
+    published_networks.load("tiny", "baseline_cnn")  # rewriting alone does no harm
     rewrite(published, "baseline_cnn", edit)
     with pytest.raises(ValueError, match=rf"baseline_cnn\.npz.*{said}"):
-        store.load("tiny", "baseline_cnn")
+        published_networks.load("tiny", "baseline_cnn")
 
 
 def without(kept, name):
@@ -313,17 +319,17 @@ def test_a_fine_tuned_layer_that_is_missing_is_noticed(published):
     """The backbone's own weights would stand in for it."""
     rewrite(published, "vgg16_fine_tuned", lambda kept: without(kept, "block5_conv2/kernel"))
     with pytest.raises(ValueError, match=r"vgg16_fine_tuned\.npz: the network's weights"):
-        store.load("tiny", "vgg16_fine_tuned")
+        published_networks.load("tiny", "vgg16_fine_tuned")
 
 
 @pytest.mark.parametrize("model", ["vgg16_frozen", "vgg16_fine_tuned"])
 def test_other_vgg16_weights_are_refused(published, monkeypatch, model):
-    tensors, source = weights.vgg16_tensors()
+    tensors, source = vgg16_weights.vgg16_tensors()
     name = "block2_conv1/bias"
     other = tensors | {name: tensors[name] + np.float32(1e-6)}
-    monkeypatch.setattr(weights, "vgg16_tensors", lambda: (other, source))
+    monkeypatch.setattr(vgg16_weights, "vgg16_tensors", lambda: (other, source))
     with pytest.raises(ValueError, match=rf"{model}\.npz: the network's weights"):
-        store.load("tiny", model)
+        published_networks.load("tiny", model)
 
 
 def test_pickled_arrays_are_not_read(published):
@@ -332,10 +338,10 @@ def test_pickled_arrays_are_not_read(published):
     with zipfile.ZipFile(file) as archive:
         assert archive.namelist() == ["conv1/kernel.npy"]
     said = manifest_of(published)
-    said["models"]["baseline_cnn"]["sha256"] = arrays.file_digest(file)
-    metrics.write_json(said, published / store.MANIFEST)
+    said["models"]["baseline_cnn"]["sha256"] = array_files.file_digest(file)
+    tables.write_json(said, published / published_networks.MANIFEST)
     with pytest.raises(ValueError, match=r"baseline_cnn\.npz: cannot be read .*pickle"):
-        store.load("tiny", "baseline_cnn")
+        published_networks.load("tiny", "baseline_cnn")
 
 
 @pytest.mark.parametrize(
@@ -352,10 +358,10 @@ def test_pickled_arrays_are_not_read(published):
     ],
 )
 def test_a_manifest_that_is_not_as_it_should_be_is_refused(published, edit, said):
-    file = published / store.MANIFEST
-    metrics.write_json(edit(manifest_of(published)), file)
+    file = published / published_networks.MANIFEST
+    tables.write_json(edit(manifest_of(published)), file)
     with pytest.raises(ValueError, match=rf"manifest\.json: not a manifest of networks: .*{said}"):
-        store.load("tiny", "baseline_cnn")
+        published_networks.load("tiny", "baseline_cnn")
 
 
 OUTSIDE = {"file": "../secret.npz"}
@@ -363,12 +369,12 @@ OUTSIDE = {"file": "../secret.npz"}
 
 def test_a_run_that_is_not_published_is_one_clear_error(published):
     with pytest.raises(FileNotFoundError, match=r"manifest\.json: no such file; .* are: tiny$"):
-        store.load("nowhere", "baseline_cnn")
+        published_networks.load("nowhere", "baseline_cnn")
 
 
 def test_a_network_that_is_not_published_is_one_clear_error(published):
     with pytest.raises(ValueError, match="no network 'alexnet'; it has: baseline_cnn, vgg16_fro"):
-        store.load("tiny", "alexnet")
+        published_networks.load("tiny", "alexnet")
 
 
 # ------------------------------------------------------------------------------- folders, replaced
@@ -405,7 +411,7 @@ def test_a_kill_between_the_two_renamings_loses_nothing(tmp_path):
 
 # ------------------------------------------------------------------------------ what is committed
 
-COMMITTED = sorted(paths.ROOT.glob(f"models/*/{store.MANIFEST}"))
+COMMITTED = sorted(paths.ROOT.glob(f"models/*/{published_networks.MANIFEST}"))
 #: Of a published network: its name in the manifest of the published run.
 PUBLISHED_AS = {
     "baseline_cnn": "baseline_cnn",
@@ -416,7 +422,7 @@ PUBLISHED_AS = {
 
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.name)
 def test_committed_networks_are_those_whose_results_are_published(file):
-    manifest = store.read_manifest(file)
+    manifest = published_networks.read_manifest(file)
     results = paths.ROOT / "reports" / manifest.run / "published" / "manifest.json"
     published = json.loads(results.read_text(encoding="utf-8"))
     assert manifest.configuration.model_dump() == published["configuration"]
@@ -428,12 +434,15 @@ def test_committed_networks_are_those_whose_results_are_published(file):
 
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.name)
 def test_a_committed_folder_holds_what_its_manifest_says_and_nothing_else(file):
-    manifest, folder = store.read_manifest(file), file.parent
+    manifest, folder = published_networks.read_manifest(file), file.parent
     assert folder.name == manifest.run
     for model in manifest.models.values():
-        assert arrays.file_digest(folder / model.file) == model.sha256
+        assert array_files.file_digest(folder / model.file) == model.sha256
         assert (folder / model.file).stat().st_size == model.bytes
     assert sum(model.bytes for model in manifest.models.values()) <= 40 * 10**6
-    files = {model.file for model in manifest.models.values()} | {store.MANIFEST, "README.md"}
+    files = {model.file for model in manifest.models.values()} | {
+        published_networks.MANIFEST,
+        "README.md",
+    }
     assert {each.name for each in folder.iterdir()} == files
-    assert (folder / "README.md").read_text(encoding="utf-8") == store._readme(manifest)
+    assert (folder / "README.md").read_text(encoding="utf-8") == publish_models._readme(manifest)

@@ -6,7 +6,7 @@ import pandas as pd
 import pandera.errors
 import pytest
 
-from lib import datasets, survey
+from lib.data import datasets, survey
 
 BEIGE = (200, 170, 150)
 LAB = (71.71, 7.84, 14.37)  # of it: sRGB (IEC 61966-2-1) to XYZ, D65 white, to CIE L*a*b*

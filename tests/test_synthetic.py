@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import synthetic
+from tools import synthetic
 
 LESIONS, SEED = 40, 3
 DISTRACTORS = ["hairs", "bubbles", "reflections", "ruler", "dark_corners"]

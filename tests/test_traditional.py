@@ -7,7 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import datasets, metrics, pipeline, preprocessing, traditional
+from lib.data import datasets
+from lib.evaluation import priors
+from lib.features import handcrafted
+from lib.preprocessing import decode, pipeline
 
 SIZE = 256
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]
@@ -29,7 +32,7 @@ def pictures(data_folder):
     files = datasets.find_images(data_folder, image_ids)
     masks = datasets.find_masks(data_folder, image_ids)
     assert len(masks) == 6
-    settings = preprocessing.Preprocessing(
+    settings = pipeline.Preprocessing(
         image_size=SIZE,
         remove_hair=False,
         remove_bubbles=False,
@@ -39,22 +42,19 @@ def pictures(data_folder):
     )
     return (
         np.stack([pipeline.prepare(data_folder / file, settings) for file in files]),
-        [
-            preprocessing.preprocess_mask(datasets.read_mask(data_folder / mask), SIZE)
-            for mask in masks
-        ],
+        [pipeline.preprocess_mask(decode.read_mask(data_folder / mask), SIZE) for mask in masks],
     )
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Few trees and few hyperparameters: minutes become seconds."""
-    monkeypatch.setattr(traditional, "TREES", 15)
+    monkeypatch.setattr(handcrafted, "TREES", 15)
     grids = {
         "color_texture_svm": {"svc__C": [1.0], "svc__gamma": [0.1, 0.3]},
         "color_texture_forest": {"forest__min_samples_leaf": [1, 5]},
     }
-    monkeypatch.setattr(traditional, "GRIDS", grids)
+    monkeypatch.setattr(handcrafted, "GRIDS", grids)
 
 
 def toy(counts, seed, distance=3.0, images_per_group=2):
@@ -74,11 +74,11 @@ def toy(counts, seed, distance=3.0, images_per_group=2):
 
 def test_every_column_is_described_and_computed_in_that_order(pictures):
     images, masks = pictures
-    table = traditional.feature_table(images, masks)
-    described = traditional.describe_columns()
+    table = handcrafted.feature_table(images, masks)
+    described = handcrafted.describe_columns()
     assert list(table.columns) == list(described.index)
-    assert list(traditional.features(images[0])) == list(described.index)
-    assert list(traditional.features(images[0], masks[0])) == list(described.index)
+    assert list(handcrafted.features(images[0])) == list(described.index)
+    assert list(handcrafted.features(images[0], masks[0])) == list(described.index)
     assert described.index.is_unique
     assert (described.map(len) > 0).all(axis=None)
     assert set(described["group"]) == {"color", "texture", "shape", "mask"}
@@ -87,20 +87,20 @@ def test_every_column_is_described_and_computed_in_that_order(pictures):
 
 def test_without_masks_the_columns_that_need_one_are_left_out(pictures):
     images, masks = pictures
-    table = traditional.feature_table(images, masks, use_masks=False)
-    assert set(traditional.describe_columns(use_masks=False)["group"]) == {"color", "texture"}
-    assert list(table.columns) == list(traditional.describe_columns(use_masks=False).index)
+    table = handcrafted.feature_table(images, masks, use_masks=False)
+    assert set(handcrafted.describe_columns(use_masks=False)["group"]) == {"color", "texture"}
+    assert list(table.columns) == list(handcrafted.describe_columns(use_masks=False).index)
     pd.testing.assert_frame_equal(
-        table, traditional.feature_table(images, masks)[table.columns.to_list()]
+        table, handcrafted.feature_table(images, masks)[table.columns.to_list()]
     )
 
 
 def test_an_image_without_a_mask_or_with_an_empty_one_has_no_shape(pictures):
     images, masks = pictures
-    described = traditional.describe_columns()
+    described = handcrafted.describe_columns()
     of_lesion = described.index[described["group"].isin(["shape", "mask"])]
-    some = traditional.feature_table(images[:2], [masks[0], np.zeros((SIZE, SIZE), bool)])
-    without = traditional.feature_table(images[:2])
+    some = handcrafted.feature_table(images[:2], [masks[0], np.zeros((SIZE, SIZE), bool)])
+    without = handcrafted.feature_table(images[:2])
     assert some.loc[0, of_lesion].notna().all()
     for table in (some.loc[1:], without):
         assert table[of_lesion].isna().all(axis=None)
@@ -118,15 +118,15 @@ def test_masks_of_some_images_only_are_refused(pictures, as_function):
         given = given.__getitem__ if as_function else given
         expected = f"{said}; expected either all images or none; use_masks=False"
         with pytest.raises(ValueError, match=expected):
-            traditional.feature_table(images[:3], given)
-        table = traditional.feature_table(images[:3], given, use_masks=False)
+            handcrafted.feature_table(images[:3], given)
+        table = handcrafted.feature_table(images[:3], given, use_masks=False)
         assert table.notna().all(axis=None)
 
 
 def test_no_column_says_whether_there_is_a_mask(pictures):
     """An image whose features with a mask are made unknown is one without."""
     images, masks = pictures
-    table, without = (traditional.feature_table(images[:2], m) for m in (masks[:2], None))
+    table, without = (handcrafted.feature_table(images[:2], m) for m in (masks[:2], None))
     same = without.columns[without.notna().all()]
     assert len(same) < len(without.columns)
     pd.testing.assert_frame_equal(table[same], without[same])
@@ -136,8 +136,8 @@ def test_no_column_says_whether_there_is_a_mask(pictures):
 def test_masks_may_be_read_one_at_a_time(pictures):
     images, masks = pictures
     pd.testing.assert_frame_equal(
-        traditional.feature_table(images, masks),
-        traditional.feature_table(images, lambda row: masks[row]),
+        handcrafted.feature_table(images, masks),
+        handcrafted.feature_table(images, lambda row: masks[row]),
     )
 
 
@@ -145,7 +145,7 @@ def test_masks_are_read_by_the_row_of_the_index(data_folder, pictures, tmp_path)
     image_ids = datasets.read_metadata(data_folder)["image_id"][:6]
     files = datasets.find_images(data_folder, image_ids)
     index = files.rename_axis("image_id").reset_index()
-    read = traditional.mask_reader(data_folder, index, SIZE)
+    read = datasets.mask_reader(data_folder, index, SIZE)
     for row, mask in enumerate(pictures[1]):
         np.testing.assert_array_equal(read(row), mask)
     for row in (0, 2):
@@ -153,7 +153,7 @@ def test_masks_are_read_by_the_row_of_the_index(data_folder, pictures, tmp_path)
         cv2.imwrite(str(tmp_path / name), uniform(100))
         index.loc[row, "path"] = name
     cv2.imwrite(str(tmp_path / f"{image_ids[2]}_segmentation.png"), uniform(255)[1:])
-    read = traditional.mask_reader(tmp_path, index, SIZE)
+    read = datasets.mask_reader(tmp_path, index, SIZE)
     assert read(0) is None
     with pytest.raises(ValueError, match="256 x 255 pixels; expected the image's 256 x 256"):
         read(2)
@@ -163,19 +163,19 @@ def test_a_mask_of_another_size_is_refused(pictures):
     images, masks = pictures
     masks = [*masks[:3], masks[3][:, :-1], *masks[4:]]
     with pytest.raises(ValueError, match=r"row 3: .*\(256, 255\); expected .*\(256, 256\)"):
-        traditional.feature_table(images, masks)
+        handcrafted.feature_table(images, masks)
     with pytest.raises(ValueError, match="5 masks; expected one for each of the 6 images"):
-        traditional.feature_table(images, masks[:5])
+        handcrafted.feature_table(images, masks[:5])
     with pytest.raises(ValueError, match="uint8"):
-        traditional.features(images[0], disk(9).astype(np.uint8))
+        handcrafted.features(images[0], disk(9).astype(np.uint8))
     with pytest.raises(ValueError, match="an image of float64"):
-        traditional.features(images[0] / 255)
+        handcrafted.features(images[0] / 255)
 
 
 def test_a_quarter_turn_changes_nothing(pictures):
     images, masks = pictures
-    before = traditional.feature_table(images, masks)
-    after = traditional.feature_table(
+    before = handcrafted.feature_table(images, masks)
+    after = handcrafted.feature_table(
         np.rot90(images, axes=(1, 2)), [np.rot90(mask) for mask in masks]
     )
     np.testing.assert_allclose(after, before, atol=2e-3)
@@ -186,7 +186,7 @@ def test_a_quarter_turn_changes_nothing(pictures):
 
 
 def test_pure_red_has_the_colors_of_red():
-    values = traditional.features(uniform((255, 0, 0)))
+    values = handcrafted.features(uniform((255, 0, 0)))
     assert values["hue_hist_07"] == 1  # from 0 to 10 degrees
     assert values["saturation_mean"] == pytest.approx(1)
     assert values["value_mean"] == pytest.approx(1)
@@ -198,13 +198,13 @@ def test_pure_red_has_the_colors_of_red():
 
 
 def test_hue_goes_on_below_red():
-    slightly_blue = traditional.features(uniform((255, 0, 64)))  # 345 degrees
+    slightly_blue = handcrafted.features(uniform((255, 0, 64)))  # 345 degrees
     assert slightly_blue["hue_hist_05"] == 1  # from -20 to -10
 
 
 def test_every_histogram_adds_up_to_one(pictures):
-    table = traditional.feature_table(pictures[0])
-    names = [f"{name}_hist" for name in traditional.CHANNELS] + ["lbp_r1", "lbp_r3"]
+    table = handcrafted.feature_table(pictures[0])
+    names = [f"{name}_hist" for name in handcrafted.CHANNELS] + ["lbp_r1", "lbp_r3"]
     for name in names:
         columns = [column for column in table if column.startswith(f"{name}_")]
         assert len(columns) >= 8
@@ -214,15 +214,15 @@ def test_every_histogram_adds_up_to_one(pictures):
 def test_moments_are_those_of_a_quarter_of_white():
     image = uniform(0)
     image[:128, :128] = 255
-    values = traditional.features(image)
+    values = handcrafted.features(image)
     assert values["value_mean"] == pytest.approx(0.25)
     assert values["value_std"] == pytest.approx(np.sqrt(3) / 4)
     assert values["value_skewness"] == pytest.approx(2 / np.sqrt(3))  # (1 - 2p) / sqrt(p (1 - p))
 
 
 def test_a_constant_image_has_no_texture():
-    values = traditional.features(uniform((180, 120, 90)))
-    for distance in traditional.GLCM_DISTANCES:
+    values = handcrafted.features(uniform((180, 120, 90)))
+    for distance in handcrafted.GLCM_DISTANCES:
         assert values[f"glcm_contrast_d{distance}"] == 0
         assert values[f"glcm_energy_d{distance}"] == pytest.approx(1)
         assert values[f"glcm_homogeneity_d{distance}"] == pytest.approx(1)
@@ -234,7 +234,7 @@ def test_a_constant_image_has_no_texture():
 def test_stripes_have_the_contrast_worked_out_by_hand():
     image = uniform(0)
     image[:, ::2] = 255
-    values = traditional.features(image)
+    values = handcrafted.features(image)
     # 31^2 where an odd number of columns lies between two pixels, in 3 of 4 angles at distances 1
     # and 7 (whose diagonal is 5 columns), in 1 of 4 at distance 3 (2 columns)
     assert values["glcm_contrast_d1"] == pytest.approx(31**2 * 3 / 4)
@@ -246,7 +246,7 @@ def test_dots_are_lighter_than_all_their_neighbours():
     image = uniform(0)
     image[4:-4:8, 4:-4:8] = 255
     dots = (image[..., 0] > 0).sum()
-    values = traditional.features(image)
+    values = handcrafted.features(image)
     assert values["lbp_r1_00"] == pytest.approx(dots / 254**2)
 
 
@@ -254,7 +254,7 @@ def test_dots_are_lighter_than_all_their_neighbours():
 
 
 def test_a_disk_is_round_symmetric_and_compact():
-    values = traditional.features(uniform(100), disk(80))
+    values = handcrafted.features(uniform(100), disk(80))
     assert values["shape_area"] == pytest.approx(np.pi * 80**2 / SIZE**2, rel=0.01)
     assert values["shape_irregularity"] == pytest.approx(1, abs=0.02)
     assert values["shape_asymmetry_major"] < 0.01
@@ -265,7 +265,7 @@ def test_a_disk_is_round_symmetric_and_compact():
 
 
 def test_a_disk_off_the_centre_is_as_far_as_it_was_moved():
-    values = traditional.features(uniform(100), disk(40, row=127.5 - 32, column=127.5 + 24))
+    values = handcrafted.features(uniform(100), disk(40, row=127.5 - 32, column=127.5 + 24))
     assert values["shape_center_distance"] == pytest.approx(40 / 256)
 
 
@@ -274,7 +274,7 @@ def test_a_half_moon_is_asymmetric_at_its_long_axis_only(degrees):
     away = np.cos(np.deg2rad(degrees)) * (ROWS - 128) + np.sin(np.deg2rad(degrees)) * (
         COLUMNS - 128
     )
-    values = traditional.features(uniform(100), disk(100, 128, 128) & (away >= 0))
+    values = handcrafted.features(uniform(100), disk(100, 128, 128) & (away >= 0))
     # Of a half disk of radius 1 the centre of mass lies c = 4 / (3 pi) off the diameter. Mirrored
     # at the line through it, a column of height h overlaps by 2c where h > 2c, else by 2h - 2c.
     across = np.linspace(-1, 1, 100_001)
@@ -290,7 +290,7 @@ def test_a_star_has_a_more_irregular_border_than_an_ellipse():
     around = np.arctan2(ROWS - 127.5, COLUMNS - 127.5)
     star = np.hypot(ROWS - 127.5, COLUMNS - 127.5) < 60 + 25 * np.cos(12 * around)
     ellipse = (ROWS - 127.5) ** 2 / 40**2 + (COLUMNS - 127.5) ** 2 / 80**2 <= 1
-    of_star, of_ellipse = (traditional.features(uniform(0), each) for each in (star, ellipse))
+    of_star, of_ellipse = (handcrafted.features(uniform(0), each) for each in (star, ellipse))
     assert of_star["shape_irregularity"] > 3 > 1.5 > of_ellipse["shape_irregularity"]
     assert of_star["shape_solidity"] < 0.8 < of_ellipse["shape_solidity"]
     assert of_ellipse["shape_eccentricity"] == pytest.approx(np.sqrt(3) / 2, abs=0.01)
@@ -299,7 +299,7 @@ def test_a_star_has_a_more_irregular_border_than_an_ellipse():
 def test_the_color_of_the_lesion_is_set_against_the_skin():
     image = uniform(204)
     image[disk(50)] = 51
-    values = traditional.features(image, disk(50))
+    values = handcrafted.features(image, disk(50))
     assert values["value_inside_mean"] == pytest.approx(0.2)
     assert values["value_inside_std"] == pytest.approx(0, abs=1e-6)
     assert values["value_inside_less_outside"] == pytest.approx(-0.6)
@@ -312,8 +312,8 @@ def test_the_smallest_and_the_largest_lesion_have_a_shape(box):
     mask[row : row + height, column : column + width] = True
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        values = traditional.features(uniform(100), mask)
-    assert np.isfinite([values[name] for name in traditional.SHAPES]).all()
+        values = handcrafted.features(uniform(100), mask)
+    assert np.isfinite([values[name] for name in handcrafted.SHAPES]).all()
     assert np.isnan(values["value_inside_less_outside"]) == mask.all()
 
 
@@ -326,14 +326,14 @@ def test_probabilities_are_posteriors_under_the_training_prior(name, small):
     table, labels, groups = toy(counts, seed=1, distance=1.5)
     other, actual, _ = toy(counts, seed=2, distance=1.5)
     classes = ["nv", "bcc", "mel"]
-    found = traditional.fit_predict(name, table, labels, groups, other, classes, seed=5)
+    found = handcrafted.fit_predict(name, table, labels, groups, other, classes, seed=5)
     assert found.shape == (len(other), 3)
     np.testing.assert_allclose(found.sum(axis=1), 1)
     shares = [0.7, 0.1, 0.2]
     np.testing.assert_allclose(found.mean(axis=0), shares, atol=0.04)
     right = np.array(classes)[found.argmax(axis=1)] == actual
     assert right.mean() > 0.75
-    equal = metrics.change_prior(found, np.array(shares), np.full(3, 1 / 3))
+    equal = priors.change_prior(found, np.array(shares), np.full(3, 1 / 3))
     assert equal.mean(axis=0)[1] > found.mean(axis=0)[1] + 0.05
 
 
@@ -350,12 +350,12 @@ def test_a_group_that_is_known_by_heart_earns_no_confidence(name, small):
     table, labels, groups = draw(60)
     other, actual, _ = draw(200)
     classes, order = ["mel", "nv"], {"mel": 0, "nv": 1}
-    found = traditional.fit_predict(name, table, labels, groups, other, classes, seed=1)
+    found = handcrafted.fit_predict(name, table, labels, groups, other, classes, seed=1)
     right = found.argmax(axis=1) == [order[label] for label in actual]
     assert right.mean() == pytest.approx(0.5, abs=0.1)
     assert found.max(axis=1).mean() < 0.65
     images = np.arange(len(table))  # with each image a group of its own it would be confident
-    torn = traditional.fit_predict(name, table, labels, images, other, classes, seed=1)
+    torn = handcrafted.fit_predict(name, table, labels, images, other, classes, seed=1)
     assert torn.max(axis=1).mean() > found.max(axis=1).mean() + 0.05
 
 
@@ -363,7 +363,7 @@ def test_a_group_that_is_known_by_heart_earns_no_confidence(name, small):
 def test_the_same_seed_gives_the_same_numbers(name, small):
     table, labels, groups = toy({"mel": 12, "nv": 20}, seed=1)
     again = [
-        traditional.fit_predict(name, table, labels, groups, table, ["mel", "nv"], seed=seed)
+        handcrafted.fit_predict(name, table, labels, groups, table, ["mel", "nv"], seed=seed)
         for seed in (3, 3, 4)
     ]
     np.testing.assert_allclose(again[0], again[1], rtol=0, atol=1e-12)
@@ -375,22 +375,22 @@ def test_seven_classes_of_few_lesions_are_told_apart(name, small):
     counts = {"akiec": 6, "bcc": 7, "bkl": 9, "df": 5, "mel": 8, "nv": 30, "vasc": 5}
     table, labels, groups = toy(counts, seed=1, distance=8)
     other, actual, _ = toy(counts, seed=2, distance=8)
-    found = traditional.fit_predict(name, table, labels, groups, other, list(counts), seed=1)
+    found = handcrafted.fit_predict(name, table, labels, groups, other, list(counts), seed=1)
     assert (np.array(list(counts))[found.argmax(axis=1)] == actual).mean() > 0.9
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_masks_count_for_nothing_where_no_training_image_has_one(name, small, pictures):
     images, masks = pictures
-    table = traditional.feature_table(images)
-    with_masks = traditional.feature_table(images, masks)
+    table = handcrafted.feature_table(images)
+    with_masks = handcrafted.feature_table(images, masks)
     assert with_masks["shape_area"].notna().all()
     labels, groups = ["nv", "mel"] * 3, list("abcdef")
     found = []
     for other in (table, with_masks):
         with pytest.warns(UserWarning, match="3 groups"):
             found.append(
-                traditional.fit_predict(name, table, labels, groups, other, ["mel", "nv"], seed=1)
+                handcrafted.fit_predict(name, table, labels, groups, other, ["mel", "nv"], seed=1)
             )
     assert np.isfinite(found).all()
     np.testing.assert_allclose(*found)
@@ -399,10 +399,10 @@ def test_masks_count_for_nothing_where_no_training_image_has_one(name, small, pi
 @pytest.mark.parametrize("name", NAMES)
 def test_empty_masks_go_together_with_others(name, small, pictures):
     images, masks = pictures
-    table = traditional.feature_table(images, [*masks[:3], *[np.zeros((SIZE, SIZE), bool)] * 3])
+    table = handcrafted.feature_table(images, [*masks[:3], *[np.zeros((SIZE, SIZE), bool)] * 3])
     assert table.isna().any(axis=None)
     with pytest.warns(UserWarning, match="3 groups"):
-        found = traditional.fit_predict(
+        found = handcrafted.fit_predict(
             name, table, ["nv", "mel"] * 3, list("abcdef"), table, ["mel", "nv"], seed=1
         )
     np.testing.assert_allclose(found.sum(axis=1), 1)
@@ -414,15 +414,15 @@ def test_calibration_comes_near_the_best_log_loss_that_is_possible(small, monkey
     With scikit-learn's usual penalty, C = 1, the posteriors would be pulled to the prior.
     """
     grid = {"color_texture_forest": {"forest__min_samples_leaf": [3]}}
-    monkeypatch.setattr(traditional, "GRIDS", grid)
+    monkeypatch.setattr(handcrafted, "GRIDS", grid)
     table, labels, groups = toy({"mel": 20, "nv": 80}, seed=1, images_per_group=1)
     other, actual, _ = toy({"mel": 400, "nv": 1600}, seed=99, images_per_group=1)
     log_odds = np.log(4) + 3.0 * (other["x1"] - other["x0"])
     bayes = np.logaddexp(0, np.where(actual == "nv", -log_odds, log_odds)).mean()
     losses = {}
-    for strength in (traditional.CALIBRATION_C, 1.0):
-        monkeypatch.setattr(traditional, "CALIBRATION_C", strength)
-        found = traditional.fit_predict(
+    for strength in (handcrafted.CALIBRATION_C, 1.0):
+        monkeypatch.setattr(handcrafted, "CALIBRATION_C", strength)
+        found = handcrafted.fit_predict(
             "color_texture_forest", table, labels, groups, other, ["mel", "nv"], seed=1
         )
         right = found[np.arange(len(actual)), (actual == "nv").astype(int)]
@@ -433,9 +433,9 @@ def test_calibration_comes_near_the_best_log_loss_that_is_possible(small, monkey
 
 def test_the_hyperparameters_with_the_best_balanced_accuracy_are_taken(small, monkeypatch):
     grids = {"color_texture_svm": {"svc__C": [1.0], "svc__gamma": [1e4, 0.3, 1e5]}}
-    monkeypatch.setattr(traditional, "GRIDS", grids)
+    monkeypatch.setattr(handcrafted, "GRIDS", grids)
     table, labels, groups = toy({"mel": 12, "nv": 40}, seed=1)
-    model = traditional.fit("color_texture_svm", table, labels, groups, seed=1)
+    model = handcrafted.fit("color_texture_svm", table, labels, groups, seed=1)
     assert model.estimators_[0].get_params()["svc__gamma"] == 0.3
 
 
@@ -444,10 +444,10 @@ def test_what_does_not_fit_together_is_refused(small):
     arguments = table, labels, groups
     svm = "color_texture_svm"
     with pytest.raises(ValueError, match="different features: x1"):
-        traditional.fit_predict(svm, *arguments, table[["x0"]], ["mel", "nv"], 1)
+        handcrafted.fit_predict(svm, *arguments, table[["x0"]], ["mel", "nv"], 1)
     with pytest.raises(ValueError, match="the same in another order"):
-        traditional.fit_predict(svm, *arguments, table[["x1", "x0"]], ["mel", "nv"], 1)
+        handcrafted.fit_predict(svm, *arguments, table[["x1", "x0"]], ["mel", "nv"], 1)
     with pytest.raises(ValueError, match="classes mel, nv; expected bcc, mel, nv"):
-        traditional.fit_predict(svm, *arguments, table, ["bcc", "mel", "nv"], 1)
+        handcrafted.fit_predict(svm, *arguments, table, ["bcc", "mel", "nv"], 1)
     with pytest.raises(ValueError, match="svm: no such classifier; there are color_texture_svm"):
-        traditional.fit_predict("svm", *arguments, table, ["mel", "nv"], 1)
+        handcrafted.fit_predict("svm", *arguments, table, ["mel", "nv"], 1)

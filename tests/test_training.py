@@ -14,8 +14,21 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 
-from lib import arrays, config, models, paths, precision, tables, training, weights
-from lib.backend import keras
+from lib import config, paths, tables
+from lib.networks import (
+    alexnet,
+    array_files,
+    baseline_cnn,
+    batching,
+    epoch_scores,
+    inference,
+    model_graph,
+    precision,
+    saving,
+    training,
+    vgg16,
+)
+from lib.networks.backend import keras
 
 CLASSES = ["bcc", "mel", "nv"]
 
@@ -36,7 +49,7 @@ def batches():
     inputs = (np.eye(4)[targets] * 3 + random.normal(size=(90, 4))).astype(np.float32)
 
     def make(rows, seed=None):
-        return training.Batches(inputs, rows, targets[rows], np.ones(3), 16, seed)
+        return batching.Batches(inputs, rows, targets[rows], np.ones(3), 16, seed)
 
     return make(np.arange(60), seed=2), make(np.arange(60, 90))
 
@@ -52,7 +65,7 @@ def fit(model, batches, folder, **changes):
 
 def test_batches_serve_every_row_once_an_epoch():
     rows = np.arange(10, 33)
-    batches = training.Batches(np.arange(100), rows, rows % 3, np.ones(3), 8, seed=1)
+    batches = batching.Batches(np.arange(100), rows, rows % 3, np.ones(3), 8, seed=1)
     served = np.concatenate([batches[i][0] for i in range(len(batches))])
     assert sorted(served) == list(rows)
     assert list(served) != list(rows)
@@ -60,9 +73,9 @@ def test_batches_serve_every_row_once_an_epoch():
 
 def test_batches_keep_the_order_without_a_seed_and_shuffle_anew_each_epoch_with_one():
     rows = np.arange(20)
-    plain = training.Batches(np.arange(20), rows, rows % 3, np.ones(3), 20)
+    plain = batching.Batches(np.arange(20), rows, rows % 3, np.ones(3), 20)
     assert list(plain[0][0]) == list(rows)
-    shuffled = training.Batches(np.arange(20), rows, rows % 3, np.ones(3), 20, seed=1)
+    shuffled = batching.Batches(np.arange(20), rows, rows % 3, np.ones(3), 20, seed=1)
     first = list(shuffled[0][0])
     shuffled.start_epoch(1)
     assert first != list(shuffled[0][0])
@@ -70,7 +83,7 @@ def test_batches_keep_the_order_without_a_seed_and_shuffle_anew_each_epoch_with_
 
 def test_labels_and_weights_go_with_their_rows():
     rows = np.arange(12)
-    batches = training.Batches(np.arange(12), rows, rows % 3, [1.0, 2.0, 4.0], 5, seed=1)
+    batches = batching.Batches(np.arange(12), rows, rows % 3, [1.0, 2.0, 4.0], 5, seed=1)
     for inputs, labels, loss_weights in (batches[i] for i in range(len(batches))):
         np.testing.assert_array_equal(labels.argmax(axis=1), inputs % 3)
         np.testing.assert_array_equal(loss_weights, 2.0 ** (inputs % 3))
@@ -78,7 +91,7 @@ def test_labels_and_weights_go_with_their_rows():
 
 def test_each_epoch_draws_one_view_of_each_image():
     views = np.arange(30).reshape(3, 10).T  # image i lies in rows i, 10 + i and 20 + i
-    batches = training.Batches(np.arange(30), views, np.zeros(10, int), np.ones(3), 10, seed=1)
+    batches = batching.Batches(np.arange(30), views, np.zeros(10, int), np.ones(3), 10, seed=1)
     drawn = set()
     for epoch in range(20):
         batches.start_epoch(epoch)
@@ -90,7 +103,7 @@ def test_each_epoch_draws_one_view_of_each_image():
 
 def test_balanced_sampling_draws_each_class_equally_often_and_rare_images_in_turn():
     targets = np.array([0] * 4 + [1] * 20 + [2] * 36)
-    batches = training.Batches(np.arange(60), np.arange(60), targets, np.ones(3), 60, 1, True)
+    batches = batching.Batches(np.arange(60), np.arange(60), targets, np.ones(3), 60, 1, True)
     drawn = batches[0][0]
     assert np.bincount(targets[drawn]).tolist() == [20, 20, 20]
     assert np.bincount(drawn)[:24].tolist() == [5] * 4 + [1] * 20, "in turn, none left out"
@@ -100,17 +113,17 @@ def test_balanced_sampling_draws_each_class_equally_often_and_rare_images_in_tur
 
 def test_what_an_epoch_serves_depends_on_its_number_alone():
     rows = np.arange(40).reshape(2, 20).T
-    gone_through = training.Batches(np.arange(40), rows, np.arange(20) % 3, np.ones(3), 20, seed=1)
+    gone_through = batching.Batches(np.arange(40), rows, np.arange(20) % 3, np.ones(3), 20, seed=1)
     for epoch in range(5):
         gone_through.start_epoch(epoch)
-    jumped = training.Batches(np.arange(40), rows, np.arange(20) % 3, np.ones(3), 20, seed=1)
+    jumped = batching.Batches(np.arange(40), rows, np.arange(20) % 3, np.ones(3), 20, seed=1)
     jumped.start_epoch(4)
     assert list(jumped[0][0]) == list(gone_through[0][0])
 
 
 def test_several_inputs_are_served_together():
     inputs = [np.arange(10), np.arange(10).astype(np.float16) / 8]
-    batches = training.Batches(inputs, np.arange(10), np.zeros(10, int), np.ones(3), 4, seed=1)
+    batches = batching.Batches(inputs, np.arange(10), np.zeros(10, int), np.ones(3), 4, seed=1)
     whole, half = batches[0][0]
     np.testing.assert_array_equal(whole / 8, half)
     assert half.dtype == np.float32
@@ -119,7 +132,7 @@ def test_several_inputs_are_served_together():
 def test_a_batch_larger_than_the_data_is_the_data(batches, tmp_path):
     rows = np.arange(12)
     targets = batches[0].targets[rows]
-    large = training.Batches(batches[0].inputs, rows, targets, np.ones(3), 500, seed=1)
+    large = batching.Batches(batches[0].inputs, rows, targets, np.ones(3), 500, seed=1)
     assert len(large) == 1
     assert len(large[0][0]) == 12
     assert len(fit(small_model(), (large, batches[1]), tmp_path)) == 3
@@ -127,21 +140,21 @@ def test_a_batch_larger_than_the_data_is_the_data(batches, tmp_path):
 
 def test_batches_of_nothing_are_refused():
     with pytest.raises(ValueError, match="no rows to serve"):
-        training.Batches(np.arange(3), [], [], np.ones(3), 8)
+        batching.Batches(np.arange(3), [], [], np.ones(3), 8)
 
 
 def test_outputs_are_posteriors_under_equal_shares_only_where_classes_are_balanced():
     targets = np.array([0] * 2 + [1] * 8 + [2] * 10)
     for how in ("weights", "sampling"):
-        np.testing.assert_allclose(training.output_prior(targets, 3, how), [1 / 3] * 3)
-    np.testing.assert_allclose(training.output_prior(targets, 3, "none"), [0.1, 0.4, 0.5])
+        np.testing.assert_allclose(batching.output_prior(targets, 3, how), [1 / 3] * 3)
+    np.testing.assert_allclose(batching.output_prior(targets, 3, "none"), [0.1, 0.4, 0.5])
 
 
 def test_balanced_weights_make_classes_count_the_same():
     targets = np.array([0] * 2 + [1] * 8 + [2] * 10)
-    weights = training.class_weights(targets, 3, "weights")
+    weights = batching.class_weights(targets, 3, "weights")
     np.testing.assert_allclose(weights * np.bincount(targets), [20 / 3] * 3)
-    np.testing.assert_array_equal(training.class_weights(targets, 3, "none"), 1)
+    np.testing.assert_array_equal(batching.class_weights(targets, 3, "none"), 1)
 
 
 # ---------------------------------------------------------------------------------------- scores
@@ -150,7 +163,7 @@ def test_balanced_weights_make_classes_count_the_same():
 def test_scores_agree_with_scikit_learn():
     random = np.random.default_rng(3)
     actual, probabilities = random.integers(3, size=50), random.random((50, 3))
-    scores = training.Scores(CLASSES)
+    scores = epoch_scores.Scores(CLASSES)
     for part in np.split(np.arange(50), [20, 35]):
         scores.update_state(np.eye(3)[actual[part]], probabilities[part])
     result = {name: float(value) for name, value in scores.result().items()}
@@ -170,8 +183,8 @@ def test_scores_are_those_of_the_rule_of_equal_priors_whatever_the_outputs_are_u
     outputs = np.array([[0.85, 0.15], [0.95, 0.05]])  # under shares of 0.9 and 0.1
     actual = np.eye(2)[[1, 0]]
     as_they_are, corrected = (
-        training.Scores(["nv", "mel"]),
-        training.Scores(["nv", "mel"], [0.9, 0.1]),
+        epoch_scores.Scores(["nv", "mel"]),
+        epoch_scores.Scores(["nv", "mel"], [0.9, 0.1]),
     )
     for scores in (as_they_are, corrected):
         scores.update_state(actual, outputs)
@@ -181,7 +194,7 @@ def test_scores_are_those_of_the_rule_of_equal_priors_whatever_the_outputs_are_u
 
 
 def test_a_class_that_is_never_predicted_has_precision_zero():
-    scores = training.Scores(["mel", "nv"])
+    scores = epoch_scores.Scores(["mel", "nv"])
     scores.update_state(np.eye(2)[[0, 0, 1, 1]], np.array([[1.0, 0.0]] * 4))
     result = {name: float(value) for name, value in scores.result().items()}
     assert result["precision"] == pytest.approx((0.5 + 0) / 2)
@@ -195,7 +208,7 @@ def test_a_class_missing_in_validation_has_no_recall_and_is_left_out_of_the_mean
     train, validation = batches
     rows = np.arange(60, 90)[validation.targets != 2]
     targets = validation.targets[validation.targets != 2]
-    without = training.Batches(validation.inputs, rows, targets, np.ones(3), 16)
+    without = batching.Batches(validation.inputs, rows, targets, np.ones(3), 16)
     history = fit(small_model(), (train, without), tmp_path)
     assert history["val_recall_nv"].isna().all()
     assert history["val_f1_nv"].isna().all()
@@ -210,7 +223,7 @@ def test_a_class_missing_in_validation_has_no_recall_and_is_left_out_of_the_mean
 def test_the_history_has_every_score_of_every_epoch(batches, tmp_path, capsys):
     history = fit(small_model(), batches, tmp_path)
     assert history["epoch"].tolist() == [1, 2, 3]
-    assert set(training.history_schema(CLASSES).columns) == set(history)
+    assert set(epoch_scores.history_schema(CLASSES).columns) == set(history)
     assert {"val_recall_mel", "f1_bcc", "val_f1"} <= set(history)
     assert history["val_balanced_accuracy"].iloc[-1] > 1 / 3
     assert len(capsys.readouterr().out.splitlines()) == 3
@@ -218,14 +231,16 @@ def test_the_history_has_every_score_of_every_epoch(batches, tmp_path, capsys):
 
 def predicted_classes(model, validation):
     inputs = np.concatenate([validation[i][0] for i in range(len(validation))])
-    return training.forward(model, inputs).argmax(axis=1)
+    return inference.forward(model, inputs).argmax(axis=1)
 
 
 def test_the_model_ends_with_the_weights_of_the_best_validation_epoch(batches, tmp_path):
     model = small_model()
     history = fit(model, batches, tmp_path, epochs=8, learning_rate=0.05)
     score = balanced_accuracy_score(batches[1].targets, predicted_classes(model, batches[1]))
-    assert score == pytest.approx(training.best_epoch(history)["val_balanced_accuracy"], abs=1e-6)
+    assert score == pytest.approx(
+        epoch_scores.best_epoch(history)["val_balanced_accuracy"], abs=1e-6
+    )
     assert score == pytest.approx(history["val_balanced_accuracy"].max(), abs=1e-6)
 
 
@@ -242,7 +257,7 @@ def test_two_runs_from_one_seed_end_with_the_same_weights(batches, tmp_path):
         training.set_seed(4)
         model = small_model(seed=4)
         fit(model, batches, tmp_path / attempt)
-        digests.append(weights.weights_digest(model))
+        digests.append(model_graph.weights_digest(model))
     assert digests[0] == digests[1]
 
 
@@ -263,7 +278,7 @@ def test_a_warm_up_without_a_course_to_lead_into_is_refused():
         config.Stage(epochs=3, learning_rate=0.1, warmup_epochs=1)
 
 
-class Spoiled(training.Batches):
+class Spoiled(batching.Batches):
     """Batches whose weights in the loss are no numbers from the third epoch on."""
 
     def __getitem__(self, batch):
@@ -280,7 +295,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_best_weights(
     ):
         fit(model, (spoiled, validation), tmp_path, epochs=6)
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
-    _, note = arrays.read_arrays(tmp_path / "test.state.npz")
+    _, note = array_files.read_arrays(tmp_path / "test.state.npz")
     best = max(row["val_balanced_accuracy"] for row in note["rows"])
     assert len(note["rows"]) == 2
     score = balanced_accuracy_score(validation.targets, predicted_classes(model, validation))
@@ -376,7 +391,7 @@ def test_a_training_killed_thrice_ends_with_the_weights_of_an_unbroken_one(tmp_p
     file = tmp_path / "broken.state.npz"
     for die_in, where in ((2, "training"), (3, "validation"), (4, "writing")):
         assert child(file, die_in, where).returncode == -signal.SIGKILL
-        assert len(arrays.read_arrays(file)[1]["rows"]) == die_in - 1, "the finished epochs"
+        assert len(array_files.read_arrays(file)[1]["rows"]) == die_in - 1, "the finished epochs"
     assert child(file).stdout == unbroken.stdout
 
 
@@ -391,7 +406,7 @@ def test_a_training_that_has_ended_is_not_made_again(batches, tmp_path, monkeypa
 def test_a_damaged_state_is_named_and_the_training_starts_over(batches, tmp_path, capsys, damage):
     model = small_model()
     fit(model, batches, tmp_path)
-    whole, file = weights.weights_digest(model), tmp_path / "test.state.npz"
+    whole, file = model_graph.weights_digest(model), tmp_path / "test.state.npz"
     contents = bytearray(file.read_bytes())
     if damage == "altered":
         contents[len(contents) // 3] ^= 255
@@ -402,8 +417,8 @@ def test_a_damaged_state_is_named_and_the_training_starts_over(batches, tmp_path
     said = capsys.readouterr().out
     assert "test.state.npz: " in said
     assert "damaged, so this training starts over" in said
-    assert weights.weights_digest(again) == whole
-    arrays.read_arrays(file)
+    assert model_graph.weights_digest(again) == whole
+    array_files.read_arrays(file)
 
 
 @pytest.mark.parametrize("change", [{"learning_rate": 0.02}, {"epochs": 4}])
@@ -432,7 +447,7 @@ def test_a_cell_that_was_interrupted_goes_on_when_it_is_run_again(
     found = fit(model, batches, tmp_path)
     assert "another training" not in capsys.readouterr().out
     pd.testing.assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"))
-    assert weights.weights_digest(model) == weights.weights_digest(unbroken)
+    assert model_graph.weights_digest(model) == model_graph.weights_digest(unbroken)
 
 
 def test_a_cell_whose_training_has_ended_takes_it_as_it_is_when_it_is_run_again(
@@ -440,12 +455,12 @@ def test_a_cell_whose_training_has_ended_takes_it_as_it_is_when_it_is_run_again(
 ):
     model = small_model(dropout=0.5)
     first, before = fit(model, batches, tmp_path), (tmp_path / "test.state.npz").stat().st_mtime_ns
-    digest = weights.weights_digest(model)
+    digest = model_graph.weights_digest(model)
     capsys.readouterr()
     pd.testing.assert_frame_equal(fit(model, batches, tmp_path), first)
     assert "another training" not in capsys.readouterr().out
     assert (tmp_path / "test.state.npz").stat().st_mtime_ns == before
-    assert weights.weights_digest(model) == digest
+    assert model_graph.weights_digest(model) == digest
 
 
 def test_a_snapshot_puts_back_weights_and_the_states_of_random_layers(batches, tmp_path):
@@ -471,7 +486,7 @@ def two_blocks(joined=(0, 1), pool="mean"):
 
 def test_layers_put_together_otherwise_are_another_network():
     made = [two_blocks(), two_blocks((1, 0)), two_blocks((0, 0)), two_blocks(pool="flipped")]
-    digests = [training.layers_digest(each) for each in [*made, two_blocks()]]
+    digests = [model_graph.layers_digest(each) for each in [*made, two_blocks()]]
     assert len(set(digests[:-1])) == 4
     assert digests[-1] == digests[0]
 
@@ -487,16 +502,16 @@ def test_features_of_other_blocks_are_another_network(run, other):
     digests = []
     for blocks in (["block3_pool", "block4_pool", "block5_pool"], other):
         settings = run.vgg16_transfer.model_copy(update={"feature_layers": blocks})
-        model = models.vgg16_transfer(64, 3, settings, run.augmentation, 1)
-        frozen, _ = models.split_before(model, "dense")
-        digests.append([training.layers_digest(each) for each in (frozen, model)])
+        model = vgg16.vgg16_transfer(64, 3, settings, run.augmentation, 1)
+        frozen, _ = model_graph.split_before(model, "dense")
+        digests.append([model_graph.layers_digest(each) for each in (frozen, model)])
     assert not set(digests[0]) & set(digests[1])
 
 
 def test_another_number_format_is_another_training_and_another_name_is_not():
     with precision.policy("bfloat16"):
         half = small_model()
-    digests = [training.layers_digest(each) for each in (small_model(), small_model(), half)]
+    digests = [model_graph.layers_digest(each) for each in (small_model(), small_model(), half)]
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
 
@@ -504,7 +519,7 @@ def test_another_number_format_is_another_training_and_another_name_is_not():
 def test_other_data_are_another_training(batches, tmp_path, capsys):
     fit(small_model(), batches, tmp_path)
     train, validation = batches
-    other = training.Batches(train.inputs + 1, np.arange(60), train.targets, np.ones(3), 16, 2)
+    other = batching.Batches(train.inputs + 1, np.arange(60), train.targets, np.ones(3), 16, 2)
     fit(small_model(), (other, validation), tmp_path)
     assert "is of another training" in capsys.readouterr().out
 
@@ -518,7 +533,7 @@ def test_a_twin_in_float32_keeps_the_statistics_that_a_network_normalises_by():
         half = keras.Model(inputs, learnt(layer(inputs)))
         learnt.set_weights([np.full(4, 5.0), np.full(4, 9.0), np.array(1)])
         learnt.finalize_state()
-    found = training.forward(training.in_float32(half), images)
+    found = inference.forward(saving.in_float32(half), images)
     expected = ((images - [1, 2, 3, 4]) / 2 - 5) / 3
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -527,13 +542,13 @@ def test_a_twin_in_float32_keeps_the_statistics_that_a_network_normalises_by():
 
 
 def test_probabilities_add_up_to_one_in_double_precision():
-    probabilities = training.predict(small_model(), np.ones((5, 4), np.float32), batch_size=2)
+    probabilities = inference.predict(small_model(), np.ones((5, 4), np.float32), batch_size=2)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-12)
 
 
 def test_there_are_eight_different_flips_and_quarter_turns_the_first_of_them_none():
     image = np.arange(9 * 3).reshape(1, 3, 3, 3)
-    views = [training.turned(image, view) for view in range(8)]
+    views = [inference.turned(image, view) for view in range(8)]
     assert len({view.tobytes() for view in views}) == 8
     np.testing.assert_array_equal(views[0], image)
     np.testing.assert_array_equal(views[1], image[:, :, ::-1])
@@ -546,10 +561,10 @@ def test_test_time_views_are_averaged():
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
-    each = [training.predict(model, training.turned(images, view)) for view in range(4)]
-    averaged = training.predict(model, images, views=4)
+    each = [inference.predict(model, inference.turned(images, view)) for view in range(4)]
+    averaged = inference.predict(model, images, views=4)
     np.testing.assert_allclose(averaged, np.mean(each, axis=0), atol=1e-6)
-    turned = training.predict(model, training.turned(images, 3), views=4)
+    turned = inference.predict(model, inference.turned(images, 3), views=4)
     np.testing.assert_allclose(averaged, turned, atol=1e-6)
 
 
@@ -560,21 +575,21 @@ def test_what_is_saved_is_read_back(run, batches, tmp_path):
     model = small_model()
     history = fit(model, batches, tmp_path)
     folder = paths.run_folder(run.name) / "small"
-    manifest = training.save(model, folder, history)
-    loaded = training.read_model(run, "small")
+    manifest = saving.save(model, folder, history)
+    loaded = saving.read_model(run, "small")
     rows = np.ones((2, 4), np.float32)
-    np.testing.assert_allclose(training.predict(loaded, rows), training.predict(model, rows))
-    kept = tables.read_table(folder / "history.csv", training.history_schema(CLASSES))
+    np.testing.assert_allclose(inference.predict(loaded, rows), inference.predict(model, rows))
+    kept = tables.read_table(folder / "history.csv", epoch_scores.history_schema(CLASSES))
     pd.testing.assert_frame_equal(kept, history)
     assert manifest["epochs"] == 3
     assert manifest["parameters"] == 4 * 8 + 8 + 8 * 3 + 3
-    assert manifest["weights_sha256"] == weights.weights_digest(loaded)
+    assert manifest["weights_sha256"] == model_graph.weights_digest(loaded)
 
 
 def test_what_is_found_later_is_added_to_the_manifest(batches, tmp_path):
     model = small_model()
-    manifest = training.save(model, tmp_path, fit(model, batches, tmp_path))
-    training.add_to_manifest(tmp_path, calibration={"scale": 2.0})
+    manifest = saving.save(model, tmp_path, fit(model, batches, tmp_path))
+    saving.add_to_manifest(tmp_path, calibration={"scale": 2.0})
     found = json.loads((tmp_path / "manifest.json").read_text())
     assert found == json.loads(json.dumps(manifest)) | {"calibration": {"scale": 2.0}}
 
@@ -584,8 +599,8 @@ def test_a_model_trained_in_half_the_bits_is_kept_in_float32(run, batches, tmp_p
         model = small_model()
     history = fit(model, batches, tmp_path)
     folder = paths.run_folder(run.name) / "small"
-    manifest = training.save(model, folder, history)
-    loaded = training.read_model(run, "small")
+    manifest = saving.save(model, folder, history)
+    loaded = saving.read_model(run, "small")
     assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
     assert manifest["precision"] == "mixed_bfloat16"
     for kept, trained in zip(loaded.get_weights(), model.get_weights(), strict=True):
@@ -596,22 +611,24 @@ def test_every_network_in_half_the_bits_has_a_twin_in_float32():
     run = config.load_config("configs/demo.yaml")
     transfer = run.vgg16_transfer.model_copy(update={"input_size": 32})
     builders = {
-        "baseline": lambda: models.baseline_cnn(256, 3, run.baseline_cnn, run.augmentation, 1),
-        "alexnet": lambda: models.alexnet(256, 3, run.alexnet, run.augmentation, 1),
-        "vgg16": lambda: models.vgg16_transfer(256, 3, transfer, run.augmentation, 1),
+        "baseline": lambda: baseline_cnn.baseline_cnn(
+            256, 3, run.baseline_cnn, run.augmentation, 1
+        ),
+        "alexnet": lambda: alexnet.alexnet(256, 3, run.alexnet, run.augmentation, 1),
+        "vgg16": lambda: vgg16.vgg16_transfer(256, 3, transfer, run.augmentation, 1),
     }
     images = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
     for name, builder in builders.items():
         with precision.policy("bfloat16"):
             half = builder()
-        twin, reference = training.in_float32(half), builder()
+        twin, reference = saving.in_float32(half), builder()
         reference.set_weights(half.get_weights())
-        found, expected = training.predict(twin, images), training.predict(reference, images)
+        found, expected = inference.predict(twin, images), inference.predict(reference, images)
         np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=name)
-        assert weights.weights_digest(twin) == weights.weights_digest(half)
-    frozen, _ = models.split_before(half, "dense")
-    exact = training.forward(training.in_float32(frozen), images)
-    whole = training.forward(models.split_before(reference, "dense")[0], images)
+        assert model_graph.weights_digest(twin) == model_graph.weights_digest(half)
+    frozen, _ = model_graph.split_before(half, "dense")
+    exact = inference.forward(saving.in_float32(frozen), images)
+    whole = inference.forward(model_graph.split_before(reference, "dense")[0], images)
     np.testing.assert_allclose(exact, whole, atol=1e-5)
 
 
@@ -619,12 +636,12 @@ def test_a_history_without_a_column_is_refused(batches, tmp_path):
     file = tmp_path / "history.csv"
     fit(small_model(), batches, tmp_path).drop(columns="val_f1").to_csv(file, index=False)
     with pytest.raises(ValueError, match=r"(?s)history\.csv: .*no column val_f1"):
-        tables.read_table(file, training.history_schema(CLASSES))
+        tables.read_table(file, epoch_scores.history_schema(CLASSES))
 
 
 def test_a_missing_model_says_what_to_do(run):
     with pytest.raises(FileNotFoundError, match=r"model\.keras: no such file; run the notebook"):
-        training.read_model(run, "baseline_cnn")
+        saving.read_model(run, "baseline_cnn")
 
 
 def test_a_model_file_that_carries_code_is_refused(run, tmp_path):
@@ -634,7 +651,7 @@ def test_a_model_file_that_carries_code_is_refused(run, tmp_path):
     outputs = keras.layers.Lambda(lambda x: x * 2)(inputs)
     keras.Model(inputs, outputs).save(folder / "model.keras")
     with pytest.raises(ValueError, match=r"model\.keras: not a model that can be used"):
-        training.read_model(run, "foreign")
+        saving.read_model(run, "foreign")
 
 
 @pytest.mark.parametrize("damage", ["not such a file", "cut short", "altered"])
@@ -649,16 +666,16 @@ def test_a_model_file_that_is_damaged_is_refused(run, damage):
     damaged = {"cut short": contents[: len(contents) // 2], "altered": contents}
     file.write_bytes(damaged.get(damage, b"nothing"))
     with pytest.raises(ValueError, match=r"model\.keras: not a model that can be used"):
-        training.read_model(run, "broken")
+        saving.read_model(run, "broken")
 
 
 def test_a_model_file_with_other_weights_than_its_manifest_names_is_refused(run, batches, tmp_path):
     folder, model = paths.run_folder(run.name) / "baseline_cnn", small_model()
-    training.save(model, folder, fit(model, batches, tmp_path))
-    training.read_model(run, "baseline_cnn")
+    saving.save(model, folder, fit(model, batches, tmp_path))
+    saving.read_model(run, "baseline_cnn")
     small_model(dropout=0.5).save(folder / "model.keras")
     with pytest.raises(ValueError, match=r"model\.keras: its manifest says weights_sha256 = \w+; "):
-        training.read_model(run, "baseline_cnn")
+        saving.read_model(run, "baseline_cnn")
 
 
 # ------------------------------------------------------------------------------ mapped files
@@ -683,29 +700,29 @@ def mapped(tmp_path):
 def test_the_memory_of_a_mapped_file_is_given_back_while_batches_are_read(mapped, monkeypatch):
     def growth():
         rows = np.arange(64)
-        batches = training.Batches(mapped, rows, rows % 3, np.ones(3), 4, seed=1)
+        batches = batching.Batches(mapped, rows, rows % 3, np.ones(3), 4, seed=1)
         before = mapped_bytes()
         for i in range(len(batches)):
             np.testing.assert_array_equal(batches[i][0][:, 0, 0], batches.order[4 * i : 4 * i + 4])
         return mapped_bytes() - before
 
-    monkeypatch.setattr(training, "MAPPED_BYTES", 2**23)
+    monkeypatch.setattr(batching, "MAPPED_BYTES", 2**23)
     assert growth() < 2**24
-    training.let_go(mapped, 2**23)
-    monkeypatch.setattr(training, "MAPPED_BYTES", 2**40)
+    batching.let_go(mapped, 2**23)
+    monkeypatch.setattr(batching, "MAPPED_BYTES", 2**40)
     assert growth() > 2**25  # so there was something to give back
 
 
 def test_views_of_a_mapped_file_are_let_go_and_changes_to_a_private_one_are_kept(mapped, tmp_path):
-    assert training._mapping(np.asarray(mapped)[3:].reshape(61, -1)) is mapped.base
-    assert training._mapping(np.zeros(3)) is None
+    assert batching._mapping(np.asarray(mapped)[3:].reshape(61, -1)) is mapped.base
+    assert batching._mapping(np.zeros(3)) is None
     private = np.load(tmp_path / "images.npy", mmap_mode="c")
     private[5] = 200
-    training.let_go(private)
+    batching.let_go(private)
     assert (private[5] == 200).all()
     shared = np.load(tmp_path / "images.npy", mmap_mode="r+")
     shared[6] = 100
-    training.let_go(shared)
+    batching.let_go(shared)
     assert (np.load(tmp_path / "images.npy")[6] == 100).all()
 
 
@@ -720,14 +737,14 @@ class Mapping(mmap.mmap):
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="the system has no such call")
 def test_large_rows_of_a_file_are_announced_and_small_ones_are_not(tmp_path):
-    size = training.ANNOUNCED_BYTES + 100  # so that rows begin within a page
+    size = batching.ANNOUNCED_BYTES + 100  # so that rows begin within a page
     values = np.random.default_rng(1).integers(256, size=(9, size), dtype=np.uint8)
     values.tofile(tmp_path / "images")
     with open(tmp_path / "images", "rb") as file:
         mapped = Mapping(file.fileno(), 0, access=mmap.ACCESS_READ)
     images = np.ndarray((7, size), np.uint8, mapped, offset=2 * size)  # a part of the file
     rows = np.array([6, 0, 3, 3])
-    np.testing.assert_array_equal(training._take(images, rows), values[2 + rows])
+    np.testing.assert_array_equal(batching.take_rows(images, rows), values[2 + rows])
     for row, (start, length) in zip(2 + rows, mapped.announced, strict=True):
         assert start % mmap.PAGESIZE == 0
         assert start <= row * size < start + mmap.PAGESIZE
@@ -735,7 +752,7 @@ def test_large_rows_of_a_file_are_announced_and_small_ones_are_not(tmp_path):
     mapped.announced = []
     narrow = np.ndarray((9, 100), np.uint8, mapped)
     np.testing.assert_array_equal(
-        training._take(narrow, rows).ravel()[:100], values.ravel()[600:700]
+        batching.take_rows(narrow, rows).ravel()[:100], values.ravel()[600:700]
     )
     assert not mapped.announced, "these are left to the system"
 
@@ -748,11 +765,11 @@ def test_large_rows_of_a_file_are_announced_and_small_ones_are_not(tmp_path):
     [("on_kept_views", 5e-5), ("on_new_views", 5e-5), ("at_a_smaller_rate", 1e-5)],
 )
 def test_what_is_said_of_a_fine_tuning_that_was_tried_stands_in_its_history(which, rate):
-    folder = paths.ROOT / "reports" / "tried"
+    folder = paths.ROOT / "reports" / "studies" / "tuning"
     history = pd.read_csv(folder / f"fine_tuning_{which}.csv")
     said = (folder / "README.md").read_text(encoding="utf-8")
     head, tuned = (history[history["stage"] == stage] for stage in ("frozen", "fine-tuned"))
-    best, start = training.best_epoch(tuned), training.best_epoch(head)
+    best, start = epoch_scores.best_epoch(tuned), epoch_scores.best_epoch(head)
     scores = (best["val_balanced_accuracy"], best["val_loss"], tuned["loss"].iloc[-1])
     seconds = f"{tuned['seconds'].min():.0f} to {tuned['seconds'].max():.0f}"
     row = [

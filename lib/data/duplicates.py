@@ -1,0 +1,379 @@
+"""Near-duplicate images, whatever their lesion_id: found, confirmed, and joined into groups.
+
+Two photographs of one lesion under two lesion_ids, or one file twice, put the same lesion on both
+sides of a split. A perceptual hash (compared over the flips and rotations) misses a copy that was
+cropped; so an image is described several times, whole and by parts of it, and a part of one is
+looked up among the whole of the others:
+
+1. Candidates. The low spatial frequencies of lightness and colour (a discrete cosine transform),
+   their signs dropped and transposed pairs sorted, are the same for all eight flips and quarter
+   turns; divided by the contrast, also for other brightness. A k-d tree finds the nearest whole
+   images of each part, and each image keeps its nearest candidates only, at most `CONFIRMED`: their
+   number grows with n, not with n squared.
+2. Confirmation. The fine texture of both is laid over one another in the best two orientations,
+   and shifted until it fits best: `similarity` is the correlation there, 1 for the same image.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
+
+from lib.preprocessing import decode, pipeline, threads
+
+#: Correlation of fine texture from which on two images are taken for one. Set by looking at pairs
+#: of different lesions in HAM10000: from 0.61 on they showed the same lesion, one of 0.57 did not;
+#: altered copies lie above 0.8 (reports/studies/leakage).
+SAME_IMAGE = 0.6
+#: Distance of descriptions beyond which a pair is no candidate, and how many are looked at.
+CANDIDATE_DISTANCE, NEIGHBOURS = 0.15, 6
+#: Candidates of one image, and of one size of its parts, that are confirmed: the nearest ones.
+CONFIRMED = 6
+#: Correlation of low frequencies that a candidate must have in some orientation.
+COARSE_FIT = 0.95
+#: Sides, in pixels, of the thumbnails: in colour for candidates, in grey for confirmation.
+COARSE, FINE = 64, 96
+#: Parts of an image that are looked up: side and step in pixels of the coarse thumbnail. The
+#: smallest is 62 % of the side; a closer crop is not found.
+PARTS = ((64, 1), (58, 2), (52, 2), (46, 3), (40, 3))
+FREQUENCIES = 8
+DIMENSIONS = 32
+
+#: `duplicates.csv`: one row a pair, the closest first; `similarity` up to 1, `part` the share of
+#: the first image's side that the second one shows.
+PAIRS_SCHEMA = pa.DataFrameSchema(
+    {
+        "image_id_1": pa.Column(str),
+        "image_id_2": pa.Column(str),
+        "lesion_id_1": pa.Column(str),
+        "lesion_id_2": pa.Column(str),
+        "dx_1": pa.Column(str),
+        "dx_2": pa.Column(str),
+        "similarity": pa.Column(float, pa.Check.in_range(-1, 1.001), coerce=True),
+        "part": pa.Column(float, pa.Check.in_range(0, 1), coerce=True),
+    },
+    unique=["image_id_1", "image_id_2"],
+    strict=True,
+)
+
+
+class Thumbnails(NamedTuple):
+    """Small copies of n images; 21 kB each."""
+
+    coarse: np.ndarray  # uint8, shape (n, COARSE, COARSE, 3), CIE Lab
+    fine: np.ndarray  # uint8, shape (n, FINE, FINE), grey
+
+
+def thumbnails(folder: Path, files: pd.Series) -> Thumbnails:
+    """Make thumbnails of the central square of every image, in the order of `files`."""
+    return stack(
+        threads.map_files(lambda path: thumbnail(decode.read_image(folder / path)), files)
+    )
+
+
+def thumbnail(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Make the two thumbnails of an image."""
+    square = pipeline.crop_square(image)
+    fine = cv2.resize(square, (FINE, FINE), interpolation=cv2.INTER_AREA)
+    coarse = cv2.resize(square, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(coarse, cv2.COLOR_RGB2LAB), cv2.cvtColor(fine, cv2.COLOR_RGB2GRAY)
+
+
+def stack(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Thumbnails:
+    """Put the thumbnails of several images together."""
+    coarse, fine = zip(*pairs, strict=True)
+    return Thumbnails(np.stack(coarse), np.stack(fine))
+
+
+def find_pairs(images: Thumbnails) -> pd.DataFrame:
+    """Find pairs of near-duplicates.
+
+    Returns
+    -------
+    DataFrame
+        `first`, `second` (rows of `images`, first < second), `similarity` and `part`, the closest
+        first.
+    """
+    columns = ["first", "second", "similarity", "part"]
+    whole = _describe(images.coarse, COARSE, np.zeros((1, 2), int))[:, 0]
+    project = _principal_axes(whole)
+    tree = KDTree(project(whole))
+    found = []
+    known: set[tuple[int, int]] = set()
+    for side, step in PARTS:
+        candidates = _candidates(images, tree, project, side, step)
+        pairs = zip(candidates["first"], candidates["second"], strict=True)
+        fresh = np.array([pair not in known for pair in pairs], bool)
+        confirmed = _confirm(images, candidates[fresh], side)
+        confirmed = confirmed[confirmed["similarity"] >= SAME_IMAGE]
+        known |= set(zip(confirmed["first"], confirmed["second"], strict=True))
+        found.append(confirmed.assign(part=side / COARSE)[columns])
+    order = ["similarity", "first", "second"]
+    table = pd.concat(found).astype({"first": int, "second": int})
+    return table.sort_values(order, ascending=[False, True, True], ignore_index=True)
+
+
+def name_pairs(pairs: pd.DataFrame, metadata: pd.DataFrame) -> pd.DataFrame:
+    """Put ids and classes in the place of row numbers.
+
+    Parameters
+    ----------
+    metadata : DataFrame
+        One row for each row of the thumbnails, in their order.
+
+    Returns
+    -------
+    DataFrame
+        `PAIRS_SCHEMA`.
+    """
+    named = {
+        f"{column}_{i}": metadata[column].to_numpy()[pairs[side]]
+        for column in ("image_id", "lesion_id", "dx")
+        for i, side in enumerate(("first", "second"), start=1)
+    }
+    scores = pairs[["similarity", "part"]].round(3).reset_index(drop=True)
+    return PAIRS_SCHEMA.validate(pd.DataFrame(named).astype(str).join(scores))
+
+
+def join(metadata: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
+    """Join lesions that share an image into groups.
+
+    Parameters
+    ----------
+    metadata : DataFrame
+        `image_id` and `lesion_id`.
+    pairs : DataFrame
+        `PAIRS_SCHEMA`.
+
+    Returns
+    -------
+    Series of str
+        `group_id` of each image, indexed by image_id: the first lesion_id of its group.
+    """
+    names, lesion = np.unique(metadata["lesion_id"].astype(str), return_inverse=True)
+    place = pd.Series(np.arange(len(names)), index=names)
+    edges = (place[pairs["lesion_id_1"]].to_numpy(), place[pairs["lesion_id_2"]].to_numpy())
+    graph = coo_array((np.ones(len(pairs)), edges), shape=(len(names), len(names)))
+    _, group = connected_components(graph, directed=False)
+    first = pd.Series(names).groupby(group).transform("min").to_numpy()
+    return pd.Series(first[lesion], index=metadata["image_id"].to_numpy(), name="group_id")
+
+
+# ----------------------------------------------------------------------------- is it any good?
+
+#: Alterations of an image that a search for copies should survive.
+ALTERATIONS = ("flip", "quarter turn", "JPEG quality 60", "crop of 10 %", "brightness +-15 %")
+
+
+def alter(image: np.ndarray, how: str, random: np.random.Generator) -> np.ndarray:
+    """Return an altered copy of an image, one of `ALTERATIONS`."""
+    if how == "flip":
+        return np.ascontiguousarray(np.flip(image, axis=random.integers(2)))
+    if how == "quarter turn":
+        return np.ascontiguousarray(np.rot90(image, random.integers(1, 4)))
+    if how == "JPEG quality 60":
+        return _as_jpeg(image, 60)
+    if how == "crop of 10 %":
+        height, width = image.shape[:2]
+        top, left = random.integers(height // 10 + 1), random.integers(width // 10 + 1)
+        part = image[top : top + height * 9 // 10, left : left + width * 9 // 10]
+        return cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)
+    if how == "brightness +-15 %":
+        return np.clip(image * random.choice([0.85, 1.15]), 0, 255).astype(np.uint8)
+    raise ValueError(f"alteration {how!r}; expected one of {', '.join(ALTERATIONS)}")
+
+
+def planted_recall(
+    folder: Path, files: pd.Series, images: Thumbnails, copies: int, seed: int
+) -> pd.DataFrame:
+    """Plant altered copies among the images and count those that are found again.
+
+    Each copy is altered in one way and stored as a JPEG of quality 90.
+
+    Parameters
+    ----------
+    files : Series of str
+        Of the images that `images` are the thumbnails of, in their order.
+
+    Returns
+    -------
+    DataFrame
+        One row an alteration, indexed by it: `planted` and `found`.
+    """
+    random = np.random.default_rng(seed)
+    sources = random.choice(len(files), min(copies, len(files)), replace=False)
+    hows = [ALTERATIONS[i % len(ALTERATIONS)] for i in range(len(sources))]
+    altered = [
+        thumbnail(_as_jpeg(alter(decode.read_image(folder / files.iloc[i]), how, random), 90))
+        for i, how in zip(sources, hows, strict=True)
+    ]
+    planted = stack(altered)
+    both = Thumbnails(*(np.concatenate(parts) for parts in zip(images, planted, strict=True)))
+    pairs = set(zip(*find_pairs(both)[["first", "second"]].to_numpy().T, strict=True))
+    found = [(source, len(files) + i) in pairs for i, source in enumerate(sources)]
+    table = pd.DataFrame({"alteration": hows, "found": found})
+    return table.groupby("alteration", sort=False)["found"].agg(planted="size", found="sum")
+
+
+# ------------------------------------------------------------------------------------- details
+
+
+def _candidates(images, tree, project, side, step) -> pd.DataFrame:
+    """Look up every part of `side` pixels among the whole images; the best part of each pair."""
+    reach = range(0, COARSE - side + 1, step)
+    corners = np.array([(top, left) for top in reach for left in reach])
+    parts = []
+    for start in range(0, len(images.coarse), 200):
+        described = project(_describe(images.coarse[start : start + 200], side, corners))
+        distance, second = tree.query(
+            described, k=NEIGHBOURS, distance_upper_bound=CANDIDATE_DISTANCE, workers=-1
+        )
+        first, corner, place = np.nonzero(np.isfinite(distance))
+        table = {
+            "part_of": first + start,
+            "whole": second[first, corner, place],
+            "top": corners[corner, 0],
+            "left": corners[corner, 1],
+            "distance": distance[first, corner, place],
+        }
+        parts.append(pd.DataFrame(table))
+    pairs = pd.concat(parts)
+    pairs = pairs[pairs["part_of"] != pairs["whole"]]
+    pairs["first"] = pairs[["part_of", "whole"]].min(axis=1)
+    pairs["second"] = pairs[["part_of", "whole"]].max(axis=1)
+    pairs = pairs.sort_values("distance", kind="stable").drop_duplicates(["first", "second"])
+    return pairs[pairs.groupby("part_of").cumcount() < CONFIRMED]
+
+
+def _confirm(images: Thumbnails, candidates: pd.DataFrame, side: int) -> pd.DataFrame:
+    """Return the candidates that fit in some orientation, with `similarity`."""
+    fits = _fits(images.coarse, candidates, side)
+    good = fits.max(axis=1, initial=-1) >= COARSE_FIT
+    candidates, fits = candidates[good], fits[good]
+    best = np.argsort(-fits, axis=1)[:, :2]
+    turns = [
+        [TURNS[i] for i in row if fit[i] >= COARSE_FIT] for row, fit in zip(best, fits, strict=True)
+    ]
+    corners = np.rint(candidates[["top", "left"]] * FINE / COARSE).astype(int)
+    size, margin = round(side * FINE / COARSE), FINE // 12
+
+    def similarity(row):
+        part_of, whole, (top, left), turns = row
+        part = images.fine[part_of, top : top + size, left : left + size]
+        if size != FINE:
+            part = cv2.resize(part, (FINE, FINE), interpolation=cv2.INTER_LINEAR)
+        part = _texture(part)[margin:-margin, margin:-margin]
+        whole = _texture(images.fine[whole])
+        return max(_correlation(whole, _turned(part, turn)) for turn in turns)
+
+    rows = zip(candidates["part_of"], candidates["whole"], corners.to_numpy(), turns, strict=True)
+    return candidates.assign(similarity=np.array(threads.map_files(similarity, rows), float))
+
+
+def _describe(coarse: np.ndarray, side: int, corners: np.ndarray) -> np.ndarray:
+    """Describe parts of images; float32, shape (images, corners, features)."""
+    lightness, *colour = np.moveaxis(_spectra(coarse, side, corners), 2, 0)
+    u, v = _frequencies()
+
+    def invariant(spectrum):
+        one, other = np.abs(spectrum[..., u, v]), np.abs(spectrum[..., v, u])
+        return np.concatenate([np.minimum(one, other), np.maximum(one, other)], axis=-1)
+
+    features = [invariant(lightness), *(0.5 * invariant(each) for each in colour)]
+    contrast = np.linalg.norm(features[0], axis=-1, keepdims=True) + 1
+    return np.concatenate(features, axis=-1) / contrast
+
+
+def _spectra(coarse: np.ndarray, side: int, corners: np.ndarray) -> np.ndarray:
+    """Return the cosine transform of every part, float32, (images, corners, channels, 8, 8)."""
+    offsets = np.unique(corners)
+    bases = _bases(side)[offsets].reshape(-1, COARSE)
+    planes = np.moveaxis(coarse, 3, 1).astype(np.float32)
+    blocks = (bases @ planes @ bases.T).reshape(
+        len(coarse), 3, len(offsets), FREQUENCIES, len(offsets), FREQUENCIES
+    )
+    top, left = np.searchsorted(offsets, corners).T
+    return np.moveaxis(blocks[:, :, top, :, left], 0, 1)
+
+
+def _bases(side: int) -> np.ndarray:
+    """Return the cosine waves over `side` pixels from each offset on, (offsets, 8, COARSE)."""
+    at = np.arange(side) + 0.5
+    waves = np.cos(np.pi * np.arange(FREQUENCIES)[:, None] * at / side) / side
+    bases = np.zeros((COARSE - side + 1, FREQUENCIES, COARSE), np.float32)
+    for offset, basis in enumerate(bases):
+        basis[:, offset : offset + side] = waves
+    return bases
+
+
+def _frequencies() -> tuple[np.ndarray, np.ndarray]:
+    u, v = np.triu_indices(FREQUENCIES)
+    low = (u + v > 0) & (u + v <= FREQUENCIES - 2)
+    return u[low], v[low]
+
+
+def _principal_axes(features: np.ndarray):
+    """Return a function that projects descriptions on the principal axes of these."""
+    sample = features[:: 1 + len(features) // 20_000]
+    mean = sample.mean(axis=0)
+    axes = np.linalg.svd(sample - mean, full_matrices=False)[2][:DIMENSIONS].T
+    return lambda each: ((each - mean) @ axes).astype(np.float32)
+
+
+#: The eight flips and quarter turns: transposed or not, then turned over up-down, left-right.
+TURNS = [(t, y, x) for t in (False, True) for y in (False, True) for x in (False, True)]
+
+
+def _fits(coarse: np.ndarray, candidates: pd.DataFrame, side: int) -> np.ndarray:
+    """Correlate the lightness of each part with the whole in each of the eight orientations.
+
+    Only the low frequencies; float, shape (candidates, 8).
+    """
+    bases, (whole_basis,) = _bases(side), _bases(COARSE)
+    u, v = np.indices((FREQUENCIES, FREQUENCIES))
+    fits = []
+    for start in range(0, len(candidates), 1000):
+        rows = candidates.iloc[start : start + 1000]
+        part, whole = (
+            coarse[rows[name], ..., 0].astype(np.float32) for name in ("part_of", "whole")
+        )
+        part = bases[rows["top"]] @ part @ np.swapaxes(bases[rows["left"]], 1, 2)
+        whole = whole_basis @ whole @ whole_basis.T
+        for each in (part, whole):
+            each[:, 0, 0] = 0  # the mean
+            each /= np.linalg.norm(each, axis=(1, 2), keepdims=True) + 1e-6
+        turned = (
+            (np.swapaxes(part, 1, 2) if t else part) * (-1.0) ** (u * y + v * x)
+            for t, y, x in TURNS
+        )
+        fits.append(np.stack([(each * whole).sum(axis=(1, 2)) for each in turned], axis=1))
+    return np.concatenate(fits) if fits else np.zeros((0, len(TURNS)))
+
+
+def _turned(texture: np.ndarray, turn: tuple) -> np.ndarray:
+    transposed, over_y, over_x = turn
+    texture = texture.T if transposed else texture
+    return np.ascontiguousarray(texture[:: -1 if over_y else 1, :: -1 if over_x else 1])
+
+
+def _texture(gray: np.ndarray) -> np.ndarray:
+    """Return what is finer than 2.5 pixels, at the same contrast everywhere."""
+    gray = gray.astype(np.float32)
+    fine = gray - cv2.GaussianBlur(gray, (0, 0), 2.5)
+    return fine / (np.sqrt(cv2.GaussianBlur(fine * fine, (0, 0), 5)) + 3)
+
+
+def _correlation(target: np.ndarray, texture: np.ndarray) -> float:
+    return float(cv2.matchTemplate(target, texture, cv2.TM_CCOEFF_NORMED).max())
+
+
+def _as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)

@@ -1,0 +1,206 @@
+"""Which image is on which side: whole groups, each class in the same shares, the same every time.
+
+A group is what must not be torn apart: all images of a lesion, and of lesions that share an image
+(lib/data/duplicates.py).
+"""
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedKFold, train_test_split
+
+from lib.config import Split
+
+SPLITS = ("train", "validation", "test")
+#: What names a split: ids, and on which side each is.
+COLUMNS = ["image_id", "lesion_id", "group_id", "split", "fold"]
+#: Of a cross-validation within the training images, as far as every class has so many groups.
+INNER_FOLDS = 5
+
+
+def group_labels(images: pd.DataFrame) -> pd.Series:
+    """Return one class a group, for stratification: the rarest of its images' classes.
+
+    Parameters
+    ----------
+    images : DataFrame
+        `group_id` and `label`, one row an image.
+
+    Returns
+    -------
+    Series of str
+        Indexed by group_id, sorted, so that nothing depends on the order of the rows.
+    """
+    counts = images["label"].value_counts()
+    by_rarity = images.assign(n=images["label"].map(counts)).sort_values(["n", "label"])
+    return by_rarity.drop_duplicates("group_id").set_index("group_id")["label"].sort_index()
+
+
+def sample_groups(images: pd.DataFrame, images_per_class: int, seed: int) -> pd.DataFrame:
+    """Draw whole groups at random, each taken if no class gets more than `images_per_class`."""
+    sizes = pd.crosstab(images["group_id"], images["label"])  # sorted: no order of rows counts
+    room = pd.Series(images_per_class, index=sizes.columns)
+    taken = []
+    for group_id, size in sizes.sample(frac=1, random_state=seed).iterrows():
+        if (size <= room).all():
+            room -= size
+            taken.append(group_id)
+    return images[images["group_id"].isin(taken)]
+
+
+def split_groups(labels: pd.Series, settings: Split) -> pd.Series:
+    """Assign groups to train, validation and test at random, each class in the same shares.
+
+    Parameters
+    ----------
+    labels : Series of str
+        One class a group, indexed by group_id.
+
+    Returns
+    -------
+    Series of str
+        The split of each group, indexed by group_id.
+
+    Raises
+    ------
+    ValueError
+        A class with too few groups to be in every split.
+    """
+    labels = labels.sort_index()
+    share = min(settings.validation, settings.test, 1 - settings.validation - settings.test)
+    _require(labels, max(3, int(np.ceil(1 / share))), f"a share of {share:g}", "split")
+    of_rest = settings.validation / (1 - settings.test)
+    try:
+        rest, test = train_test_split(
+            labels, test_size=settings.test, stratify=labels, random_state=settings.seed
+        )
+        train, validation = train_test_split(
+            rest, test_size=of_rest, stratify=rest, random_state=settings.seed
+        )
+    except ValueError as error:
+        counts = labels.value_counts().to_dict()
+        raise ValueError(f"too few groups of images to split, {counts}: {error}") from None
+    parts = dict(zip(SPLITS, (train, validation, test), strict=True))
+    return pd.concat([pd.Series(name, index=part.index) for name, part in parts.items()])
+
+
+def fold_groups(labels: pd.Series, settings: Split) -> pd.Series:
+    """Deal groups to `settings.folds` folds at random, each class in the same shares.
+
+    The folds hold every group, those of the test split too: cross-validation is an experiment of
+    its own beside the single split.
+
+    Returns
+    -------
+    Series of int
+        The fold of each group, from 0, indexed by group_id.
+
+    Raises
+    ------
+    ValueError
+        A class with fewer groups than there are folds.
+    """
+    _require(labels, settings.folds, f"split.folds = {settings.folds}", "fold")
+    labels = labels.sort_index()
+    dealer = StratifiedKFold(settings.folds, shuffle=True, random_state=settings.seed)
+    folds = pd.Series(0, index=labels.index)
+    for fold, (_, held_out) in enumerate(dealer.split(labels, labels)):
+        folds.iloc[held_out] = fold
+    return folds
+
+
+def inner_folds(
+    labels: Sequence[str], groups: Sequence[str], seed: int, folds: int = INNER_FOLDS
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Deal whole groups to folds at random, each class in the same shares.
+
+    To fewer, with a warning, if a class has fewer groups. For what is chosen within the training
+    images: hyperparameters and calibration.
+
+    Parameters
+    ----------
+    labels, groups : sequence of str
+        The class and the group_id of each training image.
+
+    Returns
+    -------
+    list of tuple of ndarray of int
+        For each fold the rows to train on and the rows that are held out.
+
+    Raises
+    ------
+    ValueError
+        A class with a single group.
+    """
+    images = pd.DataFrame({"label": np.asarray(labels), "group_id": np.asarray(groups)})
+    label_of = group_labels(images)
+    counts = label_of.value_counts().reindex(images["label"].unique(), fill_value=0)
+    rarest, count = counts.idxmin(), int(counts.min())
+    if count < 2:
+        raise ValueError(
+            f"class {rarest} has {count} group of training images; cross-validation needs at least "
+            "2 of each class"
+        )
+    if count < folds:
+        warnings.warn(
+            f"class {rarest} has {count} groups of training images: {count} folds instead of "
+            f"{folds} to choose hyperparameters and to calibrate",
+            stacklevel=2,
+        )
+    dealer = StratifiedKFold(min(folds, count), shuffle=True, random_state=seed)
+    return [
+        tuple(np.flatnonzero(images["group_id"].isin(label_of.index[part])) for part in parts)
+        for parts in dealer.split(label_of, label_of)
+    ]
+
+
+def check(index: pd.DataFrame, classes: list[str], name: str) -> None:
+    """Assert what every notebook relies on.
+
+    Parameters
+    ----------
+    index : DataFrame
+        `group_id`, `lesion_id`, `label`, `split` and `fold`, one row an image.
+    name : str
+        Of the file, for the message.
+
+    Raises
+    ------
+    ValueError
+        A group or lesion on two sides of the split or in two folds, or a class that is missing
+        from one of them; the message names it, with its number of groups.
+    """
+    for unit in ("group_id", "lesion_id"):
+        for side, plural in (("split", "splits"), ("fold", "folds")):
+            sides = index.groupby(unit)[side].nunique()
+            if (sides > 1).any():
+                kind = unit.removesuffix("_id")
+                raise ValueError(f"{name}: {kind} {sides.idxmax()} is in {sides.max()} {plural}")
+    for side, sides in (("split", SPLITS), ("fold", sorted(index["fold"].unique()))):
+        counts = pd.crosstab(index["label"], index[side])
+        counts = counts.reindex(index=classes, columns=sides, fill_value=0)
+        if (counts == 0).any(axis=None):
+            label, empty = counts.stack().idxmin()
+            groups = index.loc[index["label"] == label, "group_id"].nunique()
+            raise ValueError(
+                f"{name}: no image of class {label} in {side} {empty}; the class has {groups} "
+                "groups of images"
+            )
+
+
+def digest(index: pd.DataFrame) -> str:
+    """Return a SHA-256 of which image is in which group, split and fold, whatever the row order."""
+    rows = sorted(",".join(map(str, row)) + "\n" for row in index[COLUMNS].itertuples(index=False))
+    return hashlib.sha256("".join(rows).encode()).hexdigest()
+
+
+def _require(labels: pd.Series, needed: int, because: str, what: str) -> None:
+    counts = labels.value_counts()
+    if counts.min() < needed:
+        raise ValueError(
+            f"class {counts.idxmin()} has {counts.min()} groups of images; {because} needs at "
+            f"least {needed} to put one into every {what}"
+        )

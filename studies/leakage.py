@@ -1,0 +1,374 @@
+"""How much does a careless split flatter? The same classifiers, split three ways: `make leakage`.
+
+Frozen VGG16 features are classified by a logistic regression, cheap and strong, and by the nearest
+neighbour, which does nothing but remember. Both are scored on test images that were split off by
+image, by lesion, and by group (lesions that share an image joined, lib/data/duplicates.py), with
+ten seeds each. Only where the split draws its line differs; the images, the features, the
+classifiers and the share that is tested are the same.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+from scipy.stats import t as student
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from lib import paths, tables
+from lib.data import datasets, duplicates, splits
+from lib.evaluation import bootstrap
+from lib.networks import inference, model_graph, vgg16, vgg16_weights
+from lib.preprocessing import decode, pipeline, threads
+
+CLASSES = ["bcc", "mel", "nv"]
+SEEDS = range(10)
+TEST_SHARE = 0.2
+IMAGE_SIZE = 128  # pixels
+#: Inverse regularisation of the logistic regression: the best of 0.00001, 0.0001 ... 1 in balanced
+#: accuracy on splits by lesion with other seeds (`regularisation_grid`).
+REGULARISATION = 0.001
+CLASSIFIERS = {
+    "logistic regression": LogisticRegression(
+        C=REGULARISATION, class_weight="balanced", max_iter=2000
+    ),
+    "nearest neighbour": KNeighborsClassifier(1, algorithm="brute"),
+}
+PLANTED = 200
+#: The unit that a split keeps whole, and its name.
+UNITS = {"image_id": "by image", "lesion_id": "by lesion", "group_id": "by group"}
+SCORES = ("accuracy", "balanced_accuracy", "balanced_accuracy_several")
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+#: Where the published result lies; committed, for it holds numbers and ids only.
+PUBLISHED = paths.ROOT / "reports" / "studies" / "leakage"
+
+#: `leakage.csv`: one row a split and classifier. `siblings` is the share of test images that have
+#: another image of their lesion in training. The last score is that of the test images whose
+#: lesion has several images in the data: the only ones that can gain by a careless split.
+RESULT_SCHEMA = pa.DataFrameSchema(
+    {
+        "classifier": pa.Column(str, pa.Check.isin(list(CLASSIFIERS))),
+        "split": pa.Column(str, pa.Check.isin(list(UNITS.values()))),
+        "seed": pa.Column(int),
+        "test_images": pa.Column(int),
+        "siblings": pa.Column(float, pa.Check.in_range(0, 1)),
+    }
+    | {name: pa.Column(float, pa.Check.in_range(0, 1)) for name in SCORES},
+    unique=["classifier", "split", "seed"],
+    strict=True,
+)
+
+
+#: `inspected_pairs.csv`: pairs that someone looked at, side by side, and what they saw.
+INSPECTED_SCHEMA = pa.DataFrameSchema(
+    {
+        **{name: pa.Column(str) for name in ("image_id_1", "image_id_2")},
+        **{name: pa.Column(str) for name in ("lesion_id_1", "lesion_id_2")},
+        "similarity": pa.Column(float),
+        "drawn": pa.Column(str),  # how the pair came to be looked at
+        "verdict": pa.Column(str, pa.Check.isin(["same view", "not the same view"])),
+    },
+    unique=["image_id_1", "image_id_2"],
+    strict=True,
+)
+
+
+def deep_features(folder: Path, files: pd.Series, kept: Path) -> np.ndarray:
+    """Return frozen VGG16 features of the central squares, computed once and kept in a file.
+
+    Parameters
+    ----------
+    kept : Path
+        `*.npy`; taken again if the images, their order and the model are the same.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 1280)
+    """
+    model = vgg16.vgg16_features(IMAGE_SIZE)
+    vgg16_weights.load_vgg16_weights(model)
+    digest = hashlib.sha256(model_graph.weights_digest(model).encode())
+    for path in files:
+        digest.update((folder / path).read_bytes())
+    said = {"images_and_model_sha256": digest.hexdigest(), "image_size": IMAGE_SIZE}
+    try:
+        paths.check_note(kept, said, "this")
+        return np.load(kept)
+    except (FileNotFoundError, ValueError):
+        kept.with_suffix(".json").unlink(missing_ok=True)
+
+    def read(path):
+        square = pipeline.crop_square(decode.read_image(folder / path))
+        return cv2.resize(square, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
+
+    started, parts = time.monotonic(), []
+    for start in range(0, len(files), 256):
+        images = np.stack(threads.map_files(read, files.iloc[start : start + 256]))
+        parts.append(inference.forward(model, images))
+    features = np.concatenate(parts)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    np.save(kept, features)
+    said["seconds"] = round(time.monotonic() - started)
+    paths.write_text(kept.with_suffix(".json"), json.dumps(said, indent=1) + "\n")
+    return features
+
+
+def score_split(
+    images: pd.DataFrame,
+    features: np.ndarray,
+    unit: str,
+    seed: int,
+    classifiers: dict = CLASSIFIERS,
+) -> list[dict]:
+    """Split, train, and score on the test images.
+
+    Parameters
+    ----------
+    images : DataFrame
+        `image_id`, `lesion_id`, `group_id` and `label`, one row for each row of `features`.
+    unit : str
+        One of `UNITS`: what the split keeps whole.
+
+    Returns
+    -------
+    list of dict
+        Rows of `RESULT_SCHEMA`, one a classifier.
+    """
+    labels = splits.group_labels(images.assign(group_id=images[unit]))
+    _, held_out = train_test_split(labels, test_size=TEST_SHARE, stratify=labels, random_state=seed)
+    test = images[unit].isin(held_out.index).to_numpy()
+    label, lesion = images["label"].to_numpy(), images["lesion_id"]
+    several = lesion.duplicated(keep=False).to_numpy()[test]
+    scaler = StandardScaler().fit(features[~test])
+    classes = np.unique(label)
+    rows = []
+    for name, classifier in classifiers.items():
+        classifier = clone(classifier).fit(scaler.transform(features[~test]), label[~test])
+        right = classifier.predict(scaler.transform(features[test])) == label[test]
+        rows.append(
+            {
+                "classifier": name,
+                "split": UNITS[unit],
+                "seed": seed,
+                "test_images": int(test.sum()),
+                "siblings": float(lesion[test].isin(lesion[~test]).mean()),
+                "accuracy": float(right.mean()),
+                "balanced_accuracy": _balanced(right, label[test], classes),
+                "balanced_accuracy_several": _balanced(
+                    right[several], label[test][several], classes
+                ),
+            }
+        )
+    return rows
+
+
+def summarise(result: pd.DataFrame) -> dict:
+    """Return means over the seeds, and the differences between ways to split, seed by seed.
+
+    The splits of different seeds share images, so their scores are not independent: the intervals
+    are those of the corrected resampled t-test (Nadeau and Bengio, Machine Learning 52:239, 2003).
+
+    Returns
+    -------
+    dict
+        For each classifier, way to split or difference, and score: `value` (the mean), `low` and
+        `high` (95 %).
+    """
+    said = {}
+    for classifier, rows in result.groupby("classifier", sort=False):
+        wide = rows.pivot(index="seed", columns="split", values=list(SCORES))
+        values = {name: wide.xs(name, axis=1, level=1) for name in UNITS.values()}
+        values |= {
+            f"{one} − {other}": values[one] - values[other]
+            for one, other in (("by image", "by lesion"), ("by lesion", "by group"))
+        }
+        said[classifier] = {
+            name: {score: _interval(table[score].to_numpy()) for score in SCORES}
+            for name, table in values.items()
+        }
+    return said
+
+
+def find_groups(folder: Path, metadata: pd.DataFrame, files: pd.Series) -> tuple[pd.Series, dict]:
+    """Search the whole data set for near-duplicates, and measure the search.
+
+    Writes `duplicates.csv` and `planted_copies.csv` into the run's folder. Memory is the process's,
+    at its highest, libraries included.
+
+    Returns
+    -------
+    groups : Series of str
+        `group_id` by image_id.
+    measured : dict
+        Counts, seconds and memory.
+    """
+    started = time.monotonic()
+    images = duplicates.thumbnails(folder, files)
+    read = time.monotonic()
+    pairs = duplicates.name_pairs(duplicates.find_pairs(images), metadata)
+    found = time.monotonic()
+    duplicates.find_pairs(duplicates.Thumbnails(*(part[::4] for part in images)))
+    quarter = time.monotonic() - found
+    tables.write_table(pairs, paths.run_folder("leakage") / "duplicates.csv")
+    recall = duplicates.planted_recall(folder, files, images, PLANTED, seed=0)
+    tables.write_table(recall.reset_index(), paths.run_folder("leakage") / "planted_copies.csv")
+    other_lesion = pairs["lesion_id_1"] != pairs["lesion_id_2"]
+    per_lesion = metadata["lesion_id"].value_counts()
+    return duplicates.join(metadata, pairs), {
+        "images": len(metadata),
+        "lesions": int(metadata["lesion_id"].nunique()),
+        "pairs": len(pairs),
+        "pairs_of_one_lesion": int((~other_lesion).sum()),
+        "pairs_of_one_lesion_there_are": int((per_lesion * (per_lesion - 1) // 2).sum()),
+        "pairs_of_different_lesions": int(other_lesion.sum()),
+        "pairs_of_different_classes": int((pairs["dx_1"] != pairs["dx_2"]).sum()),
+        "planted_copies": int(recall["planted"].sum()),
+        "planted_copies_found": int(recall["found"].sum()),
+        "seconds_to_read": round(read - started, 1),
+        "seconds_to_search": round(found - read, 1),
+        "seconds_to_search_a_quarter": round(quarter, 1),
+        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+
+
+def run(folder: Path) -> dict:
+    """Run the experiment on a folder in HAM10000's layout; its result replaces the published one.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Images that are missing, or classes without lesions that have several.
+    """
+    started, output = time.monotonic(), paths.run_folder("leakage")
+    metadata = datasets.read_metadata(folder)
+    if metadata["lesion_id"].is_unique:
+        raise ValueError(f"{folder}: one image a lesion; expected HAM10000 with all of them")
+    files = datasets.find_images(folder, metadata["image_id"])
+    if len(files) < len(metadata):
+        raise FileNotFoundError(f"{folder}: {len(metadata) - len(files)} images are missing")
+    groups, searched = find_groups(folder, metadata, files)
+    print(f"near-duplicates: {searched}", flush=True)
+    images = metadata[metadata["dx"].isin(CLASSES)].rename(columns={"dx": "label"})
+    images = images.assign(group_id=images["image_id"].map(groups))
+    kept = output / "features.npy"
+    features = deep_features(folder, files[images["image_id"]], kept)
+    rows = []
+    for seed in SEEDS:
+        for unit in UNITS:
+            rows += score_split(images, features, unit, seed)
+        print(f"seed {seed} of {len(SEEDS)} done", flush=True)
+    result = RESULT_SCHEMA.validate(pd.DataFrame(rows))
+    tables.write_table(result, output / "leakage.csv")
+    said = {
+        "images": len(images),
+        "lesions": int(images["lesion_id"].nunique()),
+        "groups": int(images["group_id"].nunique()),
+        "classes": CLASSES,
+        "test_share": TEST_SHARE,
+        "image_size": IMAGE_SIZE,
+        "regularisation": REGULARISATION,
+        "regularisation_grid": regularisation_grid(images, features),
+        "seconds": round(time.monotonic() - started),
+        "seconds_for_features": json.loads(kept.with_suffix(".json").read_text())["seconds"],
+        "cores": os.cpu_count(),
+        "near_duplicates": searched,
+        "scores": summarise(result),
+    }
+    paths.write_text(output / "leakage.json", json.dumps(said, indent=1) + "\n")
+    PUBLISHED.mkdir(parents=True, exist_ok=True)
+    for name in ("duplicates.csv", "planted_copies.csv", "leakage.csv", "leakage.json"):
+        shutil.copy(output / name, PUBLISHED / name)
+    return said
+
+
+def regularisation_grid(images: pd.DataFrame, features: np.ndarray) -> list[dict]:
+    """Score strengths of the logistic regression, by image and by lesion, on seeds of their own.
+
+    Returns
+    -------
+    list of dict
+        For each strength the mean balanced accuracy with both ways to split.
+    """
+    strengths = {
+        str(strength): LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
+        for strength in STRENGTHS
+    }
+    rows = [
+        row
+        for unit in ("image_id", "lesion_id")
+        for seed in (1001, 1002)
+        for row in score_split(images, features, unit, seed, strengths)
+    ]
+    means = pd.DataFrame(rows).pivot_table("balanced_accuracy", "classifier", "split")
+    return [{"strength": s} | means.loc[str(s)].round(4).to_dict() for s in STRENGTHS]
+
+
+def read_result() -> tuple[pd.DataFrame, dict]:
+    """Read the published result."""
+    result = tables.read_table(PUBLISHED / "leakage.csv", RESULT_SCHEMA)
+    return result, json.loads((PUBLISHED / "leakage.json").read_text(encoding="utf-8"))
+
+
+def read_inspected() -> pd.DataFrame:
+    """Read which pairs of the published search were looked at, and what was seen."""
+    return tables.read_table(PUBLISHED / "inspected_pairs.csv", INSPECTED_SCHEMA)
+
+
+def score_table(said: dict) -> pd.DataFrame:
+    """Return the published scores in words, one row a way to split or a difference."""
+    rows = {
+        (classifier, name): {
+            score.replace("_", " "): bootstrap.format_interval(values[score]) for score in SCORES
+        }
+        for classifier, ways in said["scores"].items()
+        for name, values in ways.items()
+    }
+    return pd.DataFrame(rows).T
+
+
+def _balanced(right: np.ndarray, label: np.ndarray, classes: np.ndarray) -> float:
+    """Return the mean over the classes of the share that is right."""
+    empty = set(classes) - set(label)
+    if empty:
+        raise ValueError(
+            f"no test image of class {', '.join(sorted(empty))} whose lesion has several images; "
+            "the experiment needs HAM10000 with all images of each lesion"
+        )
+    return float(np.mean([right[label == name].mean() for name in classes]))
+
+
+def _interval(values: np.ndarray, confidence: float = 0.95) -> dict[str, float]:
+    n = len(values)
+    error = np.sqrt((1 / n + TEST_SHARE / (1 - TEST_SHARE)) * values.var(ddof=1))
+    reach = student.ppf(0.5 + confidence / 2, n - 1) * error
+    mean = values.mean()
+    return {"value": float(mean), "low": float(mean - reach), "high": float(mean + reach)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the leakage experiment."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="HAM10000, with all images of each lesion")
+    try:
+        print(json.dumps(run(parser.parse_args(arguments).folder.resolve())["scores"], indent=1))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
