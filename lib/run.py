@@ -1,0 +1,111 @@
+"""Open a run: what notebooks 02 to 06 need of it, and one way to write and read predictions."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib import figures, paths, tables
+from lib.config import Config, load_config
+from lib.data import datasets
+from lib.evaluation import prediction_files, priors
+from lib.preprocessing import image_array
+
+
+class Run:
+    """A run whose index notebook 01 has written.
+
+    Attributes
+    ----------
+    config : Config
+    classes : list of str
+    folder : Path
+        `runs/<run>`: what the run computes.
+    index : DataFrame
+        `datasets.index_schema`: one row per image; row i is row i of `images`.
+    targets : ndarray of int, shape (n,)
+        The class of each image, as its position in `classes`.
+    class_prior : ndarray of float, shape (classes,)
+        The frequency of each class among the training images.
+    held_out : DataFrame
+        The rows of the index that are not in the training split, in the order of the index.
+    """
+
+    def __init__(self, config: Config):
+        self.config, self.classes = config, config.classes
+        self.folder = paths.run_folder(config.name)
+        self.index = datasets.read_index(config)
+        self.targets = self.index["label"].map(self.classes.index).to_numpy()
+        self.class_prior = priors.training_prior(self.index, self.classes)
+        self.held_out = self.index[self.index["split"] != "train"]
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """The preprocessed images, ndarray of uint8, shape (n, size, size, 3), memory-mapped."""
+        return image_array.open_images(self.index, self.config)
+
+    @cached_property
+    def data_folder(self) -> Path:
+        """The folder of the original images and masks."""
+        return datasets.open_folder(self.config)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Return the rows of a split (`train`, `validation` or `test`), ndarray of int."""
+        return np.flatnonzero(self.index["split"] == split)
+
+    def write_predictions(self, folder: str, probabilities: dict[str, np.ndarray]) -> pd.DataFrame:
+        """Write `<folder>/predictions.csv`, the predictions of models on the held-out images.
+
+        Parameters
+        ----------
+        folder : str
+            Below the run's folder, such as `baseline_cnn`.
+        probabilities : dict of str to ndarray of float, shape (held-out images, classes)
+            For each model, posteriors under the class prior, in the order of `held_out`.
+
+        Returns
+        -------
+        DataFrame
+            `prediction_files.predictions_schema`.
+        """
+        table = pd.concat(
+            [
+                prediction_files.prediction_table(
+                    model, self.held_out, values, self.classes, self.class_prior
+                )
+                for model, values in probabilities.items()
+            ],
+            ignore_index=True,
+        )
+        tables.write_table(table, self.folder / folder / "predictions.csv")
+        return table
+
+    def read_predictions(self) -> pd.DataFrame:
+        """Read the predictions of all models on the held-out images, and the majority class's."""
+        return prediction_files.read_predictions(self.config, self.index)
+
+
+def open_run(config: str | Path) -> Run:
+    """Read a configuration and the run's index, set the style of figures, and seed NumPy.
+
+    Networks need Keras to be seeded as well: `training.set_seed`.
+
+    Parameters
+    ----------
+    config : str or Path
+        A YAML file, relative to the repository or absolute.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No such configuration, an invalid one, or no index that was made with it.
+
+    Examples
+    --------
+    >>> run = open_run("configs/demo.yaml")  # doctest: +SKIP
+    """
+    settings = load_config(config)
+    figures.use_style(settings)
+    np.random.seed(settings.seed)  # noqa: NPY002
+    return Run(settings)
