@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from lib import config, paths
-from lib.networks import array_files, common_layers, feature_cache, inference, model_graph
+from lib.networks import (
+    array_files,
+    common_layers,
+    feature_cache,
+    inference,
+    model_graph,
+)
 from lib.networks.backend import keras
 
 MOVING = config.Augmentation(rotation_degrees=180, zoom=0.2, flip="horizontal_and_vertical")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 
 from lib import config, paths, tables
+from lib.evaluation import calibration
 from lib.networks import (
     alexnet,
     array_files,
@@ -143,11 +145,55 @@ def test_batches_of_nothing_are_refused():
         batching.Batches(np.arange(3), [], [], np.ones(3), 8)
 
 
-def test_outputs_are_posteriors_under_equal_shares_only_where_classes_are_balanced():
-    targets = np.array([0] * 2 + [1] * 8 + [2] * 10)
-    for how in ("weights", "sampling"):
-        np.testing.assert_allclose(batching.output_prior(targets, 3, how), [1 / 3] * 3)
-    np.testing.assert_allclose(batching.output_prior(targets, 3, "none"), [0.1, 0.4, 0.5])
+def test_outputs_are_posteriors_under_equal_priors_only_where_classes_are_balanced():
+    prior = np.array([0.1, 0.4, 0.5])
+    for class_balance in ("weights", "sampling"):
+        np.testing.assert_allclose(batching.output_prior(prior, class_balance), [1 / 3] * 3)
+    np.testing.assert_allclose(batching.output_prior(prior, "none"), prior)
+
+
+@pytest.fixture
+def run():
+    """What the helpers of notebooks 03 and 04 need of a run: 8 images, 2 classes."""
+    split = ["train", "test", "train", "validation", "train", "validation", "train", "validation"]
+    index = pd.DataFrame({"split": split})
+    return SimpleNamespace(
+        index=index,
+        rows=lambda name: np.flatnonzero(index["split"] == name),
+        held_out=index[index["split"] != "train"],
+        classes=["a", "b"],
+        targets=np.array([0, 0, 1, 0, 1, 1, 1, 1]),
+        class_prior=np.array([0.25, 0.75]),
+        images=np.arange(8),
+    )
+
+
+def test_a_split_is_served_from_images_and_from_cached_views_alike(run):
+    settings = SimpleNamespace(batch_size=3, class_balance="weights")
+    plain = batching.split_batches(run, "validation", run.images, settings)
+    assert plain[0][0].tolist() == [3, 5, 7]
+    assert plain[0][1].tolist() == [[1, 0], [0, 1], [0, 1]]
+    np.testing.assert_allclose(plain.loss_weights, [4 / 2, 4 / 6])
+    views = np.arange(8)  # two views of the four training images
+    train = batching.split_batches(run, "train", [views, views], settings, "sampling", seed=1)
+    assert train.rows.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert train.balanced
+    np.testing.assert_allclose(train.loss_weights, 1)
+    validation = batching.split_batches(run, "validation", np.arange(3), settings, "sampling")
+    assert not validation.balanced
+
+
+def test_calibration_is_fitted_on_validation_images_and_added_to_the_manifest(run, tmp_path):
+    saving.write_manifest(tmp_path, "manifest_frozen")
+    random = np.random.default_rng(1)
+    outputs = random.dirichlet([1, 1], size=4)  # rows 1, 3, 5 and 7; row 1 is a test image
+    posteriors = inference.calibrate(run, outputs, "weights", tmp_path, "manifest_frozen")
+    expected = calibration.fit(
+        outputs[1:], [0, 1, 1], np.array([0.5, 0.5]), run.class_prior, run.classes
+    )
+    np.testing.assert_array_equal(posteriors, expected.apply(outputs))
+    manifest = json.loads((tmp_path / "manifest_frozen.json").read_text())
+    assert manifest["calibration"] == expected.model_dump()
 
 
 def test_balanced_weights_make_classes_count_the_same():
@@ -325,6 +371,7 @@ def test_a_validation_loss_that_is_no_number_stops_it_too(batches, tmp_path):
 CHILD = """
 import os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 from lib import config, models, training, weights
 from lib.backend import keras

@@ -2,11 +2,15 @@
 
 import mmap
 import weakref
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lib.networks import array_files
 from lib.networks.backend import keras
+
+if TYPE_CHECKING:
+    from lib.run import Run
 
 #: Bytes taken from a memory-mapped file until its pages are let go. The system may have mapped
 #: many times as much by then, as it maps what it holds in one piece together.
@@ -109,6 +113,54 @@ def balanced_order(targets: np.ndarray, random: np.random.Generator) -> np.ndarr
     return random.permutation(np.concatenate(drawn))
 
 
+def split_batches(
+    run: "Run", split: str, inputs, settings, class_balance: str | None = None, seed=None
+) -> Batches:
+    """Return the batches of a run's training or validation images.
+
+    Parameters
+    ----------
+    run : lib.run.Run
+    split : {"train", "validation"}
+    inputs : ndarray or list of ndarray
+        `run.images`, or the cached features of this split's images, in any number of views.
+    settings
+        A section of the configuration with `batch_size` and `class_balance`.
+    class_balance : {"weights", "sampling", "none"}, optional
+        By default that of the settings.
+    seed : int, optional
+        Shuffles the images, draws views and, if the settings say so, balances the classes; for
+        training.
+    """
+    class_balance = class_balance or settings.class_balance
+    rows = run.rows(split)
+    features = inputs[0] if isinstance(inputs, list) else inputs
+    return Batches(
+        inputs,
+        rows if features is run.images else view_rows(features, len(rows)),
+        run.targets[rows],
+        class_weights(run.targets[run.rows("train")], len(run.classes), class_balance),
+        settings.batch_size,
+        seed,
+        balanced=class_balance == "sampling" and seed is not None,
+    )
+
+
+def view_rows(features: np.ndarray, n: int) -> np.ndarray:
+    """Return the rows of the views of each of n images in `feature_cache.cache_features`' arrays.
+
+    Returns
+    -------
+    ndarray of int, shape (n, views)
+
+    Examples
+    --------
+    >>> view_rows(np.zeros((6, 512)), 3).tolist()
+    [[0, 3], [1, 4], [2, 5]]
+    """
+    return np.arange(len(features)).reshape(-1, n).T
+
+
 def class_weights(targets: np.ndarray, n_classes: int, class_balance: str) -> np.ndarray:
     """Return the weight of each class in the loss.
 
@@ -116,7 +168,12 @@ def class_weights(targets: np.ndarray, n_classes: int, class_balance: str) -> np
     ----------
     class_balance : {"weights", "sampling", "none"}
         `weights`: inversely proportional to the class's number of images, 1 on average over the
-        images; otherwise 1 each.
+        images; otherwise 1 for every class.
+
+    Examples
+    --------
+    >>> class_weights(np.array([0, 1, 1, 1]), 2, "weights").round(2).tolist()
+    [2.0, 0.67]
     """
     if class_balance != "weights":
         return np.ones(n_classes)
@@ -124,15 +181,20 @@ def class_weights(targets: np.ndarray, n_classes: int, class_balance: str) -> np
     return len(targets) / (n_classes * np.maximum(counts, 1))
 
 
-def output_prior(targets: np.ndarray, n_classes: int, class_balance: str) -> np.ndarray:
-    """Return the class shares under which a network's outputs are posterior probabilities.
+def output_prior(class_prior: np.ndarray, class_balance: str) -> np.ndarray:
+    """Return the class prior under which a network's outputs are posterior probabilities.
 
-    Balanced weights and balanced sampling both make every class count the same; without either it
-    is the classes' shares among the training images.
+    Equal priors after training with class weights or balanced sampling, else the class prior of
+    the training images.
+
+    Examples
+    --------
+    >>> output_prior(np.array([0.2, 0.8]), "weights").tolist()
+    [0.5, 0.5]
     """
     if class_balance == "none":
-        return np.bincount(targets, minlength=n_classes) / len(targets)
-    return np.full(n_classes, 1 / n_classes)
+        return np.asarray(class_prior)
+    return np.full(len(class_prior), 1 / len(class_prior))
 
 
 class FilledUp(keras.utils.PyDataset):

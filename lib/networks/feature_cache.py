@@ -70,16 +70,6 @@ def cache_features(
     return [np.load(file, mmap_mode="r") for file in files]
 
 
-def view_places(kept: np.ndarray, n: int) -> np.ndarray:
-    """Return where the views of each image lie in what `cache_features` keeps of n images.
-
-    Returns
-    -------
-    ndarray of int, shape (n, views)
-    """
-    return np.arange(len(kept)).reshape(-1, n).T
-
-
 @contextlib.contextmanager
 def _states_kept(trunk: keras.Model) -> Iterator[None]:
     """Let random layers draw next what they would have drawn without the block."""

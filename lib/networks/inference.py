@@ -1,9 +1,16 @@
 """Run a network on images: outputs, probabilities, test-time views."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from lib.networks import batching, model_graph
+from lib.evaluation import calibration
+from lib.networks import batching, model_graph, saving
 from lib.networks.backend import keras
+
+if TYPE_CHECKING:
+    from lib.run import Run
 
 
 def forward(
@@ -57,6 +64,44 @@ def predict(
     ]
     probabilities = np.mean(seen, axis=0)
     return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def calibrate(
+    run: "Run",
+    outputs: np.ndarray,
+    class_balance: str,
+    folder: Path,
+    manifest: str = "manifest",
+) -> np.ndarray:
+    """Calibrate a network's outputs on the validation images, and add that to its manifest.
+
+    Parameters
+    ----------
+    run : lib.run.Run
+    outputs : ndarray of float, shape (held-out images, classes)
+        In the order of `run.held_out`.
+    class_balance : {"weights", "sampling", "none"}
+        How the network was trained.
+    folder : Path
+        The folder that `saving.save` wrote the network to.
+    manifest : str
+        The name of its manifest, without `.json`.
+
+    Returns
+    -------
+    ndarray of float, shape (held-out images, classes)
+        Posteriors under the class prior of the training images.
+    """
+    validation = (run.held_out["split"] == "validation").to_numpy()
+    fitted = calibration.fit(
+        outputs[validation],
+        run.targets[run.held_out.index[validation]],
+        batching.output_prior(run.class_prior, class_balance),
+        run.class_prior,
+        run.classes,
+    )
+    saving.add_to_manifest(folder, manifest, calibration=fitted.model_dump())
+    return fitted.apply(outputs)
 
 
 def turned(images: np.ndarray, view: int) -> np.ndarray:

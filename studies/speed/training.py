@@ -565,7 +565,7 @@ def make_batches(inputs, split: str, run: Config, data: Data, views: int = 1, se
     places = rows
     if inputs is not data.images:
         first = inputs[0] if isinstance(inputs, list) else inputs
-        places = feature_cache.view_places(first, len(rows))[:, :views]
+        places = batching.view_rows(first, len(rows))[:, :views]
     targets = data.targets(run.classes, rows)
     loss_weights = batching.class_weights(
         data.targets(run.classes, data.rows("train")), len(run.classes), "weights"
