@@ -27,6 +27,9 @@ CLASS_COLORS = {
 }
 CLASS_LINES = dict(zip(CLASS_COLORS, ["-", "--", "-.", ":", "-", "-.", "--"], strict=True))
 TRAINING, VALIDATION = "#332288", "#CC6677"
+#: Resolution of figures: sharp on a screen that shows them at the width they were laid out for.
+PIXELS_PER_CSS_PIXEL = 1.6
+JPEG_QUALITY = 92
 
 
 def use_style(config: Config) -> None:
@@ -61,6 +64,9 @@ def show(
 ) -> None:
     """Save a figure (and the table behind it) under reports/<run>/figures and display it.
 
+    The saved file is a PNG. The notebook shows the same PNG, or for a figure with images of the
+    data set a JPEG in full colour, so that `tools.publish` can tell the two kinds apart.
+
     Parameters
     ----------
     number : str
@@ -68,71 +74,73 @@ def show(
     caption : str
         Markdown, shown below the figure.
     alt : str
-        What a reader who does not see the figure needs to know.
+        The finding, for a reader who does not see the figure.
+    table : DataFrame, optional
+        The numbers behind the figure, saved as CSV.
     credit : bool
-        The figure shows images of the data set, so the caption says whose they are; what the
-        notebook keeps has 256 colours, the saved file all of them.
+        The figure shows images of the data set, so the caption names their source.
     """
     folder = paths.report_folder(config.name) / "figures"
     folder.mkdir(exist_ok=True)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+    options = {"bbox_inches": "tight", "dpi": PIXELS_PER_CSS_PIXEL * figure.dpi}
+    figure.savefig(buffer, format="png", metadata={"Software": None}, **options)
     plt.close(figure)
     (folder / f"{number}_{name}.png").write_bytes(buffer.getvalue())
     if table is not None:
         tables.write_table(table, folder / f"{number}_{name}.csv")
-    shown = _lighter(buffer) if credit else buffer.getvalue()
-    picture = {"image/png": shown, "text/plain": f"Figure {number}: {alt}"}
-    display(picture, raw=True, metadata={"image/png": {"alt": alt}})
+    image = Image.open(buffer).convert("RGB")
+    width = round(image.width / PIXELS_PER_CSS_PIXEL)
+    kind, data = ("image/jpeg", _jpeg(image)) if credit else ("image/png", buffer.getvalue())
+    text = f"Figure {number}: {alt}"
+    display(
+        {kind: data, "text/plain": text}, raw=True, metadata={kind: {"alt": alt, "width": width}}
+    )
     text = f"**Figure {number}.** {caption}" + (f" {config.data.attribution}" if credit else "")
     display({"text/markdown": text, "text/plain": text}, raw=True)
 
 
-def _lighter(picture: io.BytesIO) -> bytes:
-    """Return a PNG picture with 256 colours: photographs take a third of the room."""
-    light = io.BytesIO()
-    Image.open(picture).convert("RGB").quantize(256).save(light, format="png", optimize=True)
-    return light.getvalue()
+def _jpeg(image: Image.Image) -> bytes:
+    """Encode an image as JPEG with its colours at full resolution."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="jpeg", quality=JPEG_QUALITY, subsampling=0, optimize=True)
+    return buffer.getvalue()
 
 
 def image_grid(
-    images: list[np.ndarray], columns: int, titles: list[str] | None = None, size: float = 1.5
+    images: list[np.ndarray],
+    columns: int,
+    titles: list[str] | None = None,
+    row_labels: list[str] | None = None,
+    size: float = 1.5,
 ) -> Figure:
     """Lay images out in a grid, row by row; `size` is the width of one in inches."""
     rows = -(-len(images) // columns)
     height = size * images[0].shape[0] / images[0].shape[1] + (0.3 if titles else 0.05)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(size * columns, height * rows), squeeze=False
-    )
+    width = size * columns + (0.3 if row_labels else 0)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False)
     for axis in axes.flat:
-        axis.axis("off")
-    for i, image in enumerate(images):
-        axes.flat[i].imshow(image)
-        if titles:
-            axes.flat[i].set_title(titles[i], fontsize=8)
+        axis.set(xticks=[], yticks=[])
+        sns.despine(ax=axis, left=True, bottom=True)
+    for axis, image in zip(axes.flat, images, strict=False):
+        axis.imshow(image)
+    for axis, title in zip(axes.flat, titles or [], strict=False):
+        axis.set_title(title, fontsize=8.5)
+    for axis, label in zip(axes[:, 0], row_labels or [], strict=False):
+        axis.set_ylabel(label, color=CLASS_COLORS.get(label, "black"), fontweight="bold")
     return figure
 
 
 def class_grid(images: dict[str, list[np.ndarray]], size: float = 1.4) -> Figure:
-    """Lay images out with one row a class, named at its left."""
+    """Lay images out with one row per class, named at its left."""
     columns = max(len(row) for row in images.values())
-    first = next(iter(images.values()))[0]
-    height = size * first.shape[0] / first.shape[1]
-    figure, axes = plt.subplots(
-        len(images), columns, figsize=(size * columns + 0.3, height * len(images)), squeeze=False
-    )
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        sns.despine(ax=axis, left=True, bottom=True)
-    for row, (name, pictures) in zip(axes, images.items(), strict=True):
-        row[0].set_ylabel(name, color=CLASS_COLORS.get(name, "black"), fontweight="bold")
-        for axis, picture in zip(row, pictures, strict=False):
-            axis.imshow(picture)
-    return figure
+    blank = np.full_like(next(iter(images.values()))[0], 255)
+    filled = [image for row in images.values() for image in (row + columns * [blank])[:columns]]
+    return image_grid(filled, columns, row_labels=list(images), size=size)
 
 
 def class_bars(counts: pd.DataFrame, names: dict[str, str], label: str) -> Figure:
-    """Draw grouped bars: one group a class (index), one bar a column, each with its number.
+    """Draw grouped bars: one group per class (index), one bar per column, with its number above.
 
     `names` are the full names of the classes.
     """
@@ -140,10 +148,10 @@ def class_bars(counts: pd.DataFrame, names: dict[str, str], label: str) -> Figur
     shades = np.linspace(1, 0.35, counts.shape[1])
     width = 0.8 / counts.shape[1]
     for i, column in enumerate(counts):
-        places = np.arange(len(counts)) + (i - (counts.shape[1] - 1) / 2) * width
+        centers = np.arange(len(counts)) + (i - (counts.shape[1] - 1) / 2) * width
         colors = [(*plt.matplotlib.colors.to_rgb(CLASS_COLORS[c]), shades[i]) for c in counts.index]
-        bars = axis.bar(places, counts[column], width, color=colors, edgecolor="black", lw=0.6)
-        axis.bar_label(bars, [f"{n:,}\n{column}" for n in counts[column]], fontsize=7)
+        bars = axis.bar(centers, counts[column], width, color=colors, edgecolor="black", lw=0.6)
+        axis.bar_label(bars, [f"{n:,}\n{column}" for n in counts[column]], fontsize=8)
     letters = 20 if len(counts) < 5 else 12
     ticks = [
         f"{name}\n{textwrap.fill(names[name], letters, break_long_words=False)}"
@@ -155,28 +163,28 @@ def class_bars(counts: pd.DataFrame, names: dict[str, str], label: str) -> Figur
     return figure
 
 
-def class_shares(found: pd.DataFrame, judged: pd.DataFrame, label: str) -> Figure:
-    """Draw shares as bars: one group a column, one bar a class (index), with Wilson's interval.
+def class_proportions(flagged: pd.DataFrame, judged: pd.DataFrame, label: str) -> Figure:
+    """Draw proportions as bars: one group per column, one bar per class, with Wilson intervals.
 
     Parameters
     ----------
-    found, judged : DataFrame of int
-        How many of how many; columns without any are left out.
+    flagged, judged : DataFrame of int
+        Numerators and denominators, indexed by class; a column without any judged is left out.
     """
-    columns = [column for column in found if judged[column].sum()]
+    columns = [column for column in flagged if judged[column].sum()]
     figure, axis = plt.subplots(figsize=(max(5, 1.8 * len(columns)), 2.8))
-    width = 0.8 / len(found)
-    for i, name in enumerate(found.index):
-        places = np.arange(len(columns)) + (i - (len(found) - 1) / 2) * width
+    width = 0.8 / len(flagged)
+    for i, name in enumerate(flagged.index):
+        centers = np.arange(len(columns)) + (i - (len(flagged) - 1) / 2) * width
         tests = [
-            binomtest(int(found.loc[name, c]), max(int(judged.loc[name, c]), 1)) for c in columns
+            binomtest(int(flagged.loc[name, c]), max(int(judged.loc[name, c]), 1)) for c in columns
         ]
-        shares = np.array([each.statistic for each in tests])
-        limits = np.array([each.proportion_ci(method="wilson") for each in tests])
-        reach = np.abs(limits.T - shares)
+        heights = np.array([test.statistic for test in tests])
+        limits = np.array([test.proportion_ci(method="wilson") for test in tests])
+        errors = np.abs(limits.T - heights)
         color = CLASS_COLORS[name]
-        axis.bar(places, shares, width, color=color, edgecolor="black", lw=0.6, label=name)
-        axis.errorbar(places, shares, reach, fmt="none", ecolor="black", elinewidth=0.8)
+        axis.bar(centers, heights, width, color=color, edgecolor="black", lw=0.6, label=name)
+        axis.errorbar(centers, heights, errors, fmt="none", ecolor="black", elinewidth=0.8)
     axis.set_xticks(range(len(columns)), [column.replace("_", " ") for column in columns])
     axis.set_ylabel(label)
     axis.legend(frameon=False, fontsize=8)
@@ -238,7 +246,7 @@ def histograms(table: pd.DataFrame) -> Figure:
         axis.tick_params(labelbottom=True)
         axis.set_xlabel("intensity (0–255)")
     for axis in axes[:, 0]:
-        axis.set_ylabel("share of pixels")
+        axis.set_ylabel("proportion of pixels")
     axes.flat[0].legend(frameon=False, fontsize=7)
     sns.despine(figure)
     return figure

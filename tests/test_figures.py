@@ -1,0 +1,62 @@
+"""Figures: what is saved, what the notebook shows."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib import figures, paths
+from lib.config import load_config
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch):
+    """Return a function that shows a figure: the saved file, the output, its options, the caption."""
+    outputs = []
+    monkeypatch.setattr(paths, "report_folder", lambda name: tmp_path)
+    monkeypatch.setattr(figures, "display", lambda data, **options: outputs.append((data, options)))
+    config = load_config(paths.ROOT / "configs/demo.yaml")
+
+    def show(credit):
+        image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+        figure = figures.image_grid([image] * 6, 3, ["title"] * 6, ["before", "after"])
+        figures.show(figure, config, "9.1", "a_name", "Caption.", "Finding.", credit=credit)
+        (data, options), (caption, _) = outputs
+        return (tmp_path / "figures/9.1_a_name.png").read_bytes(), data, options, caption
+
+    return show
+
+
+def test_a_figure_without_images_is_shown_as_it_is_saved(shown):
+    saved, data, options, caption = shown(credit=False)
+    assert data["image/png"] == saved
+    assert options["metadata"]["image/png"]["alt"] == "Finding."
+    assert caption["text/markdown"] == "**Figure 9.1.** Caption."
+
+
+def test_a_figure_with_images_is_shown_as_jpeg_in_full_colour(shown):
+    """Never the bytes of its PNG, so `tools.publish` refuses it."""
+    saved, data, options, caption = shown(credit=True)
+    assert "image/png" not in data
+    difference = np.abs(pixels(saved).astype(int) - pixels(data["image/jpeg"]))
+    assert difference.mean() < 8  # noise is the worst case for JPEG
+    assert options["metadata"]["image/jpeg"]["alt"] == "Finding."
+    assert caption["text/markdown"].endswith("Synthetic images, no medical evidence.")
+
+
+@pytest.mark.parametrize("credit", [False, True])
+def test_a_figure_has_more_than_one_and_a_half_pixels_per_css_pixel(shown, credit):
+    _, data, options, _ = shown(credit)
+    ((kind, metadata),) = options["metadata"].items()
+    assert pixels(data[kind]).shape[1] >= 1.5 * metadata["width"]
+
+
+def test_figures_are_closed_after_they_are_shown(shown):
+    shown(credit=False)
+    assert not plt.get_fignums()
+
+
+def pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
