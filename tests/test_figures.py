@@ -13,7 +13,7 @@ from lib.config import load_config
 
 @pytest.fixture
 def shown(tmp_path, monkeypatch):
-    """Return a function that shows a figure: the saved file, the output, its options, the caption."""
+    """Return a function that shows a figure and returns its file, data, options and caption."""
     outputs = []
     monkeypatch.setattr(paths, "report_folder", lambda name: tmp_path)
     monkeypatch.setattr(figures, "display", lambda data, **options: outputs.append((data, options)))
