@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import display
+from IPython.display import Markdown, display, update_display
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import binomtest
@@ -50,6 +50,16 @@ def use_style(config: Config) -> None:
             "image.interpolation": "nearest",
         }
     )
+
+
+def reserve_answer() -> None:
+    """Reserve the place of the notebook's answer at its top; `fill_answer` fills it."""
+    display(Markdown("**Answer.** The last cell writes it here."), display_id="answer")
+
+
+def fill_answer(text: str) -> None:
+    """Write the notebook's answer, in Markdown, to the place that `reserve_answer` reserved."""
+    update_display(Markdown(f"**Answer.** {text}"), display_id="answer")
 
 
 def show(
