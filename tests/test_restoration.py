@@ -1,37 +1,15 @@
 """Restoration: scores worked by hand, the textbook recipe, and tables on synthetic images."""
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
 from lib.data import datasets
-from lib.preprocessing import decode, pipeline
+from lib.preprocessing import decode, pipeline, quality_scores
 from studies.preprocessing import restoration
 from tools import synthetic
 
 NAN = np.nan
-
-
-def square(left, size=40, side=20):
-    """A mask with a square of `side` pixels."""
-    mask = np.zeros((size, size), bool)
-    mask[10 : 10 + side, left : left + side] = True
-    return mask
-
-
-def skin_with_lesion(noise=0.0, size=256, radius=50):
-    """A flat picture with a dark disc, noise of a known deviation alike in all channels; a mask."""
-    y, x = np.mgrid[:size, :size] - size // 2
-    lesion = np.hypot(x, y) <= radius
-    gray = np.where(lesion, 80.0, 180.0)
-    gray = gray + np.random.default_rng(4).normal(0, noise, gray.shape)
-    return np.rint(gray)[..., None].repeat(3, axis=2).astype(np.uint8), lesion
-
-
-def likeness(clean, image, where):
-    """The scores of one region."""
-    return restoration.likeness(clean, image, {"here": where})["here"]
 
 
 @pytest.fixture(scope="module")
@@ -42,224 +20,6 @@ def images(data_folder):
 @pytest.fixture(scope="module")
 def hair_rows(data_folder, images):
     return restoration.hair_scores(data_folder, images.head(24))
-
-
-# ---------------------------------------------------------------------------------- mask scores
-
-
-def test_squares_that_overlap_by_half_score_one_half():
-    assert restoration.mask_scores(square(0), square(10)) == {
-        "dice": 0.5,
-        "precision": 0.5,
-        "recall": 0.5,
-    }
-
-
-def test_precision_is_of_what_was_found_and_recall_of_what_is_true():
-    scores = restoration.mask_scores(square(0, side=10), square(0, side=20))
-    # 100 of 100 found pixels are true, 100 of 400 true ones are found; Dice is 200 / 500
-    assert scores == {"dice": 0.4, "precision": 1.0, "recall": 0.25}
-
-
-@pytest.mark.parametrize(
-    ("found", "truth", "expected"),
-    [
-        (False, False, {"dice": 1.0, "precision": NAN, "recall": NAN}),
-        (False, True, {"dice": 0.0, "precision": NAN, "recall": 0.0}),
-        (True, False, {"dice": 0.0, "precision": 0.0, "recall": NAN}),
-    ],
-)
-def test_scores_of_empty_masks(found, truth, expected):
-    scores = restoration.mask_scores(np.full((4, 4), found), np.full((4, 4), truth))
-    assert scores == pytest.approx(expected, nan_ok=True)
-
-
-def test_a_mask_of_numbers_is_refused():
-    with pytest.raises(ValueError, match="found: an array of uint8; expected a mask of bool"):
-        restoration.mask_scores(square(0).astype(np.uint8), square(0))
-
-
-# ------------------------------------------------------------------------------------- likeness
-
-
-def test_the_psnr_of_a_constant_offset():
-    clean = np.full((32, 32, 3), 100, np.uint8)
-    scores = likeness(clean, clean + 10, np.ones((32, 32), bool))
-    # the mean squared error is 100: 10 log10(255^2 / 100)
-    assert scores["psnr"] == pytest.approx(28.1308, abs=1e-4)
-
-
-def test_the_ssim_of_a_constant_offset():
-    clean = np.full((32, 32, 3), 100, np.uint8)
-    scores = likeness(clean, clean + 50, np.ones((32, 32), bool))
-    # no variance: only the luminance term (2 ab + C1) / (a^2 + b^2 + C1), C1 = (0.01 * 255)^2
-    c1 = 2.55**2
-    assert scores["ssim"] == pytest.approx((2 * 100 * 150 + c1) / (100**2 + 150**2 + c1), abs=1e-4)
-
-
-def test_identical_pixels_score_what_rounding_allows():
-    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    scores = likeness(image, image, np.ones((32, 32), bool))
-    assert scores["psnr"] == pytest.approx(10 * np.log10(12 * 255**2))
-    assert scores["ssim"] == pytest.approx(1)
-
-
-def test_only_the_pixels_asked_for_count():
-    clean = np.full((40, 80, 3), 100, np.uint8)
-    image = clean.copy()
-    image[:, 40:] = 200
-    left = np.zeros((40, 80), bool)
-    left[:, :34] = True  # the window of the SSIM reaches 5 pixels
-    assert likeness(clean, image, left) == pytest.approx(
-        {"psnr": 10 * np.log10(12 * 255**2), "ssim": 1}
-    )
-    assert likeness(clean, image, ~left)["psnr"] < 10
-
-
-def test_no_pixels_have_no_likeness():
-    image = np.zeros((16, 16, 3), np.uint8)
-    scores = likeness(image, image, np.zeros((16, 16), bool))
-    assert scores == pytest.approx({"psnr": NAN, "ssim": NAN}, nan_ok=True)
-
-
-IMAGE = np.zeros((24, 24, 3), np.uint8)
-SMALL = np.zeros((24, 20), bool)
-
-
-@pytest.mark.parametrize(
-    "compare",
-    [
-        lambda: restoration.mask_scores(square(0), SMALL),
-        lambda: likeness(IMAGE, IMAGE[:, :20], SMALL),
-        lambda: likeness(IMAGE, IMAGE, SMALL),
-        lambda: restoration.flat_skin_noise(IMAGE, SMALL),
-        lambda: restoration.flat_skin_noise(IMAGE, SMALL, original=IMAGE[:, :20]),
-        lambda: restoration.border_strength(IMAGE, SMALL),
-    ],
-)
-def test_shapes_that_differ_are_refused(compare):
-    with pytest.raises(ValueError, match=r"shapes differ: found \(.*expected one shape"):
-        compare()
-
-
-# --------------------------------------------------------------------------------------- colour
-
-
-def test_angles_between_colours():
-    assert restoration.angular_error((1, 0, 0), (0, 1, 0)) == pytest.approx(90)
-    assert restoration.angular_error((1, 1, 0), (1, 0, 0)) == pytest.approx(45)
-    assert restoration.angular_error((0.2, 0.3, 0.4), (2, 3, 4)) == pytest.approx(0, abs=1e-6)
-
-
-def test_the_reproduction_error_is_that_of_the_corrected_white():
-    assert restoration.reproduction_error((2, 1, 1), (2, 1, 1)) == pytest.approx(0, abs=1e-6)
-    # not corrected, white has the light's colour: cos = 4 / sqrt(3 * 6)
-    expected = np.degrees(np.arccos(4 / np.sqrt(18)))
-    assert restoration.reproduction_error((2, 1, 1), (1, 1, 1)) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("color", [(0, 0, 0), (1, 2), (NAN, 1, 1), np.ones((3, 3))])
-def test_what_is_no_colour_is_refused(color):
-    with pytest.raises(ValueError, match="not a colour; expected three numbers"):
-        restoration.angular_error(color, (1, 1, 1))
-
-
-def test_an_estimate_with_a_dark_channel_is_refused():
-    with pytest.raises(ValueError, match="expected three numbers above 0"):
-        restoration.reproduction_error((1, 1, 1), (1, 0, 1))
-
-
-def test_casts_come_from_the_seed_and_never_clip():
-    casts = restoration.draw_casts(4, seed=1)
-    np.testing.assert_array_equal(casts, restoration.draw_casts(4, seed=1))
-    assert (casts != restoration.draw_casts(4, seed=2)).any()
-    np.testing.assert_array_equal(casts.max(axis=1), 1)
-    white = np.full((2, 2, 3), 255, np.uint8)
-    assert restoration.apply_gains(white, casts[0]).min() > 100
-
-
-def test_gains_are_applied_by_channel():
-    image = np.full((1, 1, 3), 200, np.uint8)
-    assert restoration.apply_gains(image, (0.5, 1, 2)).tolist() == [[[100, 200, 255]]]
-
-
-# ------------------------------------------------------------------------------ noise and border
-
-
-def test_the_noise_of_a_known_gaussian_is_found():
-    image, lesion = skin_with_lesion(noise=4)
-    # a Gaussian of width 2 keeps a little: sqrt(1 - 2 / (2 pi 4) + 1 / (4 pi 4)) = 0.97
-    assert restoration.flat_skin_noise(image, lesion) == pytest.approx(0.97 * 4, rel=0.03)
-
-
-def test_flat_skin_without_noise_has_none():
-    assert restoration.flat_skin_noise(*skin_with_lesion()) == pytest.approx(0, abs=1e-4)
-
-
-def test_the_lesion_and_textured_skin_are_not_flat_skin():
-    image, lesion = skin_with_lesion(noise=2)
-    before = restoration.flat_skin_noise(image, lesion)
-    worse = image.copy()
-    worse[lesion] = np.random.default_rng(0).integers(0, 256, (lesion.sum(), 3))
-    worse[:64, :, :] = 40 * (np.indices((64, 256)).sum(axis=0) // 12 % 2)[..., None] + 150
-    after = restoration.flat_skin_noise(worse, lesion)
-    assert after == pytest.approx(before, rel=0.05)
-
-
-def test_a_filter_is_measured_where_the_original_is_flat():
-    image, lesion = skin_with_lesion(noise=4)
-    image[:, :128] = cv2.blur(image[:, :128], (5, 5))
-    image[:, 128:] += np.linspace(0, 30, 128).astype(np.uint8)[None, :, None]
-    shaded = image[:, ::-1].copy()  # its flat half is the other one
-    assert restoration.flat_skin_noise(image, lesion) < 1.5
-    assert restoration.flat_skin_noise(image, lesion, original=shaded) > 3
-
-
-def test_no_skin_has_no_noise_and_no_contour_no_strength():
-    image, _ = skin_with_lesion()
-    everything = np.ones((256, 256), bool)
-    assert np.isnan(restoration.flat_skin_noise(image, everything))
-    assert np.isnan(restoration.border_strength(image, everything))
-    assert np.isnan(restoration.border_strength(image, ~everything))
-
-
-def test_the_gradient_of_a_ramp_is_its_slope():
-    ramp = np.repeat(3 * np.arange(60)[None, :, None], 40, axis=0).repeat(3, axis=2)
-    mask = np.zeros((40, 60), bool)
-    mask[:, 30:] = True
-    assert restoration.border_strength(ramp.astype(np.uint8), mask) == pytest.approx(3, rel=1e-4)
-
-
-@pytest.mark.parametrize("size", [3, 5])
-def test_a_median_keeps_an_ideal_edge_and_a_mean_does_not(size):
-    image = np.full((40, 40, 3), 50, np.uint8)
-    image[:, 20:] = 150
-    mask = np.zeros((40, 40), bool)
-    mask[:, 20:] = True
-    sharp = restoration.border_strength(image, mask, width=1)
-    median = restoration.border_strength(cv2.medianBlur(image, size), mask, width=1)
-    mean = restoration.border_strength(cv2.blur(image, (size, size)), mask, width=1)
-    assert sharp == pytest.approx(50, rel=1e-4)  # 100 grey levels over two pixels
-    assert median == pytest.approx(sharp)
-    assert mean < 0.8 * sharp
-
-
-def test_channels_have_a_mean_and_a_variance():
-    image = np.array([[[0, 10, 20], [2, 10, 40]]], np.uint8)
-    statistics = restoration.channel_statistics(image)
-    assert statistics["mean"].to_dict() == {"red": 1, "green": 10, "blue": 30}
-    assert statistics["variance"].to_dict() == {"red": 1, "green": 0, "blue": 100}
-
-
-def test_channels_have_a_histogram_of_shares():
-    image = np.array([[[0, 10, 20], [2, 10, 40]]], np.uint8)
-    shares = restoration.channel_histograms(image, bins=64)  # four grey levels a bin
-    assert shares[shares > 0].to_dict() == {
-        ("red", 0): 1,
-        ("green", 8): 1,
-        ("blue", 20): 0.5,
-        ("blue", 40): 0.5,
-    }
 
 
 # --------------------------------------------------------------------------- the textbook recipe
@@ -442,7 +202,7 @@ def test_colour_constancy_takes_casts_off_and_takes_skin_for_light(data_folder, 
     gains = pd.read_csv(data_folder / "truth" / "truth.csv", index_col="image_id")
     first = rows.iloc[0]
     light = gains.loc[first["image_id"], ["gain_r", "gain_g", "gain_b"]].to_numpy(float)
-    assert first["recovery_error"] == pytest.approx(restoration.angular_error(light, np.ones(3)))
+    assert first["recovery_error"] == pytest.approx(quality_scores.angular_error(light, np.ones(3)))
 
 
 def test_an_image_without_known_gains_is_named(data_folder, images):

@@ -23,7 +23,7 @@ import pandera.pandas as pa
 
 from lib import figures, paths, tables
 from lib.evaluation import bootstrap
-from lib.preprocessing import decode, pipeline, threads
+from lib.preprocessing import decode, pipeline, quality_scores, threads
 from studies.preprocessing import ablation, restoration
 
 CLASSES = ablation.CLASSES
@@ -279,10 +279,10 @@ def color_scores(folder: Path, images: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
         found, histograms = [], []
         for name, step in steps.items():
             after = step(image)
-            values = restoration.channel_statistics(after)
+            values = quality_scores.channel_statistics(after)
             values.index = ["_".join(each) for each in values.index]
             found.append(identity | {"step": name} | values.to_dict())
-            histograms.append(restoration.channel_histograms(after, BINS))
+            histograms.append(quality_scores.channel_histograms(after, BINS))
         return found, pd.concat(dict(zip(steps, histograms, strict=True)), names=["step"])
 
     parts = threads.map_files(score, images.itertuples(index=False))

@@ -16,247 +16,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from skimage.metrics import structural_similarity
 
 from lib.data import datasets
 from lib.evaluation import bootstrap
-from lib.preprocessing import decode, pipeline, threads
+from lib.preprocessing import decode, pipeline, quality_scores, threads
 
 #: Share of the pixels that hair, or bubbles and reflections, must cover for an image to be scored.
 LEAST_HAIR, LEAST_GLARE = 0.01, 0.002
 KEYS = ["image_id", "lesion_id", "group_id"]
-#: Mean squared error of rounding to whole grey levels; no smaller error is told apart from none.
-ROUNDING_ERROR = 1 / 12
 HAM10000_HEIGHT = 450  # pixels, of the original images
-SSIM_RADIUS = 5  # pixels that the window of the structural similarity reaches to each side
-
-# ------------------------------------------------------------------------------- single scores
-
-
-def mask_scores(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Compare a mask with the true one, pixel by pixel.
-
-    Parameters
-    ----------
-    found, truth : ndarray of bool, of one shape
-
-    Returns
-    -------
-    dict
-        `dice`, `precision` and `recall`, from 0 to 1. Where both masks are empty, Dice is 1:
-        nothing was to be found and nothing was. Precision is NaN where nothing was found, recall
-        where nothing was to be found.
-
-    Raises
-    ------
-    ValueError
-        The masks differ in shape or are not of bool.
-    """
-    for name, mask in {"found": found, "truth": truth}.items():
-        if mask.dtype != bool:
-            raise ValueError(f"{name}: an array of {mask.dtype}; expected a mask of bool")
-    _same_shape(found, truth)
-    hits, size_found, size_truth = (int(m.sum()) for m in (found & truth, found, truth))
-    both = size_found + size_truth
-    return {
-        "dice": 2 * hits / both if both else 1.0,
-        "precision": hits / size_found if size_found else np.nan,
-        "recall": hits / size_truth if size_truth else np.nan,
-    }
-
-
-def likeness(
-    clean: np.ndarray, image: np.ndarray, regions: dict[str, np.ndarray]
-) -> dict[str, dict[str, float]]:
-    """Say how like the clean picture an image is, on the pixels of each of some regions.
-
-    Parameters
-    ----------
-    clean, image : ndarray of uint8, shape (height, width, 3), at least 11 pixels a side
-    regions : dict of str to ndarray of bool, shape (height, width)
-
-    Returns
-    -------
-    dict
-        For each region `psnr`, the peak signal-to-noise ratio in dB over the pixels' three
-        channels; an error below that of rounding (1/12 grey level squared) counts as that, so
-        identical pixels score 58.9 dB. And `ssim`, the mean over the pixels and channels of the
-        structural similarity (Wang et al., IEEE Trans. Image Process. 13:600, 2004; Gaussian window
-        of 11 x 11 pixels), at most 1. The window reaches 5 pixels beyond the region. Both are NaN
-        where the region is empty.
-
-    Raises
-    ------
-    ValueError
-        The shapes differ.
-    """
-    _same_shape(clean, image)
-    for where in regions.values():
-        _same_shape(clean[..., 0], where)
-    error = np.square(clean.astype(np.float32) - image)
-    similarity = structural_similarity(
-        clean.astype(np.float32),
-        image.astype(np.float32),
-        data_range=255,
-        channel_axis=2,
-        gaussian_weights=True,
-        use_sample_covariance=False,
-        full=True,
-    )[1]
-    return {
-        name: {
-            "psnr": 10 * np.log10(255**2 / max(_mean(error, where), ROUNDING_ERROR))
-            if where.any()
-            else np.nan,
-            "ssim": _mean(similarity, where) if where.any() else np.nan,
-        }
-        for name, where in regions.items()
-    }
-
-
-def angular_error(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the angle in degrees between two colours, which does not depend on their brightness.
-
-    Of an estimated illuminant and the true one this is the recovery angular error (Hordley and
-    Finlayson, J. Opt. Soc. Am. A 23:1008, 2006).
-
-    Parameters
-    ----------
-    a, b : array_like, shape (3,), RGB, not black
-
-    Raises
-    ------
-    ValueError
-        Another shape, or a colour that is black or not finite.
-    """
-    a, b = (_color(each) for each in (a, b))
-    # the arc tangent is exact for small angles, the arc cosine is not
-    return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)))
-
-
-def reproduction_error(illuminant: np.ndarray, estimate: np.ndarray) -> float:
-    """Return the angle in degrees between grey and a white surface that the estimate corrected.
-
-    The reproduction angular error of Finlayson and Zakizadeh (BMVC, 2014).
-
-    Parameters
-    ----------
-    illuminant, estimate : array_like, shape (3,), RGB, above 0
-    """
-    illuminant, estimate = _color(illuminant), _color(estimate)
-    if (estimate <= 0).any():
-        raise ValueError(f"estimate: {estimate.tolist()}; expected three numbers above 0")
-    return angular_error(illuminant / estimate, np.ones(3))
-
-
-def flat_skin_noise(
-    image: np.ndarray,
-    lesion_mask: np.ndarray,
-    original: np.ndarray | None = None,
-    distance: int = 10,
-    block: int = 16,
-    sigma: float = 2,
-) -> float:
-    """Return the standard deviation of the finest structure on flat skin, in grey levels.
-
-    The image in grey (luma, ITU-R BT.601) less its Gaussian is what varies within a few pixels:
-    noise, on skin that is flat. Skin is taken in square blocks that lie wholly at least `distance`
-    pixels from the lesion; of these, the quarter whose Gaussian varies least is flat. The Gaussian
-    alone decides, so that noise has no say in where it is measured. White noise of standard
-    deviation 1 gives 0.97, for the Gaussian keeps a little of it.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (height, width, 3), RGB
-    lesion_mask : ndarray of bool, shape (height, width)
-    original : ndarray of uint8, optional
-        The picture that the flat blocks are chosen on; by default `image`. Give it when filtered
-        versions of one picture are compared, so that all are measured in the same place.
-    distance, block : int
-        Pixels.
-    sigma : float
-        Width of the Gaussian, pixels.
-
-    Returns
-    -------
-    float
-        NaN where no block lies far enough from the lesion.
-
-    Raises
-    ------
-    ValueError
-        The shapes differ.
-    """
-    original = image if original is None else original
-    _same_shape(image, original)
-    _same_shape(image[..., 0], lesion_mask)
-    skin = ~_grown(lesion_mask, distance)
-    smooth = cv2.GaussianBlur(_gray(original), (0, 0), sigma)
-    fine = _gray(image) - cv2.GaussianBlur(_gray(image), (0, 0), sigma)
-    whole = _blocks(skin, block).all(axis=1)
-    if not whole.any():
-        return np.nan
-    texture = _blocks(smooth, block)[whole].std(axis=1)
-    flat = texture <= np.quantile(texture, 0.25)
-    return float(np.sqrt(_blocks(fine, block)[whole][flat].var(axis=1).mean()))
-
-
-def border_strength(image: np.ndarray, lesion_mask: np.ndarray, width: int = 2) -> float:
-    """Return the mean gradient along the lesion's border, in grey levels a pixel.
-
-    The gradient's magnitude in grey (luma, ITU-R BT.601), from Scharr's derivatives, over the
-    pixels within `width` pixels of the mask's contour, on both sides.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (height, width, 3), RGB
-    lesion_mask : ndarray of bool, shape (height, width)
-
-    Returns
-    -------
-    float
-        NaN where the mask has no contour: it is empty, or the whole image.
-
-    Raises
-    ------
-    ValueError
-        The shapes differ.
-    """
-    _same_shape(image[..., 0], lesion_mask)
-    band = _grown(lesion_mask, width) & _grown(~lesion_mask, width)
-    if not band.any():
-        return np.nan
-    across, down = (cv2.Scharr(_gray(image), cv2.CV_32F, *d) / 32 for d in ((1, 0), (0, 1)))
-    return float(np.hypot(across, down)[band].mean())
-
-
-def channel_statistics(image: np.ndarray) -> pd.Series:
-    """Return mean (grey levels) and variance (grey levels squared) of each channel.
-
-    Returns
-    -------
-    Series of float
-        Indexed by (mean or variance, red, green or blue).
-    """
-    index = pd.MultiIndex.from_product([["mean", "variance"], ["red", "green", "blue"]])
-    return pd.Series([*image.mean(axis=(0, 1)), *image.var(axis=(0, 1))], index)
-
-
-def channel_histograms(image: np.ndarray, bins: int = 64) -> pd.Series:
-    """Return the histogram of each channel, as shares of the pixels.
-
-    Returns
-    -------
-    Series of float, named `share`
-        Indexed by `channel` and `low`, the lowest grey level of the bin.
-    """
-    values = image.reshape(-1, 3) // (256 // bins)
-    shares = [np.bincount(channel, minlength=bins) / len(values) for channel in values.T]
-    index = pd.MultiIndex.from_product(
-        [["red", "green", "blue"], range(0, 256, 256 // bins)], names=["channel", "low"]
-    )
-    return pd.Series(np.concatenate(shares), index, name="share")
-
 
 # ------------------------------------------------------------------------- the textbook recipe
 
@@ -407,8 +175,8 @@ def hair_scores(
     DataFrame
         One row an image and method: `image_id`, `lesion_id`, `group_id`, `method`; `dice`,
         `precision`, `recall` of the mask (`mask_scores`; NaN for a method that makes none);
-        `psnr_inside`, `psnr_outside`, `ssim_inside`, `ssim_outside` (`likeness` to the clean
-        picture on the true hair, and everywhere else).
+        `psnr_inside`, `psnr_outside`, `ssim_inside`, `ssim_outside` (`image_similarity` to the
+        clean picture on the true hair, and everywhere else).
     """
     methods = hair_methods() if methods is None else methods
     return _removal_scores(folder, images, methods, ("hair", "bubbles"), least, size)
@@ -465,7 +233,7 @@ def color_scores(
         casts.
     """
     gains = _known_gains(folder, images["image_id"])
-    known_casts = draw_casts(casts, seed)
+    known_casts = quality_scores.draw_color_casts(casts, seed)
     methods = {
         "nothing": (lambda image: np.ones(3), lambda image: image),
         "shades of gray": (pipeline.estimate_illuminant, pipeline.shades_of_gray),
@@ -473,17 +241,22 @@ def color_scores(
 
     def score(row) -> list[dict]:
         image = pipeline.crop_and_resize(decode.read_image(folder / row.path), size)
-        with_cast = [apply_gains(image, each) for each in known_casts]
+        with_cast = [quality_scores.apply_gains(image, each) for each in known_casts]
         found = []
         for name, (estimate, correct) in methods.items():
             light = estimate(image)
             color = _mean_color(correct(image))
-            left = [angular_error(_mean_color(correct(each)), color) for each in with_cast]
+            left = [
+                quality_scores.angular_error(_mean_color(correct(each)), color)
+                for each in with_cast
+            ]
             found.append(
                 _identity(row, name)
                 | {
-                    "recovery_error": angular_error(light, gains[row.image_id]),
-                    "reproduction_error": reproduction_error(gains[row.image_id], light),
+                    "recovery_error": quality_scores.angular_error(light, gains[row.image_id]),
+                    "reproduction_error": quality_scores.reproduction_error(
+                        gains[row.image_id], light
+                    ),
                     "cast_left": float(np.mean(left)),
                 }
             )
@@ -535,34 +308,13 @@ def noise_scores(folder: Path, images: pd.DataFrame, size: int = 256) -> pd.Data
         return [
             _identity(row, name)
             | {
-                "noise": flat_skin_noise(filtered, lesion, original=image),
-                "border_strength": border_strength(filtered, lesion),
+                "noise": quality_scores.flat_skin_noise(filtered, lesion, original=image),
+                "border_strength": quality_scores.border_strength(filtered, lesion),
             }
             for name, filtered in ((name, apply(image)) for name, apply in filters.items())
         ]
 
     return _table(score, images)
-
-
-def draw_casts(count: int, seed: int, strength: float = 0.1) -> np.ndarray:
-    """Draw colour casts: gains of the three channels, the largest of each cast 1, so none clips.
-
-    Parameters
-    ----------
-    strength : float
-        Standard deviation of the gains' logarithm.
-
-    Returns
-    -------
-    ndarray of float, shape (count, 3)
-    """
-    gains = np.exp(np.random.default_rng(seed).normal(0, strength, (count, 3)))
-    return gains / gains.max(axis=1, keepdims=True)
-
-
-def apply_gains(image: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """Multiply each channel by its gain; values are rounded, and clipped at 255."""
-    return np.clip(np.rint(image * np.asarray(gains)), 0, 255).astype(np.uint8)
 
 
 # -------------------------------------------------------------------------------- what they say
@@ -673,7 +425,7 @@ def _before_resizing(find: Callable, radius: int, height: int = 0, rim: int = 0)
             scale = height / image.shape[0]
             image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         mask = find(image)
-        filled = _inpaint(image, _grown(mask, rim), radius)
+        filled = _inpaint(image, quality_scores.grow_mask(mask, rim), radius)
         restored = pipeline.crop_and_resize(filled, size)
         return restored, pipeline.preprocess_mask(mask, size)
 
@@ -711,15 +463,15 @@ def _removal_scores(
         image = decode.read_image(folder / row.path)
         clean = decode.read_image(truth_folder / f"{row.image_id}_clean.jpg")
         clean = pipeline.crop_and_resize(clean, size)
-        compared = ~_grown(left_out, SSIM_RADIUS)
+        compared = ~quality_scores.grow_mask(left_out, quality_scores.SSIM_RADIUS)
         regions = {"inside": truth & compared, "outside": ~truth & compared}
         found = []
         for name, method in methods.items():
             restored, mask = method(image, size)
             scores = dict.fromkeys(("dice", "precision", "recall"), np.nan)
             if mask is not None:
-                scores = mask_scores(mask & compared, truth & compared)
-            alike = likeness(clean, restored, regions)
+                scores = quality_scores.mask_scores(mask & compared, truth & compared)
+            alike = quality_scores.image_similarity(clean, restored, regions)
             scores |= {f"{s}_{r}": alike[r][s] for s in ("psnr", "ssim") for r in regions}
             found.append(_identity(row, name) | scores)
         return found
@@ -764,38 +516,5 @@ def _inpaint(image: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:
     return cv2.inpaint(image, mask.astype(np.uint8), radius, cv2.INPAINT_TELEA)
 
 
-def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """Return the mask and every pixel within a square of so many pixels to each side of it."""
-    square = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
-    return cv2.dilate(mask.astype(np.uint8), square).astype(bool)
-
-
-def _blocks(array: np.ndarray, size: int) -> np.ndarray:
-    """Cut an array into squares; shape (blocks, size * size). What is left at the sides is cut."""
-    down, across = (length // size for length in array.shape)
-    cut = array[: down * size, : across * size].reshape(down, size, across, size)
-    return cut.swapaxes(1, 2).reshape(down * across, size * size)
-
-
-def _gray(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2GRAY)
-
-
-def _mean(values: np.ndarray, where: np.ndarray) -> float:
-    return float(values[where].mean(dtype=np.float64))
-
-
 def _mean_color(image: np.ndarray) -> np.ndarray:
     return image.mean(axis=(0, 1), dtype=np.float64)
-
-
-def _color(value: np.ndarray) -> np.ndarray:
-    color = np.asarray(value, np.float64)
-    if color.shape != (3,) or not np.isfinite(color).all() or not color.any():
-        raise ValueError(f"{color.tolist()}: not a colour; expected three numbers, not all 0")
-    return color
-
-
-def _same_shape(one: np.ndarray, other: np.ndarray) -> None:
-    if one.shape != other.shape:
-        raise ValueError(f"shapes differ: found {one.shape} and {other.shape}, expected one shape")
