@@ -143,8 +143,8 @@ class Augmentation(_Section):
 class Training(_Section):
     """What the hardware is used for; the same for every network of the run."""
 
-    #: of the layers in training; auto: the fastest that a measurement finds, float32 unless
-    #: another is clearly faster. Predictions are always made in float32.
+    #: number format of the layers in training; auto: bfloat16 where the GPU or the processor
+    #: computes it natively, else float32. Predictions are always made in float32.
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     #: all: each batch is shared out among the GPUs of this machine
     devices: Literal["one", "all"] = "one"

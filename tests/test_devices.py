@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lib import config, paths
-from lib.networks import precision
+from lib.networks import devices
 from lib.networks.backend import keras
 
 ALL = config.Training(devices="all")
@@ -19,7 +19,7 @@ CHILD = """
 import json, shutil, sys
 from pathlib import Path
 import numpy as np
-from lib.backend import keras
+from lib.networks.backend import keras
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow
@@ -28,7 +28,8 @@ if keras.backend.backend() == "tensorflow":
     two = [tensorflow.config.LogicalDeviceConfiguration()] * 2
     tensorflow.config.set_logical_device_configuration(processor, two)
 
-from lib import config, models, precision, training
+from lib import config
+from lib.networks import baseline_cnn, batching, devices, model_graph, training
 
 folder = Path(sys.argv[1])
 settings = config.load_config("configs/demo.yaml").baseline_cnn
@@ -38,7 +39,7 @@ images = np.random.default_rng(1).integers(0, 256, (24, 256, 256, 3), dtype=np.u
 features = np.random.default_rng(2).normal(size=(30, 8)).astype(np.float32)
 
 
-class Keeping(training.Batches):
+class Keeping(batching.Batches):
     "Batches that put a copy of the state aside as the last epoch begins."
 
     def start_epoch(self, epoch):
@@ -49,7 +50,7 @@ class Keeping(training.Batches):
 
 def cnn():
     training.set_seed(3)
-    return models.baseline_cnn(256, 3, settings, still, seed=1)
+    return baseline_cnn.baseline_cnn(256, 3, settings, still, seed=1)
 
 
 def random_network():
@@ -60,11 +61,11 @@ def random_network():
     return keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
 
 
-def fit(model, inputs, rows, kind=training.Batches):
+def fit(model, inputs, rows, kind=batching.Batches):
     targets = np.arange(len(inputs)) % 3
     weights = [1.0, 2.0, 0.5]
     train = kind(inputs, np.arange(rows), targets[:rows], weights, 6, seed=5)
-    validation = training.Batches(inputs, np.arange(rows, len(inputs)), targets[rows:], weights, 6)
+    validation = batching.Batches(inputs, np.arange(rows, len(inputs)), targets[rows:], weights, 6)
     history = training.fit(
         model, train, validation, settings, classes=["a", "b", "c"], state=state, stage="test"
     )
@@ -73,21 +74,21 @@ def fit(model, inputs, rows, kind=training.Batches):
 
 
 made = {}
-for devices in ("one", "all"):
-    state, kept = folder / f"{devices}.state.npz", folder / f"{devices}_kept.state.npz"
-    build = config.Training(devices=devices)
-    model, _ = precision.build(cnn, build)
-    _, top = models.split_before(model, "probabilities")
+for which in ("one", "all"):
+    state, kept = folder / f"{which}.state.npz", folder / f"{which}_kept.state.npz"
+    build = config.Training(devices=which)
+    model = devices.build(cnn, build)
+    _, top = model_graph.split_before(model, "probabilities")
     for part in (model, top):
-        with precision.devices_of(part) as number:
-            made[f"{devices}: number of {'model' if part is model else 'part'}"] = number
-    made[devices] = fit(model, images, 18)
+        with devices.devices_of(part) as number:
+            made[f"{which}: number of {'model' if part is model else 'part'}"] = number
+    made[which] = fit(model, images, 18)
     # the last batch has 1 row, in the validation 5 of 11
-    made[f"{devices}: odd"] = fit(top, features, 19)
+    made[f"{which}: odd"] = fit(top, features, 19)
 state, kept = folder / "unbroken.state.npz", folder / "kept.state.npz"
-model, _ = precision.build(random_network, build)
+model = devices.build(random_network, build)
 made["unbroken"] = fit(model, images[:, :8, :8], 18, Keeping)
-model, _ = precision.build(random_network, build)
+model = devices.build(random_network, build)
 state = kept
 made["gone on"] = fit(model, images[:, :8, :8], 18)
 print("RESULT" + json.dumps(made))
@@ -161,4 +162,4 @@ def test_a_training_on_two_devices_that_was_broken_off_ends_as_an_unbroken_one(m
 def test_pytorch_on_several_devices_is_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(ValueError, match="devices = all: the backend is torch; expected tensorf"):
-        precision.build(lambda: pytest.fail("built"), ALL)
+        devices.build(lambda: pytest.fail("built"), ALL)

@@ -687,18 +687,6 @@ def test_the_manifest_tells_how_the_run_came_about(run, finished):
     assert set(model_names.MANIFESTS) < set(manifest)
 
 
-def test_the_manifest_has_the_speeds_by_which_a_number_format_was_chosen(run, written):
-    file = paths.run_folder(run.name) / "alexnet" / "precision.json"
-    file.write_text('{"of": {}, "images_per_second": {"float32": 10.0, "bfloat16": 20.0}}')
-    measured = run.training.model_copy(update={"precision": "auto"})
-    said = metrics.manifests(run.model_copy(update={"training": measured}))
-    assert said["alexnet"]["images_per_second"] == {"float32": 10.0, "bfloat16": 20.0}
-    assert said["baseline_cnn"] == {"seconds": 1}, "nothing was measured for it"
-    named = run.training.model_copy(update={"precision": "float32"})
-    said = metrics.manifests(run.model_copy(update={"training": named}))
-    assert said["alexnet"] == {"seconds": 1}, "an older measurement decided nothing"
-
-
 @pytest.mark.parametrize("what", ["manifest", "predictions"])
 def test_scores_older_than_a_network_or_its_answers_are_not_published(run, written, finished, what):
     if what == "manifest":

@@ -11,9 +11,9 @@ import pytest
 from lib import config, paths, tables
 from lib.networks import (
     array_files,
+    devices,
     inference,
     model_graph,
-    precision,
     published_networks,
     saving,
     vgg16_weights,
@@ -185,7 +185,7 @@ def test_publishing_twice_gives_the_same_files_and_leaves_nothing_of_the_first(
 
 def test_another_process_with_bfloat16_on_still_loads_float32(published, noise):
     expected = inference.predict(published_networks.load("tiny", "vgg16_fine_tuned")[0], noise)
-    with precision.policy("bfloat16"):
+    with devices.policy("bfloat16"):
         found = inference.predict(published_networks.load("tiny", "vgg16_fine_tuned")[0], noise)
     np.testing.assert_array_equal(found, expected)
 

@@ -22,10 +22,10 @@ from lib.networks import (
     array_files,
     baseline_cnn,
     batching,
+    devices,
     epoch_scores,
     inference,
     model_graph,
-    precision,
     saving,
     training,
     vgg16,
@@ -360,7 +360,7 @@ def test_a_validation_loss_that_is_no_number_stops_it_too(batches, tmp_path):
     spoiled = Spoiled(validation.inputs, validation.rows, validation.targets, np.ones(3), 16)
     spoiled.epoch = 2
     with pytest.raises(
-        training.LossIsNoNumber, match="test: the validation loss is nan in epoch 1; .* none is"
+        training.NaNLossError, match="test: the validation loss is nan in epoch 1; .* none is"
     ):
         fit(small_model(), (train, spoiled), tmp_path)
 
@@ -374,7 +374,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 from lib import config, models, training, weights
-from lib.backend import keras
+from lib.networks.backend import keras
 
 file, die_in, where = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 training.set_seed(3)
@@ -418,7 +418,7 @@ validation = Validation(images, np.arange(18, 24), targets[18:], np.ones(3), 6)
 history = training.fit(
     model, train, validation, settings, classes=["a", "b", "c"], state=file, stage="test"
 )
-print(weights.weights_digest(model), history.drop(columns="seconds").to_json())
+print(model_graph.weights_digest(model), history.drop(columns="seconds").to_json())
 """
 
 
@@ -556,7 +556,7 @@ def test_features_of_other_blocks_are_another_network(run, other):
 
 
 def test_another_number_format_is_another_training_and_another_name_is_not():
-    with precision.policy("bfloat16"):
+    with devices.policy("bfloat16"):
         half = small_model()
     digests = [model_graph.layers_digest(each) for each in (small_model(), small_model(), half)]
     assert digests[0] == digests[1]
@@ -573,7 +573,7 @@ def test_other_data_are_another_training(batches, tmp_path, capsys):
 
 def test_a_twin_in_float32_keeps_the_statistics_that_a_network_normalises_by():
     images = np.random.default_rng(0).random((2, 4), np.float32)
-    with precision.policy("bfloat16"):
+    with devices.policy("bfloat16"):
         inputs = keras.Input((4,))
         layer = keras.layers.Normalization(mean=[1.0, 2.0, 3.0, 4.0], variance=[4.0] * 4)
         learnt = keras.layers.Normalization()
@@ -642,7 +642,7 @@ def test_what_is_found_later_is_added_to_the_manifest(batches, tmp_path):
 
 
 def test_a_model_trained_in_half_the_bits_is_kept_in_float32(run, batches, tmp_path):
-    with precision.policy("bfloat16"):
+    with devices.policy("bfloat16"):
         model = small_model()
     history = fit(model, batches, tmp_path)
     folder = paths.run_folder(run.name) / "small"
@@ -666,7 +666,7 @@ def test_every_network_in_half_the_bits_has_a_twin_in_float32():
     }
     images = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
     for name, builder in builders.items():
-        with precision.policy("bfloat16"):
+        with devices.policy("bfloat16"):
             half = builder()
         twin, reference = saving.in_float32(half), builder()
         reference.set_weights(half.get_weights())

@@ -318,14 +318,10 @@ def confusion_table(metrics: dict) -> pd.DataFrame:
 
 
 def manifests(config: Config) -> dict:
-    """Read how each model came about, and the speeds by which its number format was chosen."""
-    said = {}
-    for name, (folder, file) in model_names.MANIFESTS.items():
-        said[name] = json.loads(
+    """Read the manifest of each model: how and where it was trained."""
+    return {
+        name: json.loads(
             prediction_files.existing_file(folder, file, config).read_text(encoding="utf-8")
         )
-        measured = paths.run_folder(config.name) / folder / "precision.json"
-        if config.training.precision == "auto" and measured.is_file():
-            speeds = json.loads(measured.read_text(encoding="utf-8"))["images_per_second"]
-            said[name]["images_per_second"] = speeds
-    return said
+        for name, (folder, file) in model_names.MANIFESTS.items()
+    }

@@ -1,4 +1,4 @@
-"""Keras, imported without the start-up chatter that TensorFlow writes to standard error."""
+"""Keras, imported quietly, and what it runs on: versions, processor and GPUs."""
 
 import importlib.metadata
 import logging
@@ -8,11 +8,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from lib.networks.hardware import processor
-
-#: What TensorFlow 2.21 says at every start, whatever TF_CPP_MIN_LOG_LEVEL is.
-CHATTER = (
+#: What TensorFlow 2.21 writes to standard error at every start, whatever TF_CPP_MIN_LOG_LEVEL is.
+START_MESSAGES = (
     "WARNING: All log messages before absl::InitializeLog()",
     "oneDNN custom operations are on",
     "This TensorFlow binary is optimized to use available CPU instructions",
@@ -21,28 +20,29 @@ CHATTER = (
 
 
 @contextmanager
-def without_chatter() -> Iterator[None]:
-    """Hold back what is written to standard error, C++ included, and pass on all but chatter."""
+def _without_start_messages() -> Iterator[None]:
+    """Drop `START_MESSAGES` from standard error, also where C++ writes them; pass on the rest."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            held.seek(0)
-            lines = held.read().decode(errors="replace").splitlines(keepends=True)
-            sys.stderr.writelines(line for line in lines if not any(c in line for c in CHATTER))
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            captured.seek(0)
+            for line in captured.read().decode(errors="replace").splitlines(keepends=True):
+                if not any(message in line for message in START_MESSAGES):
+                    sys.stderr.write(line)
 
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # not what a user's keras.json says
-with without_chatter():
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # instead of the one in a user's keras.json
+with _without_start_messages():
     import keras
 
-#: Several networks are trained in one notebook, each with its own functions to trace; TensorFlow
-#: takes that for one function traced again and again.
+#: A notebook trains several networks, and each traces functions of its own; TensorFlow mistakes
+#: them for one function that is traced again and again.
 RETRACING = "triggered tf.function retracing"
 logging.getLogger("tensorflow").addFilter(lambda record: RETRACING not in record.getMessage())
 
@@ -51,44 +51,81 @@ keras.config.set_floatx("float32")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that decide how numbers are rounded."""
+    """Return the versions that decide how numbers are rounded: Python, Keras and its backend."""
     backend = keras.backend.backend()
+    # TensorFlow has one package for each kind of processor
+    package = importlib.metadata.packages_distributions()[backend][0]
     return {
         "python": platform.python_version(),
         "keras": keras.__version__,
-        "backend": f"{backend} {importlib.metadata.version(_distribution(backend))}",
+        "backend": f"{backend} {importlib.metadata.version(package)}",
     }
 
 
 def machine() -> str:
-    """Return what kind of machine this is: system, processor, cores and graphics processors."""
+    """Return the system, the processor, its cores and the GPUs, for a reader."""
     parts = [f"{platform.system()} {platform.machine()}", processor(), f"{os.cpu_count()} cores"]
-    return ", ".join(parts + graphics_processors())
+    return ", ".join([*parts, *gpus()])
 
 
-def graphics_processors() -> list[str]:
-    """Return the name of each graphics processor that Keras's backend has."""
+def processor() -> str:
+    """Return the processor's name, or its architecture where the system does not name it."""
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def gpus() -> list[str]:
+    """Return the names of the GPUs that Keras's backend can use."""
+    return [name for name, _ in _gpus()]
+
+
+def computes_bfloat16() -> bool:
+    """Say whether bfloat16 is native here: on every GPU or, without one, on the processor.
+
+    GPUs have it from compute capability 8 on (NVIDIA CUDA C++ Programming Guide, "Compute
+    Capabilities"), Intel and AMD processors with the flag `amx_bf16` or `avx512_bf16`.
+    """
+    if capabilities := [capability for _, capability in _gpus()]:
+        return min(capabilities) >= 8
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(_cpu_info("flags").split())
+
+
+def _gpus() -> list[tuple[str, int]]:
+    """Return name and compute capability (its first number, 0 if unknown) of each GPU."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow
 
-        details = tensorflow.config.experimental.get_device_details
-        found = tensorflow.config.list_physical_devices("GPU")
-        return [details(each).get("device_name", each.name) for each in found]
+        devices = tensorflow.config.list_physical_devices("GPU")
+        details = [tensorflow.config.experimental.get_device_details(device) for device in devices]
+        return [
+            (detail.get("device_name", "GPU"), detail.get("compute_capability", (0,))[0])
+            for detail in details
+        ]
     if backend == "jax":
         import jax
 
-        with suppress(RuntimeError):  # what jax raises where there is none
-            return [each.device_kind for each in jax.devices("gpu")]
+        with suppress(RuntimeError):  # JAX raises it where there is no GPU
+            devices = jax.devices("gpu")
+            numbers = [str(device.compute_capability).partition(".")[0] for device in devices]
+            return [
+                (device.device_kind, int(number) if number.isdigit() else 0)
+                for device, number in zip(devices, numbers, strict=True)
+            ]
         return []
     import torch
 
-    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [
+        (torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i)[0])
+        for i in range(torch.cuda.device_count())
+    ]
 
 
-def _distribution(backend: str) -> str:
-    """Return the package that brings a backend: TensorFlow has one for each kind of processor."""
-    return importlib.metadata.packages_distributions()[backend][0]
+def _cpu_info(field: str) -> str:
+    """Return a field of Linux's /proc/cpuinfo, or nothing."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    values = [line.partition(":")[2].strip() for line in lines if line.startswith(field)]
+    return values[0] if values else ""
 
 
-__all__ = ["keras", "machine", "versions", "without_chatter"]
+__all__ = ["computes_bfloat16", "gpus", "keras", "machine", "processor", "versions"]

@@ -19,8 +19,8 @@ from lib.evaluation.calibration import Calibration
 from lib.networks import (
     array_files,
     baseline_cnn,
+    devices,
     model_graph,
-    precision,
     saving,
     vgg16,
     vgg16_weights,
@@ -239,7 +239,7 @@ def read_manifest(file: Path) -> Manifest:
 def build(config: Config, model: str) -> keras.Model:
     """Build a network, in float32, with the backbone's verified weights where it has one."""
     size, n_classes = config.preprocessing.image_size, len(config.classes)
-    with precision.policy("float32"):
+    with devices.policy("float32"):
         if model == "baseline_cnn":
             return baseline_cnn.baseline_cnn(
                 size, n_classes, config.baseline_cnn, config.augmentation, config.seed

@@ -16,7 +16,7 @@ import pandas as pd
 
 from lib import paths
 from lib.config import Stage
-from lib.networks import array_files, batching, epoch_scores, model_graph, precision
+from lib.networks import array_files, batching, devices, epoch_scores, model_graph
 from lib.networks.backend import keras, versions
 
 
@@ -33,7 +33,7 @@ def set_seed(seed: int) -> None:
         tensorflow.config.experimental.enable_op_determinism()
 
 
-class LossIsNoNumber(ValueError):
+class NaNLossError(ValueError):
     """A training cannot go on."""
 
 
@@ -70,7 +70,7 @@ def fit(
 
     Prints one line an epoch. Ties go to the earlier epoch. The model ends with the best epoch's
     weights; those that were trained are rounded to half precision, in which models are kept. A
-    model built in `precision.shared_out` is trained on all of its devices, as is any part of it.
+    model built in `devices.on_devices` is trained on all of its devices, as is any part of it.
 
     Parameters
     ----------
@@ -93,28 +93,28 @@ def fit(
 
     Raises
     ------
-    LossIsNoNumber
+    NaNLossError
         The loss, of a batch or of the validation images, is not a number any more. The best weights
         so far are in the model and in `state`. Broken off in any other way, as by an interrupt,
         the model holds what it held before, and called again with it, the training goes on.
     """
     put_back = snapshot(model)
-    with precision.devices_of(model) as devices:
+    with devices.devices_of(model) as n_devices:
         scores = epoch_scores.Scores(classes, prior)
-        run = _Run(model, train, validation, settings, scores, state, stage, first_epoch, devices)
+        run = _Run(model, train, validation, settings, scores, state, stage, first_epoch, n_devices)
         run.go_on()
         try:
             if run.finished < settings.epochs:
                 model.fit(
-                    batching.filled_up(train, devices),
-                    validation_data=batching.filled_up(validation, devices),
+                    batching.filled_up(train, n_devices),
+                    validation_data=batching.filled_up(validation, n_devices),
                     initial_epoch=run.finished,
                     epochs=settings.epochs,
                     verbose=0,
                     shuffle=False,  # the batches see to it
                     callbacks=[run.callback()],
                 )
-        except LossIsNoNumber:
+        except NaNLossError:
             run.take_best()
             raise
         except BaseException:
@@ -186,7 +186,7 @@ class _Run:
     def _expect_number(self, loss, which):
         if not np.isfinite(float(loss)):
             kept = f"epoch {self._best()['epoch']} is kept in" if self.rows else "none is kept in"
-            raise LossIsNoNumber(
+            raise NaNLossError(
                 f"{self.stage}: the {which} is {float(loss)} in epoch "
                 f"{self.first_epoch + self.finished}; of the epochs before, {kept} "
                 f"{paths.relative(self.state)}; try a smaller learning rate"

@@ -34,7 +34,7 @@ import pandera.pandas as pa
 from lib import config, paths, tables
 from lib.data import datasets
 from lib.evaluation import bootstrap
-from lib.networks.hardware import processor
+from lib.networks.backend import processor
 from lib.preprocessing import decode, pipeline, threads
 from studies.preprocessing import restoration
 

@@ -41,17 +41,16 @@ from lib.networks import (
     alexnet,
     baseline_cnn,
     batching,
+    devices,
     epoch_scores,
     feature_cache,
     inference,
     model_graph,
-    precision,
     training,
     vgg16,
     vgg16_weights,
 )
-from lib.networks.backend import keras, versions
-from lib.networks.hardware import processor
+from lib.networks.backend import computes_bfloat16, keras, processor, versions
 from lib.preprocessing import pipeline, threads
 
 CONFIGURATION = "configs/ham10000.yaml"
@@ -434,7 +433,7 @@ def measure_networks(rows: Rows, run: Config, size: Size) -> None:
     for name in size.networks:
         batch_size = batch_size_of(name, run)
         for number_format in FORMATS:
-            with precision.policy(number_format):
+            with devices.policy(number_format):
                 model = build_network(name, run, size)
             counted = operations(model)
             if number_format == FORMATS[0]:
@@ -625,7 +624,7 @@ def measure_cache(rows: Rows, chosen: str, run: Config, size: Size, data: Data):
     Both ways start from the same weights, run the same number of epochs and end them with a
     validation, whose frozen layers are recomputed, too.
     """
-    with precision.policy(chosen):
+    with devices.policy(chosen):
         model = build_transfer(run, size)
     head = model_graph.split_before(model, "dense")[1]
     first = head.get_weights()
@@ -675,7 +674,7 @@ def measure_formats(rows: Rows, chosen: str, kept: dict, trained: list, run, siz
     stage = Stage(epochs=size.tuned_epochs, learning_rate=tuning.learning_rate)
     seconds, answers = {}, {}
     for name in FORMATS:
-        with precision.policy(name):
+        with devices.policy(name):
             model = build_transfer(run, size)
         model_graph.train_from(model, COMPARED_FROM)
         model_graph.split_before(model, "dense")[1].set_weights(trained)
@@ -943,10 +942,9 @@ def measure(source: Path, size: Size, folder: Path) -> tuple[pd.DataFrame, dict]
         data = rows.timed("images", prepare, source, run, size, folder)
         rows.timed("matrix products", measure_matrices, rows, size)
         rows.timed("steps", measure_networks, rows, run, size)
-        judged = FROM_IMAGES if FROM_IMAGES in size.networks else size.networks[0]
-        chosen = precision.choose({each: value(f"training, {each}", judged) for each in FORMATS})
+        chosen = "bfloat16" if computes_bfloat16() else "float32"
         kept, trained = rows.timed("kept features", measure_cache, rows, chosen, run, size, data)
-        with precision.policy(chosen):
+        with devices.policy(chosen):
             for name, inputs in ((BASELINE, data.images), (HEAD, kept["train"][-1])):
                 rows.timed("pipeline", measure_pipeline, rows, name, inputs, run, size, data)
         rows.timed("usual way", measure_usual_way, rows, run, size, data, value)
