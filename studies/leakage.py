@@ -48,6 +48,8 @@ CLASSIFIERS = {
     "nearest neighbour": KNeighborsClassifier(1, algorithm="brute"),
 }
 PLANTED = 200
+#: Alterations of an image that a search for copies should survive.
+ALTERATIONS = ("flip", "quarter turn", "JPEG quality 60", "crop of 10 %", "brightness +-15 %")
 #: The unit that a split keeps whole, and its name.
 UNITS = {"image_id": "by image", "lesion_id": "by lesion", "group_id": "by group"}
 SCORES = ("accuracy", "balanced_accuracy", "balanced_accuracy_several")
@@ -223,7 +225,7 @@ def find_groups(folder: Path, metadata: pd.DataFrame, files: pd.Series) -> tuple
     duplicates.find_pairs(duplicates.Thumbnails(*(part[::4] for part in images)))
     quarter = time.monotonic() - found
     tables.write_table(pairs, paths.run_folder("leakage") / "duplicates.csv")
-    recall = duplicates.planted_recall(folder, files, images, PLANTED, seed=0)
+    recall = planted_recall(folder, files, images, PLANTED, seed=0)
     tables.write_table(recall.reset_index(), paths.run_folder("leakage") / "planted_copies.csv")
     other_lesion = pairs["lesion_id_1"] != pairs["lesion_id_2"]
     per_lesion = metadata["lesion_id"].value_counts()
@@ -356,6 +358,66 @@ def _interval(values: np.ndarray, confidence: float = 0.95) -> dict[str, float]:
     reach = student.ppf(0.5 + confidence / 2, n - 1) * error
     mean = values.mean()
     return {"value": float(mean), "low": float(mean - reach), "high": float(mean + reach)}
+
+
+def alter(image: np.ndarray, alteration: str, random: np.random.Generator) -> np.ndarray:
+    """Return an altered copy of an image, one of `ALTERATIONS`."""
+    if alteration == "flip":
+        return np.ascontiguousarray(np.flip(image, axis=random.integers(2)))
+    if alteration == "quarter turn":
+        return np.ascontiguousarray(np.rot90(image, random.integers(1, 4)))
+    if alteration == "JPEG quality 60":
+        return _as_jpeg(image, 60)
+    if alteration == "crop of 10 %":
+        height, width = image.shape[:2]
+        top, left = random.integers(height // 10 + 1), random.integers(width // 10 + 1)
+        part = image[top : top + height * 9 // 10, left : left + width * 9 // 10]
+        return cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)
+    if alteration == "brightness +-15 %":
+        return np.clip(image * random.choice([0.85, 1.15]), 0, 255).astype(np.uint8)
+    raise ValueError(f"alteration {alteration!r}; expected one of {', '.join(ALTERATIONS)}")
+
+
+def planted_recall(
+    folder: Path, files: pd.Series, images: duplicates.Thumbnails, copies: int, seed: int
+) -> pd.DataFrame:
+    """Plant altered copies among the images and count those that are found again.
+
+    Each copy is altered in one way and stored as a JPEG of quality 90.
+
+    Parameters
+    ----------
+    files : Series of str
+        Of the images that `images` are the thumbnails of, in their order.
+
+    Returns
+    -------
+    DataFrame
+        One row an alteration, indexed by it: `planted` and `found`.
+    """
+    random = np.random.default_rng(seed)
+    sources = random.choice(len(files), min(copies, len(files)), replace=False)
+    alterations = [ALTERATIONS[i % len(ALTERATIONS)] for i in range(len(sources))]
+    altered = [
+        duplicates.thumbnail(
+            _as_jpeg(alter(decode.read_image(folder / files.iloc[i]), alteration, random), 90)
+        )
+        for i, alteration in zip(sources, alterations, strict=True)
+    ]
+    planted = duplicates.stack(altered)
+    both = duplicates.Thumbnails(
+        *(np.concatenate(parts) for parts in zip(images, planted, strict=True))
+    )
+    pairs = set(zip(*duplicates.find_pairs(both)[["first", "second"]].to_numpy().T, strict=True))
+    is_found = [(source, len(files) + i) in pairs for i, source in enumerate(sources)]
+    table = pd.DataFrame({"alteration": alterations, "found": is_found})
+    return table.groupby("alteration", sort=False)["found"].agg(planted="size", found="sum")
+
+
+def _as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 
 from lib import paths, tables
+from lib.data import datasets, duplicates
 from lib.evaluation import bootstrap
+from lib.preprocessing import decode
 from studies import leakage
 
 
@@ -181,3 +183,36 @@ def test_the_readme_quotes_the_published_scores():
             for way in ("by image", "by lesion", "by image − by lesion")
         ]
         assert f"| {classifier} | {' | '.join(cells)} |" in text
+
+
+@pytest.mark.parametrize("alteration", leakage.ALTERATIONS)
+def test_an_altered_copy_is_found(data_folder, alteration):
+    metadata = datasets.read_metadata(data_folder)
+    files = datasets.find_images(data_folder, metadata["image_id"]).iloc[:40]
+    pictures = [decode.read_image(data_folder / path) for path in files]
+    random = np.random.default_rng(1)
+    copies = [leakage.alter(picture, alteration, random) for picture in pictures]
+    both = duplicates.stack([duplicates.thumbnail(each) for each in [*pictures, *copies]])
+    pairs = duplicates.find_pairs(both)
+    wanted = {(i, len(pictures) + i) for i in range(len(pictures))}
+    missed = wanted - set(zip(pairs["first"], pairs["second"], strict=True))
+    assert len(missed) <= 2, missed
+
+
+def test_a_planted_copy_that_is_found_is_counted(data_folder):
+    metadata = datasets.read_metadata(data_folder)
+    files = datasets.find_images(data_folder, metadata["image_id"])
+    thumbs = duplicates.thumbnails(data_folder, files)
+    recall = leakage.planted_recall(data_folder, files, thumbs, copies=40, seed=1)
+    assert list(recall.index) == list(leakage.ALTERATIONS)
+    assert recall["planted"].sum() == 40
+    assert recall["found"].sum() >= 38
+
+
+def test_nothing_planted_is_found_when_nothing_counts_as_the_same(data_folder, monkeypatch):
+    """The measure can fail: with a threshold no pair reaches, its recall is nought."""
+    monkeypatch.setattr(duplicates, "SAME_IMAGE", 1.1)
+    metadata = datasets.read_metadata(data_folder)
+    files = datasets.find_images(data_folder, metadata["image_id"]).iloc[:20]
+    thumbs = duplicates.thumbnails(data_folder, files)
+    assert leakage.planted_recall(data_folder, files, thumbs, 10, seed=1)["found"].sum() == 0

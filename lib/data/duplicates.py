@@ -165,62 +165,6 @@ def join(metadata: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
     return pd.Series(first[lesion], index=metadata["image_id"].to_numpy(), name="group_id")
 
 
-# ----------------------------------------------------------------------------- is it any good?
-
-#: Alterations of an image that a search for copies should survive.
-ALTERATIONS = ("flip", "quarter turn", "JPEG quality 60", "crop of 10 %", "brightness +-15 %")
-
-
-def alter(image: np.ndarray, how: str, random: np.random.Generator) -> np.ndarray:
-    """Return an altered copy of an image, one of `ALTERATIONS`."""
-    if how == "flip":
-        return np.ascontiguousarray(np.flip(image, axis=random.integers(2)))
-    if how == "quarter turn":
-        return np.ascontiguousarray(np.rot90(image, random.integers(1, 4)))
-    if how == "JPEG quality 60":
-        return _as_jpeg(image, 60)
-    if how == "crop of 10 %":
-        height, width = image.shape[:2]
-        top, left = random.integers(height // 10 + 1), random.integers(width // 10 + 1)
-        part = image[top : top + height * 9 // 10, left : left + width * 9 // 10]
-        return cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)
-    if how == "brightness +-15 %":
-        return np.clip(image * random.choice([0.85, 1.15]), 0, 255).astype(np.uint8)
-    raise ValueError(f"alteration {how!r}; expected one of {', '.join(ALTERATIONS)}")
-
-
-def planted_recall(
-    folder: Path, files: pd.Series, images: Thumbnails, copies: int, seed: int
-) -> pd.DataFrame:
-    """Plant altered copies among the images and count those that are found again.
-
-    Each copy is altered in one way and stored as a JPEG of quality 90.
-
-    Parameters
-    ----------
-    files : Series of str
-        Of the images that `images` are the thumbnails of, in their order.
-
-    Returns
-    -------
-    DataFrame
-        One row an alteration, indexed by it: `planted` and `found`.
-    """
-    random = np.random.default_rng(seed)
-    sources = random.choice(len(files), min(copies, len(files)), replace=False)
-    hows = [ALTERATIONS[i % len(ALTERATIONS)] for i in range(len(sources))]
-    altered = [
-        thumbnail(_as_jpeg(alter(decode.read_image(folder / files.iloc[i]), how, random), 90))
-        for i, how in zip(sources, hows, strict=True)
-    ]
-    planted = stack(altered)
-    both = Thumbnails(*(np.concatenate(parts) for parts in zip(images, planted, strict=True)))
-    pairs = set(zip(*find_pairs(both)[["first", "second"]].to_numpy().T, strict=True))
-    found = [(source, len(files) + i) in pairs for i, source in enumerate(sources)]
-    table = pd.DataFrame({"alteration": hows, "found": found})
-    return table.groupby("alteration", sort=False)["found"].agg(planted="size", found="sum")
-
-
 # ------------------------------------------------------------------------------------- details
 
 
@@ -371,9 +315,3 @@ def _texture(gray: np.ndarray) -> np.ndarray:
 
 def _correlation(target: np.ndarray, texture: np.ndarray) -> float:
     return float(cv2.matchTemplate(target, texture, cv2.TM_CCOEFF_NORMED).max())
-
-
-def _as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)

@@ -120,7 +120,7 @@ def equalize_contrast(image: np.ndarray, clip_limit: float = 2.0) -> np.ndarray:
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 
-def steps(settings: Preprocessing) -> dict:
+def enabled_steps(settings: Preprocessing) -> dict:
     """Return the steps that are switched on, in order: name to function of an image."""
     size, median, mean = settings.image_size, settings.median_kernel, settings.mean_kernel
     every = {
@@ -147,7 +147,7 @@ def preprocess_image(image: np.ndarray, settings: Preprocessing) -> np.ndarray:
     -------
     ndarray of uint8, shape (image_size, image_size, 3), RGB
     """
-    for function in steps(settings).values():
+    for function in enabled_steps(settings).values():
         image = function(image)
     return image
 

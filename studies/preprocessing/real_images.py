@@ -257,7 +257,7 @@ def noise_scores(folder: Path, images: pd.DataFrame) -> pd.DataFrame:
 def steps_alone() -> dict[str, Callable]:
     """Return each step as `make ablation` has it: name to function of a resized image."""
     return {START: lambda image: image} | {
-        name: pipeline.steps(ablation.settings_of((name,)))[name] for name in STEPS[1:]
+        name: pipeline.enabled_steps(ablation.settings_of((name,)))[name] for name in STEPS[1:]
     }
 
 

@@ -147,7 +147,7 @@ def measure(files: list[Path], rounds: int) -> pd.DataFrame:
             seconds |= {(what, ALL): _time_all(way, files) for what, way in ways.items()}
             loop = alone.submit(_time_loop, files, settings.image_size, kernel)
             seconds[TEXTBOOK, PLAIN] = loop.result()
-            seconds |= _time_steps(files, pipeline.steps(everything))
+            seconds |= _time_steps(files, pipeline.enabled_steps(everything))
             for (what, cores), value in seconds.items():
                 rows.append((what, cores, number, len(files), value, len(files) / value))
     return pd.DataFrame(rows, columns=list(SCHEMA.columns))
