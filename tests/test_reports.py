@@ -1,4 +1,4 @@
-"""Reports: a failure never looks finished, and a page says what the notebook says, offline."""
+"""Reports: a failure never looks finished, and a page shows the notebook without a network."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup
 from nbformat import v4
 
 from lib import paths
-from tools import reports
+from tools import index_page, refresh, render, reports
 
 REPOSITORY = paths.ROOT
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
@@ -44,9 +44,14 @@ def write_notebook(path, *cells, count=True):
     return path
 
 
-def figure(alt="Accuracy rises to 0.8 & <stays>", caption="**Figure 3.1.** Accuracy by epoch."):
+def figure(
+    alt="Accuracy rises to 0.8 & <stays>",
+    caption="**Figure 3.1.** Accuracy by epoch.",
+    kind="image/png",
+):
+    metadata = {kind: {"alt": alt, "width": 640}}
     return [
-        v4.new_output("display_data", {"image/png": PNG}, metadata={"image/png": {"alt": alt}}),
+        v4.new_output("display_data", {kind: PNG}, metadata=metadata),
         v4.new_output("display_data", {"text/markdown": caption}),
     ]
 
@@ -75,7 +80,8 @@ def run(tmp_path, monkeypatch):
         names={"bcc": "basal cell carcinoma", "mel": "melanoma", "nv": "melanocytic nevus"},
         data=SimpleNamespace(synthetic=object()),
     )
-    monkeypatch.setattr(reports, "load_config", lambda path: config)
+    for module in (render, index_page):
+        monkeypatch.setattr(module, "load_config", lambda path: config)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     return config
 
@@ -182,15 +188,23 @@ def test_signal_ends_the_kernel(number, tmp_path, output):
 
 
 @pytest.mark.parametrize(
-    ("cell", "found"),
+    ("cell", "fault"),
     [(parameters("SEED = 1"), "found SEED"), (code('CONFIG = "none"'), "found nothing")],
 )
-def test_notebook_without_the_parameter_is_an_error(cell, found, tmp_path, output, run, capsys):
+def test_notebook_without_the_parameter_is_an_error(cell, fault, tmp_path, output, run, capsys):
     source = write_notebook(tmp_path / "03_cnn.ipynb", cell)
     assert execute(source, output) == 1
-    assert f"{source}: {found}" in (message := capsys.readouterr().err)
+    assert f"{source}: {fault}" in (message := capsys.readouterr().err)
     assert "expected an assignment to CONFIG" in message
     assert not output.exists()
+
+
+def test_a_notebook_without_a_configuration_runs_as_it_is(tmp_path, output, run):
+    cell = parameters('STUDY = "leakage"')
+    source = write_notebook(tmp_path / "notebooks" / "studies" / "leakage.ipynb", cell, "STUDY")
+    assert reports.main(["execute", str(source), "--output", str(output)]) == 0
+    cells = nbformat.read(output, as_version=4).cells
+    assert [cell.source for cell in cells] == ['STUDY = "leakage"', "STUDY"]
 
 
 def test_missing_notebook_is_named(tmp_path, output, run, capsys):
@@ -231,7 +245,7 @@ def source(tmp_path):
 
 def test_refresh_takes_the_outputs_and_nothing_that_varies(source, tmp_path):
     before = nbformat.read(source, as_version=4)
-    reports.refresh(source, executed_copy(source, tmp_path / "executed.ipynb"))
+    refresh.refresh(source, executed_copy(source, tmp_path / "executed.ipynb"))
     after = nbformat.read(source, as_version=4)
     assert [cell.id for cell in after.cells] == [cell.id for cell in before.cells]
     assert [cell.source for cell in after.cells] == [cell.source for cell in before.cells]
@@ -246,9 +260,9 @@ def test_refresh_takes_the_outputs_and_nothing_that_varies(source, tmp_path):
 
 def test_refreshing_twice_changes_nothing(source, tmp_path):
     executed = executed_copy(source, tmp_path / "executed.ipynb")
-    reports.refresh(source, executed)
+    refresh.refresh(source, executed)
     once = source.read_bytes()
-    reports.refresh(source, executed)
+    refresh.refresh(source, executed)
     assert source.read_bytes() == once
     assert once.endswith(b"\n}\n")
     assert b'\n "cells"' in once
@@ -272,7 +286,7 @@ def test_refresh_refuses_what_should_not_be_committed(changes, reason, source, t
     before = source.read_bytes()
     executed = executed_copy(source, tmp_path / "executed.ipynb", changes)
     with pytest.raises(ValueError, match=rf"executed.ipynb: cell 3 \(`accuracy.*{reason}"):
-        reports.refresh(source, executed)
+        refresh.refresh(source, executed)
     assert source.read_bytes() == before
 
 
@@ -280,20 +294,20 @@ def test_refresh_refuses_another_number_of_cells(source, tmp_path):
     executed = executed_copy(source, tmp_path / "executed.ipynb")
     write_notebook(source, parameters())
     with pytest.raises(ValueError, match="3 cells; expected 1"):
-        reports.refresh(source, executed)
+        refresh.refresh(source, executed)
 
 
 # render
 
 
 @pytest.fixture
-def render(tmp_path, run):
+def render_page(tmp_path, run):
     """Render cells as reports/demo/03_cnn.html of the run and parse the page."""
 
-    def render_cells(*cells):
+    def render_cells(*cells, folder="demo", config="configs/demo.yaml"):
         executed = write_notebook(tmp_path / "runs" / "03_cnn.ipynb", *cells)
-        page = tmp_path / "reports" / "demo" / "03_cnn.html"
-        reports.render(executed, "configs/demo.yaml", page)
+        page = tmp_path / "reports" / folder / "03_cnn.html"
+        render.render(executed, page, config)
         return BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
 
     return render_cells
@@ -302,9 +316,9 @@ def render(tmp_path, run):
 TITLE = v4.new_markdown_cell("# The `CNN`\n\nHow far does it **go**?\n\n## Load the data\n\n$a_i$")
 
 
-def test_page_is_accessible_and_complete_in_itself(render):
+def test_page_is_accessible_and_complete_in_itself(render_page):
     table = v4.new_output("execute_result", {"text/html": "<table><tr><td>1</td></tr></table>"})
-    page = render(TITLE, parameters(), code("show()", figure()), code("table", [table]))
+    page = render_page(TITLE, parameters(), code("show()", figure()), code("table", [table]))
     assert page.html["lang"] == "en"
     assert page.title.get_text() == "The CNN | Demonstration <demo>"
     assert page.select_one("meta[name=viewport]")
@@ -317,8 +331,8 @@ def test_page_is_accessible_and_complete_in_itself(render):
     assert "$a_i$" in page.main.get_text()
 
 
-def test_figure_keeps_its_description_and_its_caption(render):
-    page = render(TITLE, code("show()", [*figure(), *figure("Loss falls", "A remark.")]))
+def test_figure_keeps_its_description_and_its_caption(render_page):
+    page = render_page(TITLE, code("show()", [*figure(), *figure("Loss falls", "A remark.")]))
     first, second = page.select("figure")
     assert first.img["src"] == f"data:image/png;base64,{PNG}"
     assert first.img["alt"] == "Accuracy rises to 0.8 & <stays>"
@@ -328,9 +342,20 @@ def test_figure_keeps_its_description_and_its_caption(render):
     assert "A remark." in page.main.get_text()
 
 
-def test_code_is_folded_and_parameters_are_named(render):
+def test_photographs_and_drawings_keep_description_and_width(render_page):
+    pictures = [*figure(kind="image/png"), *figure(kind="image/jpeg")]
+    images = render_page(TITLE, code("show()", pictures)).select("figure img")
+    assert [image["src"].partition(";")[0] for image in images] == [
+        "data:image/png",
+        "data:image/jpeg",
+    ]
+    assert {image["alt"] for image in images} == {"Accuracy rises to 0.8 & <stays>"}
+    assert {image["width"] for image in images} == {"640"}
+
+
+def test_code_is_folded_and_parameters_are_named(render_page):
     injected = code('CONFIG = "configs/demo.yaml"', tags=["injected-parameters"])
-    page = render(TITLE, parameters(), injected, "print('<b>')", " ")
+    page = render_page(TITLE, parameters(), injected, "print('<b>')", " ")
     summaries = [summary.get_text() for summary in page.select("details.code summary")]
     assert summaries == ["Parameters", "Parameters of this run", "Code"]
     assert page.select_one("details.code .highlight span")
@@ -338,19 +363,19 @@ def test_code_is_folded_and_parameters_are_named(render):
     assert "In [" not in page.get_text()
 
 
-def test_contents_list_the_second_headings(render):
-    page = render(TITLE, v4.new_markdown_cell("## Results & more\n\n### Not listed"))
+def test_contents_list_the_second_headings(render_page):
+    page = render_page(TITLE, v4.new_markdown_cell("## Results & more\n\n### Not listed"))
     links = page.select(".toc a")
     assert [link.get_text() for link in links] == ["Load the data", "Results & more"]
     assert all(page.find(id=link["href"][1:]) for link in links)
     assert "¶" not in page.get_text()
 
 
-def test_links_lead_from_the_report(render, tmp_path):
+def test_links_lead_from_the_report(render_page, tmp_path):
     for name in ("02_preprocessing", "03_cnn", "04_vgg16"):
         write_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
     text = "[a](05_evaluation.ipynb#Results) [b](../lib/config.py) [c](https://keras.io) [d](#e)"
-    page = render(TITLE, v4.new_markdown_cell(text))
+    page = render_page(TITLE, v4.new_markdown_cell(text))
     assert [link["href"] for link in page.select("main a")] == [
         "05_evaluation.html#Results",
         "../../lib/config.py",
@@ -364,26 +389,49 @@ def test_links_lead_from_the_report(render, tmp_path):
     ]
 
 
-def test_banner_stands_on_synthetic_runs_only(render, run):
-    synthetic = render(TITLE)
+def test_links_to_side_experiments_and_back_lead_to_their_pages(render_page, tmp_path):
+    text = v4.new_markdown_cell("[a](studies/leakage.ipynb#Results)")
+    assert render_page(TITLE, text).main.a["href"] == "../studies/leakage.html#Results"
+    for name in ("leakage", "03_cnn"):
+        write_notebook(tmp_path / "notebooks" / "studies" / f"{name}.ipynb")
+    text = v4.new_markdown_cell("[a](../03_cnn.ipynb) [b](../04_vgg16.ipynb) [c](leakage.ipynb)")
+    page = render_page(TITLE, text, folder="studies", config=None)
+    assert [link["href"] for link in page.select("main a")] == [
+        "../demo/03_cnn.html",  # rendered above; 04 is not
+        "../../notebooks/04_vgg16.ipynb",
+        "leakage.html",
+    ]
+    assert [link["href"] for link in page.select("header a")] == ["leakage.html"]
+    assert "Side experiment" in page.header.get_text()
+    assert render.BANNER not in page.get_text()
+
+
+def test_the_answer_at_the_top_is_marked(render_page):
+    answer = v4.new_output("display_data", {"text/markdown": "**Answer.** On 88 lesions: 0.86."})
+    page = render_page(TITLE, code("reserve_answer()", [answer]))
+    assert page.select_one(".answer").get_text().strip() == "Answer. On 88 lesions: 0.86."
+
+
+def test_only_synthetic_runs_have_the_banner(render_page, run):
+    synthetic = render_page(TITLE)
     run.data.synthetic = None
-    real = render(TITLE)
-    assert reports.BANNER in synthetic.header.get_text()
-    assert reports.BANNER not in real.get_text()
-    assert reports.FOOTER in real.footer.get_text()
+    real = render_page(TITLE)
+    assert render.BANNER in synthetic.header.get_text()
+    assert render.BANNER not in real.get_text()
+    assert render.FOOTER in real.footer.get_text()
 
 
-def test_attached_image_is_embedded_and_a_remote_one_refused(render):
+def test_attached_image_is_embedded_and_a_remote_one_refused(render_page):
     attached = v4.new_markdown_cell("![A lesion](attachment:a.png)")
     attached.attachments = {"a.png": {"image/png": PNG}}
-    assert render(TITLE, attached).main.img["src"].startswith("data:image/png")
+    assert render_page(TITLE, attached).main.img["src"].startswith("data:image/png")
     with pytest.raises(ValueError, match=r"would load 'https://example\.org/a\.png'"):
-        render(TITLE, v4.new_markdown_cell("![A lesion](https://example.org/a.png)"))
+        render_page(TITLE, v4.new_markdown_cell("![A lesion](https://example.org/a.png)"))
 
 
-def test_headings_and_tags_in_code_are_left_alone(render):
+def test_headings_and_tags_in_code_are_left_alone(render_page):
     source = "# Not the title\nhtml = '<img src=\"https://example.org/a.png\"><table>'"
-    page = render(code(source))
+    page = render_page(code(source))
     assert page.h1.get_text() == "03_cnn"
     assert "https://example.org/a.png" in page.main.get_text()
 
@@ -413,7 +461,7 @@ def metrics(tmp_path):
         "interval": "95 % percentile bootstrap over lesions, 1000 draws",
         "models": {
             "majority": {
-                "title": "Always the most frequent class",
+                "title": "Majority-class baseline",
                 "accuracy": score(0.75),
                 "macro_auc": None,
                 "rules": {
@@ -444,7 +492,7 @@ def metrics(tmp_path):
 
 def make_index(tmp_path, metrics, *pages):
     target = tmp_path / "reports" / "demo" / "index.html"
-    reports.index("configs/demo.yaml", target, metrics, pages)
+    index_page.index("configs/demo.yaml", target, metrics, pages)
     return BeautifulSoup(target.read_text(encoding="utf-8"), "html.parser")
 
 
@@ -453,7 +501,7 @@ def test_index_shows_each_result_with_its_interval_and_the_baseline(tmp_path, ru
     rows = [" ".join(row.get_text(" ").split()) for row in page.table.select("tr")]
     assert rows == [
         "Model Accuracy (training prior) Macro AUC",
-        "Always the most frequent class (trivial baseline) 0.750 0.680 to 0.800 –",
+        "Majority-class baseline 0.750 0.680 to 0.800 –",
         "VGG16 0.880 0.810 to 0.930 0.900 0.830 to 0.950",
         "The paper: Results section 0.930 –",
     ]
@@ -464,15 +512,17 @@ def test_index_shows_each_result_with_its_interval_and_the_baseline(tmp_path, ru
     assert "keras 3.15.1 duration_s: 03_cnn 12" in text
     assert "configuration: " not in text
     assert page.select_one("details pre").get_text() == "seed: 2023\nsplit:\n  folds: 5\n"
-    assert reports.BANNER in page.header.get_text()
+    assert render.BANNER in page.header.get_text()
     assert (tmp_path / "reports" / "demo" / "metrics.json").read_text() == metrics.read_text()
 
 
 def test_index_shows_the_confusion_matrix_under_both_rules(tmp_path, run, metrics):
     page = make_index(tmp_path, metrics)
-    found = page.select_one("details.more")
-    assert [heading.get_text() for heading in found.select("h4")] == list(reports.RULES.values())
-    rows = [row.get_text(" ").split() for row in found.select("tr")]
+    details = page.select_one("details.more")
+    assert [heading.get_text() for heading in details.select("h4")] == list(
+        index_page.RULES.values()
+    )
+    rows = [row.get_text(" ").split() for row in details.select("tr")]
     assert ["mel", "0", "0", "9"] in rows
     assert ["mel", "0", "4", "5"] in rows
 
@@ -489,9 +539,11 @@ def test_index_shows_a_cross_validation_where_there_is_one(tmp_path, run, metric
 
 
 def test_index_leads_to_every_report_with_its_question_and_its_figure(
-    tmp_path, run, metrics, render
+    tmp_path, run, metrics, render_page
 ):
-    render(TITLE, code("a", figure("First")), code("b", figure("Most telling"), tags=["headline"]))
+    render_page(
+        TITLE, code("a", figure("First")), code("b", figure("Most telling"), tags=["headline"])
+    )
     first = tmp_path / "reports" / "demo" / "03_cnn.html"
     second = first.with_name("04_vgg16.html")
     second.write_text("<h1>VGG16</h1><main><p>What does it add?</p></main>")
@@ -504,7 +556,7 @@ def test_index_leads_to_every_report_with_its_question_and_its_figure(
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "fault"),
     [
         ("{", "cannot be read"),
         (None, "cannot be read"),
@@ -513,10 +565,10 @@ def test_index_leads_to_every_report_with_its_question_and_its_figure(
     ],
 )
 def test_unreadable_metrics_are_named_with_what_was_expected(
-    content, found, tmp_path, run, metrics
+    content, fault, tmp_path, run, metrics
 ):
     metrics.unlink() if content is None else metrics.write_text(content)
-    with pytest.raises(ValueError, match="metrics.json: .*" + found) as error:
+    with pytest.raises(ValueError, match="metrics.json: .*" + fault) as error:
         make_index(tmp_path, metrics)
     assert "expected the JSON object that notebook 05 writes" in str(error.value)
 

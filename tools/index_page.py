@@ -1,0 +1,140 @@
+"""Write the page that reviewers open first: the result, the data, and a card for each report."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import jinja2
+import yaml
+from bs4 import BeautifulSoup
+
+from lib import paths
+from lib.config import load_config
+from tools.render import BANNER, FOOTER, TEMPLATES
+
+LABELS = {
+    "accuracy": "Accuracy (training prior)",
+    "balanced_accuracy": "Balanced accuracy (equal priors)",
+    "macro_auc": "Macro AUC",
+    "images": "Images",
+    "lesions": "Lesions",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "precision": "Precision",
+    "f1": "F1",
+    "auc": "AUC",
+}
+#: The decision rules of `lib.evaluation.priors`, in words.
+RULES = {
+    "training_prior": "Most probable class under the training prior",
+    "equal_priors": "Most probable class under equal priors",
+}
+
+
+def index(config: str, output: Path, metrics: Path, reports: Iterable[Path]) -> None:
+    """Write the index of a run's reports, and copy `metrics` beside it.
+
+    Parameters
+    ----------
+    metrics : Path
+        metrics.json of the run, as notebook 05 writes it.
+    reports : iterable of Path
+        Rendered notebooks, in reading order.
+
+    Raises
+    ------
+    ValueError
+        `metrics` is not JSON, lacks a key, or belongs to another run.
+    """
+    output, metrics, run = Path(output), Path(metrics), load_config(config)
+    values = _read_metrics(metrics, run.name)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True
+    )
+    page = environment.get_template("index.html.j2").render(
+        config=run,
+        banner=BANNER if run.data.synthetic else None,
+        footer=FOOTER,
+        classes=[f"{run.names[name]} ({name})" for name in run.classes],
+        metrics=values,
+        metrics_name=metrics.name,
+        labels=LABELS,
+        rules=RULES,
+        scores=_score_names(values["models"]),
+        cards=[_card(Path(report), output.parent) for report in reports],
+        provenance=_provenance(values),
+        configuration=_configuration(values),
+    )
+    paths.write_text(output, page)
+    copy = output.with_name(metrics.name)
+    if copy.resolve() != metrics.resolve():
+        paths.write_text(copy, metrics.read_text(encoding="utf-8"))
+
+
+def _read_metrics(file: Path, run: str) -> dict:
+    required = {"run": str, "classes": list, "images": dict, "lesions": dict, "models": dict}
+    expected = f"expected the JSON object that notebook 05 writes, with {', '.join(required)}"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: cannot be read: {error}; {expected}") from error
+    values = values if isinstance(values, dict) else {}
+    wrong = [key for key, kind in required.items() if not isinstance(values.get(key), kind)]
+    if wrong:
+        raise ValueError(f"{file}: missing or of another type: {', '.join(wrong)}; {expected}")
+    if values["run"] != run:
+        raise ValueError(f"{file}: found run {values['run']!r}; expected {run!r}")
+    return values
+
+
+def _score_names(models: dict) -> list[str]:
+    """Return the names of the models' scores, the known ones first."""
+    names = {
+        name
+        for model in models.values()
+        for name, score in model.items()
+        if isinstance(score, dict) and "value" in score
+    }
+    return [name for name in LABELS if name in names] + sorted(names - set(LABELS))
+
+
+def _card(report: Path, folder: Path) -> dict[str, str | None]:
+    """Return a report's heading, question, answer and most telling figure."""
+    page = BeautifulSoup(report.read_text(encoding="utf-8"), "html.parser")
+    if page.h1 is None:
+        raise ValueError(
+            f"{report}: no <h1>; expected a page made by `python -m tools.reports render`"
+        )
+    question, answer = page.h1.find_next("p"), page.select_one(".answer")
+    image = page.select_one(".headline img") or page.select_one("main img") or {}
+    return {
+        "link": Path(os.path.relpath(report, folder)).as_posix(),
+        "heading": page.h1.get_text().strip(),
+        "question": question.get_text().strip() if question else None,
+        "answer": " ".join(answer.get_text().split()) if answer else None,
+        "image": image.get("src"),
+        "alt": image.get("alt", ""),
+    }
+
+
+def _provenance(metrics: dict) -> list[tuple[str, str]]:
+    """Return what metrics.json records about the origin of its values, as names and texts."""
+    rows = [
+        ("Split (SHA-256)", metrics.get("split_sha256")),
+        ("Intervals", metrics.get("interval")),
+    ]
+    for name, value in (metrics.get("manifest") or {}).items():
+        if name == "configuration":
+            continue  # has a section of its own
+        if isinstance(value, dict):
+            rows += [(f"{name}: {part}", inner) for part, inner in value.items()]
+        else:
+            rows.append((name, value))
+    return [(name, "–" if value is None else str(value)) for name, value in rows]
+
+
+def _configuration(metrics: dict) -> str | None:
+    """Return the run's configuration as YAML."""
+    values = (metrics.get("manifest") or {}).get("configuration")
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else None
