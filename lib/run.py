@@ -1,4 +1,4 @@
-"""Open a run: what notebooks 02 to 06 need of it, and one way to write and read predictions."""
+"""Open a run: its configuration, index, images and class prior; write and read predictions."""
 
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +27,9 @@ class Run:
     targets : ndarray of int, shape (n,)
         The class of each image, as its position in `classes`.
     class_prior : ndarray of float, shape (classes,)
-        The frequency of each class among the training images.
+        The frequency of each class among the training images, the training prior.
     held_out : DataFrame
-        The rows of the index that are not in the training split, in the order of the index.
+        The validation and test images: those rows of the index, in its order.
     """
 
     def __init__(self, config: Config):
@@ -62,7 +62,7 @@ class Run:
         folder : str
             Below the run's folder, such as `baseline_cnn`.
         probabilities : dict of str to ndarray of float, shape (held-out images, classes)
-            For each model, posteriors under the class prior, in the order of `held_out`.
+            For each model, posteriors under the training prior, in the order of `held_out`.
 
         Returns
         -------
@@ -82,14 +82,25 @@ class Run:
         return table
 
     def read_predictions(self) -> pd.DataFrame:
-        """Read the predictions of all models on the held-out images, and the majority class's."""
+        """Read the predictions of all models on the held-out images.
+
+        Returns
+        -------
+        DataFrame
+            As `write_predictions` returns it, with the majority-class baseline added.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            A notebook that writes predictions has not run, or its table is of another split.
+        """
         return prediction_files.read_predictions(self.config, self.index)
 
 
 def open_run(config: str | Path) -> Run:
-    """Read a configuration and the run's index, set the style of figures, and seed NumPy.
+    """Read a configuration and the run's index, and set the style of figures.
 
-    Networks need Keras to be seeded as well: `training.set_seed`.
+    Notebooks that train or run networks also call `training.set_seed(run.config.seed)`.
 
     Parameters
     ----------
@@ -99,13 +110,15 @@ def open_run(config: str | Path) -> Run:
     Raises
     ------
     FileNotFoundError, ValueError
-        No such configuration, an invalid one, or no index that was made with it.
+        There is no such configuration or it is invalid; or notebook 01 has not written the index,
+        or wrote it with other settings.
 
     Examples
     --------
     >>> run = open_run("configs/demo.yaml")  # doctest: +SKIP
+    >>> run.images[run.rows("train")[0]].shape  # doctest: +SKIP
+    (256, 256, 3)
     """
     settings = load_config(config)
     figures.use_style(settings)
-    np.random.seed(settings.seed)  # noqa: NPY002
     return Run(settings)

@@ -1,0 +1,90 @@
+"""An opened run: rows of each split, order of the held-out images, predictions written and read."""
+
+import numpy as np
+import pytest
+
+from lib import run as run_module
+from lib.data import datasets
+from lib.evaluation import model_names, priors
+
+
+@pytest.fixture
+def opened(run, tiny_config, data_folder):
+    """A run after notebook 01: it has an index and nothing else."""
+    metadata = datasets.read_metadata(data_folder)
+    files = datasets.find_images(data_folder, metadata["image_id"])
+    groups = metadata.set_index("image_id")["lesion_id"]
+    datasets.write_index(datasets.build_index(metadata, files, groups, run), run)
+    return run_module.open_run(tiny_config)
+
+
+def posteriors(opened, seed=0):
+    return np.random.default_rng(seed).dirichlet(np.ones(len(opened.classes)), len(opened.held_out))
+
+
+def write_all(opened):
+    for folder, models in model_names.FOLDERS.items():
+        opened.write_predictions(folder, {name: posteriors(opened) for name in models})
+
+
+def test_a_run_without_an_index_is_not_opened(tiny_config):
+    with pytest.raises(FileNotFoundError, match="run notebook 01"):
+        run_module.open_run(tiny_config)
+
+
+def test_every_row_is_in_one_split(opened):
+    rows = np.concatenate([opened.rows(split) for split in ("train", "validation", "test")])
+    assert sorted(rows) == list(range(len(opened.index)))
+    assert set(opened.index["split"].iloc[opened.rows("test")]) == {"test"}
+
+
+def test_the_held_out_images_keep_the_order_of_the_index(opened):
+    expected = sorted([*opened.rows("validation"), *opened.rows("test")])
+    assert opened.held_out.index.tolist() == expected
+
+
+def test_targets_are_positions_among_the_classes(opened):
+    labels = np.array(opened.classes)[opened.targets]
+    assert labels.tolist() == opened.index["label"].tolist()
+
+
+def test_the_class_prior_counts_training_images_only(opened):
+    train = opened.index["label"].iloc[opened.rows("train")]
+    expected = [(train == name).mean() for name in opened.classes]
+    np.testing.assert_allclose(opened.class_prior, expected)
+
+
+def test_images_that_are_missing_are_an_error_when_they_are_first_used(opened):
+    with pytest.raises(FileNotFoundError, match="images.npy"):
+        len(opened.images)
+
+
+def test_predictions_are_read_as_they_were_written(opened):
+    write_all(opened)
+    written = posteriors(opened)
+    table = opened.read_predictions()
+    rows = table[table["model"] == "alexnet"]
+    assert rows["image_id"].tolist() == opened.held_out["image_id"].tolist()
+    read = rows[[f"prob_{name}" for name in opened.classes]].to_numpy()
+    np.testing.assert_allclose(read, written, atol=1e-6)
+
+
+def test_both_decisions_are_written_with_the_probabilities(opened):
+    values = posteriors(opened)
+    table = opened.write_predictions("alexnet", {"alexnet": values})
+    classes = np.array(opened.classes)
+    assert table["predicted"].tolist() == classes[values.argmax(axis=1)].tolist()
+    equal = priors.change_prior(values, opened.class_prior, np.ones(len(classes)))
+    assert table["predicted_equal_priors"].tolist() == classes[equal.argmax(axis=1)].tolist()
+
+
+def test_predictions_read_include_the_majority_class_baseline(opened):
+    write_all(opened)
+    table = opened.read_predictions()
+    assert list(table["model"].unique()) == list(model_names.MODELS)
+    assert set(table.loc[table["model"] == "majority", "predicted"]) == {"nv"}
+
+
+def test_predictions_that_are_missing_name_the_notebook_that_writes_them(opened):
+    with pytest.raises(FileNotFoundError, match="03_baseline_cnn"):
+        opened.read_predictions()
