@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 
 from lib import paths, tables
 from lib.config import Config
@@ -60,6 +60,24 @@ def both_scores(table: pd.DataFrame) -> dict[str, float]:
         "balanced accuracy, equal priors": balanced_accuracy_score(
             table["label"], table["predicted_equal_priors"]
         ),
+    }
+
+
+def score_table(predictions: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
+    """Return `both_scores` of several models, one row per model, named by its title."""
+    models = predictions.groupby("model", sort=False)
+    return pd.DataFrame({titles[name]: both_scores(rows) for name, rows in models}).T
+
+
+def confusion_matrices(
+    predictions: pd.DataFrame, titles: dict[str, str], classes: list[str]
+) -> dict[str, np.ndarray]:
+    """Return the confusion matrix of each model under equal priors, rows the actual class."""
+    return {
+        titles[name]: confusion_matrix(
+            rows["label"], rows["predicted_equal_priors"], labels=classes
+        )
+        for name, rows in predictions.groupby("model", sort=False)
     }
 
 
