@@ -82,7 +82,9 @@ def test_the_images_own_shares_of_the_classes_are_allowed_for():
 def test_biases_are_put_in_the_order_of_the_classes_and_other_classes_are_refused():
     given = calibration.Calibration(scale=1.0, bias={"nv": 3.0, "bcc": 1.0, "mel": 2.0})
     assert list(given.of_classes(CLASSES).bias.items()) == [("bcc", 1.0), ("mel", 2.0), ("nv", 3.0)]
-    with pytest.raises(ValueError, match="for the classes nv, bcc, mel; expected one for bcc, df"):
+    with pytest.raises(
+        ValueError, match="a calibration for the classes nv, bcc, mel; expected one for bcc, df"
+    ):
         given.of_classes(["bcc", "df"])
 
 
@@ -96,8 +98,8 @@ def test_an_output_of_zero_is_a_small_one():
     ("outputs", "said"),
     [
         (np.ones((2, 2)), r"shape \(2, 2\); expected \(n, 3\)"),
-        (np.full((2, 3), np.nan), "expected numbers from 0 up"),
-        (np.full((2, 3), -0.1), "expected numbers from 0 up; found -0.1"),
+        (np.full((2, 3), np.nan), "expected finite values >= 0"),
+        (np.full((2, 3), -0.1), "expected finite values >= 0; found -0.1"),
     ],
 )
 def test_outputs_that_are_no_probabilities_of_these_classes_are_refused(outputs, said):
@@ -109,7 +111,7 @@ def test_outputs_that_are_no_probabilities_of_these_classes_are_refused(outputs,
 
 @pytest.mark.parametrize(("n", "targets"), [(0, []), (2, [0])])
 def test_other_numbers_of_outputs_and_targets_are_refused(n, targets):
-    with pytest.raises(ValueError, match=f"{len(targets)} targets of {n} outputs"):
+    with pytest.raises(ValueError, match=f"{len(targets)} targets for {n} outputs"):
         fit(np.full((n, 3), 1 / 3), targets)
 
 

@@ -78,9 +78,9 @@ def test_a_class_without_probability_gets_none():
     ("probabilities", "before", "found"),
     [
         ([[0.5, 0.5], [0.0, 0.0]], [0.5, 0.5], "row 1: all probabilities are 0"),
-        ([[0.5, 0.5]], [0.0, 1.0], "class 0 has probability, but a prior of 0"),
-        ([[np.nan, 0.5]], [0.5, 0.5], "probabilities: expected numbers from 0 up; found nan"),
-        ([[0.5, 0.5]], [-1.0, 2.0], "priors: expected numbers from 0 up; found -1.0"),
+        ([[0.5, 0.5]], [0.0, 1.0], "class 0 has positive probability and a prior of 0"),
+        ([[np.nan, 0.5]], [0.5, 0.5], "probabilities: expected finite values >= 0; found nan"),
+        ([[0.5, 0.5]], [-1.0, 2.0], "priors: expected finite values >= 0; found -1.0"),
         ([[0.5, 0.5]], [0.2, 0.2, 0.6], r"priors of shape \(3,\)"),
     ],
 )
@@ -365,11 +365,19 @@ def cross_validated(run, written):
     return tables.write_table(table, file)
 
 
+COMPARISONS = [
+    ("baseline_cnn", "majority"),
+    ("vgg16_frozen", "vgg16_linear"),
+    ("vgg16_fine_tuned", "color_texture_svm"),
+]
+
+
 def results_of(run, index):
     return metrics.build_metrics(
         prediction_files.read_predictions(run, index),
         index,
         run,
+        COMPARISONS,
         prediction_files.read_cross_validation(run, index),
     )
 
@@ -404,7 +412,7 @@ def test_only_test_images_are_scored(run, written):
 
 def test_predictions_from_another_split_are_refused(run, written):
     moved = written.assign(split=written["split"].replace({"test": "validation"}))
-    with pytest.raises(ValueError, match="made from another split"):
+    with pytest.raises(ValueError, match="written for another split"):
         prediction_files.read_predictions(run, moved)
 
 
@@ -419,7 +427,9 @@ def test_predictions_that_do_not_match_the_index_are_refused(run, written, chang
     else:
         table = table[table["model"] == "vgg16_frozen"]
     tables.write_table(table, file)
-    with pytest.raises(ValueError, match=r"predictions\.csv was made from another split: \d+ rows"):
+    with pytest.raises(
+        ValueError, match=r"predictions\.csv was written for another split: \d+ rows"
+    ):
         prediction_files.read_predictions(run, written)
 
 
@@ -446,12 +456,12 @@ def test_predictions_that_do_not_follow_from_the_probabilities_are_refused(run, 
 def test_differences_between_models_are_paired(run, written):
     """The learnt models of this index are all the same: no difference, and no doubt about it."""
     results = results_of(run, written)
-    assert [(pair["model"], pair["less"]) for pair in results["differences"]] == metrics.COMPARISONS
+    assert [(pair["model"], pair["less"]) for pair in results["differences"]] == COMPARISONS
     table = metrics.difference_table(results)
     assert list(table.columns) == list(metrics.SCORES.values())
-    assert table.index[0] == ("Baseline CNN (8 convolutions)", "Always the most frequent class")
-    assert table.index[1] == ("Baseline CNN (8 convolutions)", "Hand-crafted features, SVM")
-    assert table.iloc[1:].to_numpy().tolist() == [["0.000 (0.000 to 0.000)"] * 3] * 7
+    assert table.index[0] == ("Baseline CNN (8 convolutions)", "Majority-class baseline")
+    assert table.index[1] == ("VGG16, frozen", "VGG16 features, logistic regression")
+    assert table.iloc[1:].to_numpy().tolist() == [["0.000 (0.000 to 0.000)"] * 3] * 2
 
 
 def test_a_difference_is_that_of_the_two_headline_scores(run, written, cross_validated):
@@ -488,7 +498,7 @@ def test_cross_validation_on_other_folds_is_refused(run, written, cross_validate
     else:
         table.loc[3, "fold"] = 1 - table.loc[3, "fold"]
     tables.write_table(table, cross_validated)
-    with pytest.raises(ValueError, match=r"cross_validation\.csv was made from another split"):
+    with pytest.raises(ValueError, match=r"cross_validation\.csv was written for another split"):
         prediction_files.read_cross_validation(run, written)
 
 
@@ -500,9 +510,7 @@ def test_cross_validation_that_does_not_follow_from_its_probabilities_is_refused
     row = np.flatnonzero(table["fold"] == 1)[3]
     table.loc[row, column] = "nv" if table.loc[row, column] != "nv" else "mel"
     tables.write_table(table, cross_validated)
-    found = (
-        rf"validation\.csv: {column} does not follow .* training shares of fold 1 \[.* in 1 rows"
-    )
+    found = rf"validation\.csv: {column} does not follow .* training prior of fold 1 \[.* in 1 rows"
     with pytest.raises(ValueError, match=found):
         prediction_files.read_cross_validation(run, written)
 
@@ -557,7 +565,7 @@ def test_the_table_of_confusions_counts_every_test_image_under_each_rule(run, wr
 
 def test_the_class_table_has_a_dash_where_a_score_is_not_defined(run, written):
     shown = metrics.class_table(results_of(run, written))
-    assert shown.loc[("Always the most frequent class", "bcc"), "precision"] == "–"
+    assert shown.loc[("Majority-class baseline", "bcc"), "precision"] == "–"
     assert shown.loc[("VGG16, frozen", "bcc"), "sensitivity"].count("to") == 1
 
 
@@ -566,7 +574,7 @@ def test_probabilities_that_do_not_add_up_are_refused(run, written):
     table = pd.read_csv(file)
     table.loc[0, "prob_nv"] = 0.0 if table.loc[0, "prob_nv"] > 0.5 else 1.0
     tables.write_table(table, file)
-    with pytest.raises(ValueError, match="probabilities add up to 1"):
+    with pytest.raises(ValueError, match="probabilities sum to 1"):
         prediction_files.read_predictions(run, written)
 
 

@@ -1,97 +1,75 @@
-"""Scores with bootstrap confidence intervals over lesions."""
+"""Scores of many bootstrap draws of lesions, and confidence intervals from them."""
 
 import numpy as np
 import pandas as pd
 
 from lib.config import Config
-from lib.evaluation import priors
 
-BLOCK = 100  # draws whose areas are computed at once
+BLOCK = 100  # draws whose areas under the ROC curve are computed at once
 
 
 def lesion_weights(table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
-    """Draw lesions with replacement, within each class, and say how often each image is drawn.
+    """Draw lesions with replacement within each class; return how often each image is drawn.
 
-    Images of one lesion are alike, so lesions are drawn, not images (cluster bootstrap, Field and
-    Welsh, J. R. Stat. Soc. B 69:369, 2007); lesions joined for a near-duplicate count as one. The
-    number of lesions of each class is held fixed.
+    Images of one lesion are alike, so lesions are drawn instead of images (cluster bootstrap:
+    Field and Welsh, J. R. Stat. Soc. B 69:369, 2007). Lesions joined as near-duplicates count as
+    one (`group_id`). The number of lesions of each class is fixed.
 
     Returns
     -------
     ndarray of float, shape (1 + draws, n)
         The first row is the sample itself: all ones.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"group_id": ["a", "a", "b"], "label": ["nv", "nv", "nv"]})
+    >>> lesion_weights(table, draws=2, seed=4)
+    array([[1., 1., 1.],
+           [2., 2., 0.],
+           [1., 1., 1.]])
     """
     random = np.random.default_rng(seed)
     weights = np.ones((1 + draws, len(table)))
-    lesion = table["group_id"].to_numpy()
+    groups = table["group_id"].to_numpy()
     for label in sorted(table["label"].unique()):
         rows = np.flatnonzero(table["label"] == label)
-        names, of_row = np.unique(lesion[rows], return_inverse=True)
-        share = np.full(len(names), 1 / len(names))
-        weights[1:, rows] = random.multinomial(len(names), share, size=draws)[:, of_row]
+        lesions, lesion_of_row = np.unique(groups[rows], return_inverse=True)
+        n = len(lesions)
+        counts = random.multinomial(n, np.full(n, 1 / n), size=draws)
+        weights[1:, rows] = counts[:, lesion_of_row]
     return weights
 
 
-def auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the area under the ROC curve for each row of weights; ties count one half.
-
-    The scores are sorted once; each positive then counts the negatives below it.
-
-    Parameters
-    ----------
-    score : ndarray of float, shape (n,)
-    positive : ndarray of bool, shape (n,)
-    weights : ndarray of float, shape (draws, n)
-    """
-    order = np.argsort(score, kind="stable")
-    positive = positive[order]
-    first = np.flatnonzero(np.diff(score[order], prepend=np.nan) != 0)  # of each run of ties
-    areas = []
-    for start in range(0, len(weights), BLOCK):
-        drawn = weights[start : start + BLOCK, order]
-        of_positive = np.add.reduceat(drawn * positive, first, axis=1)
-        of_negative = np.add.reduceat(drawn * ~positive, first, axis=1)
-        below = np.cumsum(of_negative, axis=1) - of_negative / 2
-        pairs = of_positive.sum(axis=1) * of_negative.sum(axis=1)
-        areas.append((of_positive * below).sum(axis=1) / pairs)
-    return np.concatenate(areas)
-
-
-def mean_interval(values: np.ndarray, table: pd.DataFrame, config: Config) -> dict:
-    """Return the mean of one value an image with its bootstrap interval over lesions."""
-    weights = lesion_weights(table, config.evaluation.bootstrap_draws, config.seed)
-    return interval(weights @ values / weights.sum(axis=1), config.evaluation.confidence)
-
-
-def score_draws(
-    table: pd.DataFrame, classes: list[str], weights: np.ndarray
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return every score for each row of weights, ndarray of float, shape (draws,).
+def rule_draws(
+    table: pd.DataFrame, column: str, classes: list[str], weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return scores of the predicted classes in a column, one value per draw.
 
     Parameters
     ----------
     table : DataFrame
-        `label`, both predictions and the probabilities, one row an image.
+        `label` and the column, one row per image.
     weights : ndarray of float, shape (draws, n)
         From `lesion_weights`.
 
     Returns
     -------
-    dict of dict
-        For each of `RULES`: `accuracy`, `balanced_accuracy`, `sensitivity_<class>`; under `auc`:
-        each class against the others, and `macro`, their mean. The areas are those of the
-        posterior under the training prior.
+    dict of str to ndarray of float, shape (draws,)
+        `accuracy`, `balanced_accuracy` and `sensitivity_<class>`.
     """
-    rules = {
-        rule: rule_draws(table, priors.PREDICTED[rule], classes, weights) for rule in priors.RULES
-    }
-    return rules | {"auc": auc_draws(table, classes, weights)}
+    correct = (table["label"] == table[column]).to_numpy(float)
+    scores = {"accuracy": weights @ correct / weights.sum(axis=1)}
+    for name in classes:
+        actual = (table["label"] == name).to_numpy(float)
+        scores[f"sensitivity_{name}"] = weights @ (correct * actual) / (weights @ actual)
+    sensitivities = [scores[f"sensitivity_{name}"] for name in classes]
+    return scores | {"balanced_accuracy": np.mean(sensitivities, axis=0)}
 
 
 def auc_draws(
     table: pd.DataFrame, classes: list[str], weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return each class's area under the ROC curve, and their mean, `macro`, for each draw."""
+    """Return each class's area under the ROC curve and their mean, `macro`, for each draw."""
     areas = {
         name: auc(table[f"prob_{name}"].to_numpy(), (table["label"] == name).to_numpy(), weights)
         for name in classes
@@ -99,27 +77,62 @@ def auc_draws(
     return areas | {"macro": np.mean(list(areas.values()), axis=0)}
 
 
-def rule_draws(
-    table: pd.DataFrame, column: str, classes: list[str], weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return the scores of the predictions in a column for each draw."""
-    right = (table["label"] == table[column]).to_numpy(float)
-    scores = {"accuracy": weights @ right / weights.sum(axis=1)}
-    for name in classes:
-        actual = (table["label"] == name).to_numpy(float)
-        scores[f"sensitivity_{name}"] = weights @ (right * actual) / (weights @ actual)
-    of_classes = [scores[f"sensitivity_{name}"] for name in classes]
-    return scores | {"balanced_accuracy": np.mean(of_classes, axis=0)}
+def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the area under the ROC curve for each row of weights; ties count one half.
+
+    The images are sorted once; then each positive counts the negatives ranked below it.
+
+    Parameters
+    ----------
+    scores : ndarray of float, shape (n,)
+    positive : ndarray of bool, shape (n,)
+    weights : ndarray of float, shape (draws, n)
+
+    Examples
+    --------
+    >>> auc(np.array([0.9, 0.4, 0.4]), np.array([True, True, False]), np.ones((1, 3)))
+    array([0.75])
+    """
+    order = np.argsort(scores, kind="stable")
+    positive = positive[order]
+    ties_start = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
+    areas = []
+    for start in range(0, len(weights), BLOCK):
+        block = weights[start : start + BLOCK, order]
+        positives = np.add.reduceat(block * positive, ties_start, axis=1)
+        negatives = np.add.reduceat(block * ~positive, ties_start, axis=1)
+        below = np.cumsum(negatives, axis=1) - negatives / 2
+        pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+        areas.append((positives * below).sum(axis=1) / pairs)
+    return np.concatenate(areas)
 
 
 def interval(values: np.ndarray, confidence: float) -> dict[str, float]:
-    """Return the first value (the sample's own) and the percentile interval of the others."""
+    """Return the first value, that of the sample, and the percentile interval of the others.
+
+    Examples
+    --------
+    >>> interval(np.array([0.7, 0.5, 0.6, 0.7, 0.8, 0.9]), confidence=0.5)
+    {'value': 0.7, 'low': 0.6, 'high': 0.8}
+    """
     tail = (1 - confidence) / 2
     low, high = np.quantile(values[1:], [tail, 1 - tail])
     return {"value": float(values[0]), "low": float(low), "high": float(high)}
 
 
+def mean_interval(values: np.ndarray, table: pd.DataFrame, config: Config) -> dict[str, float]:
+    """Return the mean of one value per image, with its bootstrap interval over lesions."""
+    weights = lesion_weights(table, config.evaluation.bootstrap_draws, config.seed)
+    return interval(weights @ values / weights.sum(axis=1), config.evaluation.confidence)
+
+
 def format_interval(score: dict, digits: int = 3) -> str:
-    """Return `0.873 (0.812 to 0.925)`."""
+    """Return a score and its interval as text.
+
+    Examples
+    --------
+    >>> format_interval({"value": 0.8731, "low": 0.812, "high": 0.925})
+    '0.873 (0.812 to 0.925)'
+    """
     value, low, high = (f"{score[key]:.{digits}f}" for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})"

@@ -1,10 +1,9 @@
-"""Calibration: what a network puts out, turned into probabilities that hold.
+"""Calibration: turn the outputs of a network into calibrated probabilities.
 
-The outputs of a network trained with balanced classes are posteriors for classes that are equally
-frequent, and may be too confident or not enough. Both are mended by one scale and a bias a class,
-on the logarithms of the outputs, fitted on validation images: bias-corrected temperature scaling
-(Alexandari, Kundaje and Shrikumar, ICML 2020). A temperature alone is not enough after training
-with weights of the classes.
+A network trained with balanced classes outputs posteriors under equal priors, and may be over- or
+underconfident. One scale and one bias per class on the logarithms of the outputs correct both.
+They are fitted on validation images: bias-corrected temperature scaling (Alexandari, Kundaje and
+Shrikumar, ICML 2020). After class-weighted training a temperature alone is not enough.
 """
 
 from typing import Annotated
@@ -14,32 +13,43 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 
-#: An output below this counts as this: the logarithm of zero is no number.
-SMALLEST = 1e-7
+SMALLEST = 1e-7  # smaller outputs are replaced by this before taking logarithms
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Calibration(BaseModel):
-    """How outputs become posteriors under the training prior: softmax(scale * log(p) + bias)."""
+    """Posteriors under the training prior: softmax(scale * log(outputs) + bias).
+
+    Attributes
+    ----------
+    scale : float
+        Positive; below 1 the outputs were overconfident.
+    bias : dict of str to float
+        For each class, in the order of the outputs.
+
+    Examples
+    --------
+    >>> Calibration(scale=1.0, bias={"mel": 0.0, "nv": 0.0}).apply(np.array([[0.3, 0.7]]))
+    array([[0.3, 0.7]])
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     scale: Annotated[Finite, Field(gt=0)]
-    #: of each class, in the order of the outputs
     bias: dict[str, Finite]
 
     def of_classes(self, classes: list[str]) -> "Calibration":
-        """Return it with the biases in the order of the classes, which is that of the outputs.
+        """Return the calibration with its biases in the order of `classes`.
 
         Raises
         ------
         ValueError
-            It is for other classes.
+            It was fitted for other classes.
         """
         if set(self.bias) != set(classes):
             raise ValueError(
-                f"a calibration for the classes {', '.join(self.bias)}; expected one for "
+                f"found a calibration for the classes {', '.join(self.bias)}; expected one for "
                 f"{', '.join(classes)}"
             )
         return Calibration(scale=self.scale, bias={name: self.bias[name] for name in classes})
@@ -50,23 +60,23 @@ class Calibration(BaseModel):
         Parameters
         ----------
         outputs : ndarray of float, shape (n, classes)
-            What the network puts out, averaged over views; rows add up to 1.
+            Outputs of the network, averaged over views; rows sum to 1.
 
         Returns
         -------
         ndarray of float64, shape (n, classes)
-            Rows add up to 1.
+            Rows sum to 1.
 
         Raises
         ------
         ValueError
-            Outputs for another number of classes, or that are no probabilities.
+            Another number of classes, or values that are no probabilities.
         """
         return softmax(self.scale * _logs(outputs, len(self.bias)) + _values(self.bias), axis=1)
 
 
 def conversion(before: np.ndarray, after: np.ndarray, classes: list[str]) -> Calibration:
-    """Return the calibration that changes the prior and nothing else (`metrics.change_prior`)."""
+    """Return the calibration that only changes the prior (see `priors.change_prior`)."""
     bias = np.log(np.asarray(after, float)) - np.log(np.asarray(before, float))
     return Calibration(scale=1.0, bias=dict(zip(classes, bias.tolist(), strict=True)))
 
@@ -78,22 +88,22 @@ def fit(
     after: np.ndarray,
     classes: list[str],
 ) -> Calibration:
-    """Fit scale and biases to images with known classes, by penalised log loss.
+    """Fit scale and biases to images of known class, by penalised log loss.
 
-    The biases are held, and so is the logarithm of the scale, by a normal distribution of standard
-    deviation 1 about what the priors alone ask for (`conversion`): a few images of a class, or
-    none, move them little.
+    The penalty is a normal prior of standard deviation 1 on the logarithm of the scale and on the
+    biases, centred at `conversion`: a few images of a class, or none, move them little.
 
     Parameters
     ----------
     outputs : ndarray of float, shape (n, classes)
-        As `Calibration.apply` takes them.
+        As in `Calibration.apply`.
     targets : ndarray of int, shape (n,)
-        Each image's class, as its place among the classes.
+        The class of each image, as its position in `classes`.
     before : ndarray of float, shape (classes,)
-        The classes' shares under which the outputs are posteriors (`training.output_prior`).
+        The prior under which the outputs are posteriors (equal after balanced training).
     after : ndarray of float, shape (classes,)
-        The training prior. The images' own shares may be others, and are allowed for.
+        The training prior. The class frequencies of these images may differ from it; the fit
+        corrects for that.
 
     Raises
     ------
@@ -103,26 +113,25 @@ def fit(
     targets = np.asarray(targets)
     logs = _logs(outputs, len(classes))
     if not len(targets) or len(targets) != len(logs):
-        raise ValueError(f"found {len(targets)} targets of {len(logs)} outputs; expected as many")
-    shares = np.bincount(targets, minlength=len(classes)) / len(targets)
-    with np.errstate(divide="ignore"):  # a class without an image cannot be the answer here
-        here = np.log(shares) - np.log(after)
-    centre = _values(conversion(before, after, classes).bias)
+        raise ValueError(f"found {len(targets)} targets for {len(logs)} outputs; expected as many")
+    frequencies = np.bincount(targets, minlength=len(classes)) / len(targets)
+    with np.errstate(divide="ignore"):  # a class without an image has probability 0 here
+        shift = np.log(frequencies) - np.log(after)
+    start = np.append(0.0, _values(conversion(before, after, classes).bias))
     one_hot = np.eye(len(classes))[targets]
 
-    def loss(parameters):
+    def loss_and_gradient(parameters):
         scale, bias = np.exp(parameters[0]), parameters[1:]
-        scores = scale * logs + bias + here
-        misses = logsumexp(scores, axis=1) - scores[np.arange(len(logs)), targets]
-        wrong = softmax(scores, axis=1) - one_hot
+        scores = scale * logs + bias + shift
+        losses = logsumexp(scores, axis=1) - scores[np.arange(len(logs)), targets]
+        errors = softmax(scores, axis=1) - one_hot
         moved = parameters - start
-        slope = np.append((wrong * logs).sum() * scale, wrong.sum(axis=0)) + moved
-        return misses.sum() + (moved**2).sum() / 2, slope
+        gradient = np.append((errors * logs).sum() * scale, errors.sum(axis=0)) + moved
+        return losses.sum() + (moved**2).sum() / 2, gradient
 
-    start = np.append(0.0, centre)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B")
-    bias = dict(zip(classes, found.x[1:].tolist(), strict=True))
-    return Calibration(scale=float(np.exp(found.x[0])), bias=bias)
+    fitted = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B")
+    bias = dict(zip(classes, fitted.x[1:].tolist(), strict=True))
+    return Calibration(scale=float(np.exp(fitted.x[0])), bias=bias)
 
 
 def _logs(outputs: np.ndarray, n_classes: int) -> np.ndarray:
@@ -130,7 +139,7 @@ def _logs(outputs: np.ndarray, n_classes: int) -> np.ndarray:
     if outputs.ndim != 2 or outputs.shape[1] != n_classes:
         raise ValueError(f"found outputs of shape {outputs.shape}; expected (n, {n_classes})")
     if not (np.isfinite(outputs) & (outputs >= 0)).all():
-        raise ValueError(f"outputs: expected numbers from 0 up; found {outputs.min()}")
+        raise ValueError(f"outputs: expected finite values >= 0; found {outputs.min()}")
     return np.log(np.maximum(outputs, SMALLEST))
 
 

@@ -1,6 +1,7 @@
-"""Predictions and what they are worth: scores, intervals over lesions, `metrics.json`."""
+"""Scores of all models with intervals over lesions (`metrics.json`), and tables of them."""
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,144 +12,149 @@ from lib.config import Config
 from lib.data import splits
 from lib.evaluation import bootstrap, model_names, prediction_files, priors
 
-#: Pairs whose difference answers a question: a model, and the one it is compared with.
-COMPARISONS = [
-    ("baseline_cnn", "majority"),  # does the paper's network beat an answer without looking?
-    ("baseline_cnn", "color_texture_svm"),  # does it beat hand-crafted features?
-    ("alexnet", "baseline_cnn"),  # is the other network from scratch better?
-    ("vgg16_frozen", "baseline_cnn"),  # is a pretrained one?
-    ("vgg16_frozen", "vgg16_linear"),  # does a trained head beat a linear classifier?
-    ("vgg16_fine_tuned", "vgg16_frozen"),  # does fine-tuning help?
-    ("vgg16_fine_tuned", "vgg16_linear"),  # does it beat the linear classifier?
-    ("vgg16_fine_tuned", "color_texture_svm"),  # does the whole effort beat hand-crafted features?
-]
-
-
-#: The headline scores. Accuracy counts images as they come, so it is that of the training prior's
-#: rule; balanced accuracy weighs the classes alike, so it is that of the equal priors'.
+#: The headline scores and the decision rule of each. Accuracy counts images as they come, so it
+#: is that of the training prior; balanced accuracy weights classes equally, so equal priors.
 SCORES = {
     "accuracy": "accuracy (training prior)",
     "balanced_accuracy": "balanced accuracy (equal priors)",
     "macro_auc": "macro AUC (training prior)",
 }
-
-
 HEADLINE = {"accuracy": "training_prior", "balanced_accuracy": "equal_priors"}
 
-#: What the paper reports; its accuracies do not agree with one another.
-PAPER = {
-    "accuracy": [
-        {"value": 0.93, "where": "Result: three skin diseases"},
-        {"value": 0.95, "where": "Conclusion: 'cats, dogs, and birds'"},
-        {"value": 0.90, "where": "Conclusion: validation, 'cats, dogs, and birds'"},
-    ]
-}
+
+def build_metrics(
+    predictions: pd.DataFrame,
+    index: pd.DataFrame,
+    config: Config,
+    comparisons: Sequence[tuple[str, str]] = (),
+    cross_validation: pd.DataFrame | None = None,
+) -> dict:
+    """Return the contents of `metrics.json`, from which reports and README take their numbers.
+
+    Parameters
+    ----------
+    predictions, cross_validation : DataFrame
+        From `prediction_files.read_predictions` and `read_cross_validation`.
+    comparisons : sequence of (str, str)
+        A model and the one it is compared with.
+    """
+    prior = priors.training_prior(index, config.classes).tolist()
+    return {
+        "run": config.name,
+        "title": config.title,
+        "synthetic": config.data.synthetic is not None,
+        "classes": config.classes,
+        "images": _count(index, "image_id"),
+        "lesions": _count(index, "lesion_id"),
+        "training_prior": dict(zip(config.classes, prior, strict=True)),
+        "split_sha256": splits.digest(index),
+        "interval": f"{100 * config.evaluation.confidence:g}% percentile bootstrap over lesions, "
+        f"drawn within each class, {config.evaluation.bootstrap_draws} draws",
+        **evaluate_models(predictions[predictions["split"] == "test"], config, comparisons),
+        "cross_validation": _cross_validation(cross_validation, config, comparisons),
+        "manifest": manifests(config) | {"configuration": configuration(config)},
+    }
 
 
-def evaluate(table: pd.DataFrame, config: Config) -> dict:
-    """Score one model's predictions, each score with a bootstrap interval over lesions.
+def evaluate_models(
+    table: pd.DataFrame, config: Config, comparisons: Sequence[tuple[str, str]] = ()
+) -> dict:
+    """Score all models of a table and their differences, on the same bootstrap draws of lesions.
 
     Parameters
     ----------
     table : DataFrame
-        One model's rows of one split.
+        Predictions of one or more models on the same images.
+    comparisons : sequence of (str, str)
+        As in `build_metrics`; pairs that are not in the table are left out.
 
     Returns
     -------
     dict
-        As `metrics.json` holds it: the headline `accuracy`, `balanced_accuracy` and `macro_auc`,
-        each with `value`, `low`, `high`; in `rules`, for each of `RULES`: `accuracy`,
-        `balanced_accuracy`, `per_class` and `confusion` (counts, rows actual).
+        `models`: for each its `title`; the headline `accuracy`, `balanced_accuracy` and
+        `macro_auc`, each with `value`, `low` and `high`; and, for each of `priors.RULES`,
+        `rules` with `accuracy`, `balanced_accuracy`, `per_class` and `confusion` (counts, rows
+        actual). `differences`: for each pair `model`, `less` and the difference in each of
+        `SCORES`.
     """
-    table = table.sort_values("image_id")
-    draws = bootstrap.lesion_weights(table, config.evaluation.bootstrap_draws, config.seed)
-    return _summary(table, bootstrap.score_draws(table, config.classes, draws), config)
-
-
-def evaluate_models(table: pd.DataFrame, config: Config) -> dict:
-    """Score every model of a table and compare those of `COMPARISONS`, on the same draws.
-
-    Parameters
-    ----------
-    table : DataFrame
-        The predictions of several models on the same images.
-
-    Returns
-    -------
-    dict
-        `models`: for each its `title` and what `evaluate` returns; `differences`: for each pair
-        that is there its `model`, `less` and the difference in each of `SCORES`.
-    """
-    parts = {
+    tables = {
         name: table[table["model"] == name].sort_values("image_id")
         for name in model_names.MODELS
         if name in set(table["model"])
     }
-    images = next(iter(parts.values()))
+    images = next(iter(tables.values()))
     weights = bootstrap.lesion_weights(images, config.evaluation.bootstrap_draws, config.seed)
-    draws = {
-        name: bootstrap.score_draws(rows, config.classes, weights) for name, rows in parts.items()
-    }
-    names = model_names.titles(config)
+    draws = {name: _score_draws(rows, config.classes, weights) for name, rows in tables.items()}
+    titles = model_names.titles(config)
     return {
         "models": {
-            name: {"title": names[name]} | _summary(rows, draws[name], config)
-            for name, rows in parts.items()
+            name: {"title": titles[name]} | _summary(rows, draws[name], config)
+            for name, rows in tables.items()
         },
         "differences": [
-            {"model": after, "less": before}
-            | _intervals(_differences(draws[after], draws[before]), config)
-            for after, before in COMPARISONS
-            if after in draws and before in draws
+            {"model": model, "less": other}
+            | {
+                score: bootstrap.interval(
+                    draws[model]["headline"][score] - draws[other]["headline"][score],
+                    config.evaluation.confidence,
+                )
+                for score in SCORES
+            }
+            for model, other in comparisons
+            if model in draws and other in draws
         ],
     }
 
 
-def _summary(table: pd.DataFrame, draws: dict, config: Config) -> dict:
-    """Turn one model's `score_draws` into what `evaluate` returns."""
-    return _intervals(_headline(draws), config) | {
-        "rules": {rule: _rule_summary(table, rule, draws, config) for rule in priors.RULES}
+def evaluate(table: pd.DataFrame, config: Config) -> dict:
+    """Score the predictions of one model: its part of what `evaluate_models` returns."""
+    (scores,) = evaluate_models(table, config)["models"].values()
+    return scores
+
+
+def _score_draws(table: pd.DataFrame, classes: list[str], weights: np.ndarray) -> dict[str, dict]:
+    """Return the scores under each rule, the areas and the headline scores for every draw."""
+    draws = {
+        rule: bootstrap.rule_draws(table, column, classes, weights)
+        for rule, column in priors.PREDICTED.items()
     }
+    areas = bootstrap.auc_draws(table, classes, weights)
+    headline = {score: draws[rule][score] for score, rule in HEADLINE.items()}
+    return draws | {"auc": areas, "headline": headline | {"macro_auc": areas["macro"]}}
 
 
-def _rule_summary(table: pd.DataFrame, rule: str, draws: dict, config: Config) -> dict:
-    classes, level = config.classes, config.evaluation.confidence
-    counts = confusion_matrix(table["label"], table[priors.PREDICTED[rule]], labels=classes)
+def _summary(table: pd.DataFrame, draws: dict[str, dict], config: Config) -> dict:
+    def interval(group, score):
+        return bootstrap.interval(draws[group][score], config.evaluation.confidence)
+
     lesions = table.groupby("label")["lesion_id"].nunique()
-    return {
-        "accuracy": bootstrap.interval(draws[rule]["accuracy"], level),
-        "balanced_accuracy": bootstrap.interval(draws[rule]["balanced_accuracy"], level),
-        "per_class": {
-            name: per_class(counts, i)
-            | {
-                "lesions": int(lesions[name]),
-                "sensitivity": bootstrap.interval(draws[rule][f"sensitivity_{name}"], level),
-                "auc": bootstrap.interval(draws["auc"][name], level),
-            }
-            for i, name in enumerate(classes)
-        },
-        "confusion": counts.tolist(),
-    }
-
-
-def _headline(draws: dict) -> dict[str, np.ndarray]:
-    scores = {score: draws[rule][score] for score, rule in HEADLINE.items()}
-    return scores | {"macro_auc": draws["auc"]["macro"]}
-
-
-def _differences(after: dict, before: dict) -> dict[str, np.ndarray]:
-    before = _headline(before)
-    return {score: values - before[score] for score, values in _headline(after).items()}
-
-
-def _intervals(draws: dict[str, np.ndarray], config: Config) -> dict[str, dict]:
-    return {name: bootstrap.interval(draws[name], config.evaluation.confidence) for name in draws}
+    rules = {}
+    for rule, column in priors.PREDICTED.items():
+        counts = confusion_matrix(table["label"], table[column], labels=config.classes)
+        rules[rule] = {score: interval(rule, score) for score in HEADLINE} | {
+            "per_class": {
+                name: per_class(counts, i)
+                | {
+                    "lesions": int(lesions[name]),
+                    "sensitivity": interval(rule, f"sensitivity_{name}"),
+                    "auc": interval("auc", name),
+                }
+                for i, name in enumerate(config.classes)
+            },
+            "confusion": counts.tolist(),
+        }
+    return {score: interval("headline", score) for score in SCORES} | {"rules": rules}
 
 
 def per_class(confusion: np.ndarray, i: int) -> dict:
     """Return sensitivity, specificity, precision and F1 of class `i` against the others.
 
     Precision is None for a class that was never predicted.
+
+    Examples
+    --------
+    >>> per_class(np.array([[4, 1], [2, 8]]), 0)["sensitivity"]
+    0.8
     """
     true_positive = int(confusion[i, i])
     actual, predicted = int(confusion[i].sum()), int(confusion[:, i].sum())
@@ -164,66 +170,29 @@ def per_class(confusion: np.ndarray, i: int) -> dict:
 
 
 def roc_curves(table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
-    """Return each class's ROC curve against the others, as a long table for one model."""
+    """Return each class's ROC curve against the others, as one long table for one model."""
     parts = []
     for name in classes:
-        false_positive, true_positive, threshold = roc_curve(
-            table["label"] == name, table[f"prob_{name}"], drop_intermediate=False
-        )
-        parts.append(
-            pd.DataFrame(
-                {
-                    "class": name,
-                    "false_positive_rate": false_positive,
-                    "sensitivity": true_positive,
-                    "threshold": threshold,
-                }
-            )
-        )
+        curve = roc_curve(table["label"] == name, table[f"prob_{name}"], drop_intermediate=False)
+        columns = ("false_positive_rate", "sensitivity", "threshold")
+        parts.append(pd.DataFrame({"class": name} | dict(zip(columns, curve, strict=True))))
     return pd.concat(parts, ignore_index=True)
 
 
-def build_metrics(
-    predictions: pd.DataFrame,
-    index: pd.DataFrame,
-    config: Config,
-    cross_validation: pd.DataFrame | None = None,
-) -> dict:
-    """Gather what the reports and the README say of a run: the contents of `metrics.json`.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        From `read_predictions`.
-    cross_validation : DataFrame, optional
-        From `read_cross_validation`.
-    """
-    settings = config.evaluation
-    return {
-        "run": config.name,
-        "title": config.title,
-        "synthetic": config.data.synthetic is not None,
-        "classes": config.classes,
-        "images": _count(index, "image_id"),
-        "lesions": _count(index, "lesion_id"),
-        "training_prior": dict(
-            zip(config.classes, priors.training_prior(index, config.classes).tolist(), strict=True)
-        ),
-        "split_sha256": splits.digest(index),
-        "interval": f"{100 * settings.confidence:g}% percentile bootstrap over lesions, drawn "
-        f"within each class, {settings.bootstrap_draws} draws",
-        **evaluate_models(predictions[predictions["split"] == "test"], config),
-        "cross_validation": _cross_validation(cross_validation, config),
-        "paper": PAPER,
-        "manifest": manifests(config) | {"configuration": configuration(config)},
-    }
-
-
 def configuration(config: Config) -> dict:
-    """Return a run's choices as `metrics.json` holds them; of a folder elsewhere, its name only."""
+    """Return a run's settings as in `metrics.json`; of a folder elsewhere only its name."""
     values = config.model_dump()
     values["data"]["folder"] = paths.relative(paths.resolve(config.data.folder))
     return values
+
+
+def manifests(config: Config) -> dict[str, dict]:
+    """Read the manifest of each model: how, when and where it was trained."""
+    files = {
+        name: prediction_files.existing_file(folder, file, config)
+        for name, (folder, file) in model_names.MANIFESTS.items()
+    }
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
 
 
 def _count(index: pd.DataFrame, unit: str) -> dict[str, int]:
@@ -231,7 +200,9 @@ def _count(index: pd.DataFrame, unit: str) -> dict[str, int]:
     return {split: int(counts[split]) for split in splits.SPLITS}
 
 
-def _cross_validation(table: pd.DataFrame | None, config: Config) -> dict | None:
+def _cross_validation(
+    table: pd.DataFrame | None, config: Config, comparisons: Sequence[tuple[str, str]]
+) -> dict | None:
     if table is None:
         return None
     counts = table[["image_id", "lesion_id", "fold"]].nunique()
@@ -239,12 +210,12 @@ def _cross_validation(table: pd.DataFrame | None, config: Config) -> dict | None
         "images": int(counts["image_id"]),
         "lesions": int(counts["lesion_id"]),
         "folds": int(counts["fold"]),
-        **evaluate_models(table, config),
+        **evaluate_models(table, config, comparisons),
     }
 
 
 def headline_table(metrics: dict) -> pd.DataFrame:
-    """Return one row a model, one column a score, as `value (low to high)`, ready to be shown."""
+    """Return the headline scores as `value (low to high)`, one row per model."""
     return pd.DataFrame(
         {
             title: {
@@ -257,7 +228,7 @@ def headline_table(metrics: dict) -> pd.DataFrame:
 
 
 def rule_table(metrics: dict) -> pd.DataFrame:
-    """Return one row a model, and accuracy and balanced accuracy under each rule, to be shown."""
+    """Return accuracy and balanced accuracy under both rules, one row per model."""
     return pd.DataFrame(
         {
             (score.replace("_", " "), title): {
@@ -271,32 +242,29 @@ def rule_table(metrics: dict) -> pd.DataFrame:
 
 
 def difference_table(metrics: dict) -> pd.DataFrame:
-    """Return one row for each pair of models that is compared, ready to be shown.
-
-    Without a pair of `COMPARISONS`, as where only one model is cross-validated, it has no rows.
-    """
-    names = {name: model["title"] for name, model in metrics["models"].items()}
-    pairs = [(names[pair["model"]], names[pair["less"]]) for pair in metrics["differences"]]
+    """Return the differences between models, one row per comparison; it may have no rows."""
+    titles = {name: model["title"] for name, model in metrics["models"].items()}
+    pairs = [(titles[pair["model"]], titles[pair["less"]]) for pair in metrics["differences"]]
     return pd.DataFrame(
         [
             {title: bootstrap.format_interval(pair[score]) for score, title in SCORES.items()}
             for pair in metrics["differences"]
         ],
-        index=pd.MultiIndex.from_tuples(pairs, names=["model", "less"]),
+        index=pd.MultiIndex.from_tuples(pairs, names=["model", "minus"]),
         columns=list(SCORES.values()),
     )
 
 
 def class_table(metrics: dict, rule: str = "equal_priors") -> pd.DataFrame:
-    """Return one row a model and class, ready to be shown; a dash where a score is not defined."""
+    """Return the scores of each model and class; a dash where a score is not defined."""
 
-    def show(value):
+    def text(value):
         if isinstance(value, dict):
             return bootstrap.format_interval(value, 2)
         return "–" if value is None else f"{value}" if isinstance(value, int) else f"{value:.2f}"
 
     rows = {
-        (model["title"], name): {score: show(value) for score, value in scores.items()}
+        (model["title"], name): {score: text(value) for score, value in scores.items()}
         for model in metrics["models"].values()
         for name, scores in model["rules"][rule]["per_class"].items()
     }
@@ -304,7 +272,7 @@ def class_table(metrics: dict, rule: str = "equal_priors") -> pd.DataFrame:
 
 
 def confusion_table(metrics: dict) -> pd.DataFrame:
-    """Return every confusion matrix as one long table: `model`, `rule`, classes and `images`."""
+    """Return all confusion matrices as one table: `model`, `rule`, classes and `images`."""
     classes = metrics["classes"]
     return pd.DataFrame(
         [
@@ -315,13 +283,3 @@ def confusion_table(metrics: dict) -> pd.DataFrame:
             for predicted, n in zip(classes, row, strict=True)
         ]
     )
-
-
-def manifests(config: Config) -> dict:
-    """Read the manifest of each model: how and where it was trained."""
-    return {
-        name: json.loads(
-            prediction_files.existing_file(folder, file, config).read_text(encoding="utf-8")
-        )
-        for name, (folder, file) in model_names.MANIFESTS.items()
-    }

@@ -1,39 +1,40 @@
-"""Class priors and the two decision rules."""
+"""Class priors, and the two decision rules that differ in the prior they assume."""
 
 import numpy as np
 import pandas as pd
 
-#: The two rules, and the column that holds each one's predictions (`decide`).
+#: The two rules, and the column of a table that holds the predictions of each.
 RULES = {"training_prior": "training prior", "equal_priors": "equal priors"}
-
 PREDICTED = {"training_prior": "predicted", "equal_priors": "predicted_equal_priors"}
 
 
 def training_prior(index: pd.DataFrame, classes: list[str]) -> np.ndarray:
-    """Return each class's share among the training images, ndarray of float, shape (classes,).
+    """Return the class frequencies among the training images, ndarray of float, (classes,).
 
     Raises
     ------
     ValueError
-        A class without a training image: no posterior can be converted to or from its prior.
+        A class has no training image: no posterior can be converted to or from its prior.
+
+    Examples
+    --------
+    >>> index = pd.DataFrame({"split": ["train"] * 4, "label": ["mel", "nv", "nv", "nv"]})
+    >>> training_prior(index, ["mel", "nv"])
+    array([0.25, 0.75])
     """
-    return _shares(index.loc[index["split"] == "train", "label"], classes)
+    return _class_frequencies(index.loc[index["split"] == "train", "label"], classes)
 
 
 def fold_prior(index: pd.DataFrame, fold: int, classes: list[str]) -> np.ndarray:
-    """Return each class's share among the images of the other folds, shape (classes,).
+    """Return the class frequencies among the images of all other folds, whatever their split.
 
-    The models that predict a fold's images were trained on those, whatever the split.
-
-    Raises
-    ------
-    ValueError
-        As `training_prior`.
+    The models that predict the images of a fold were trained on those. Raises as
+    `training_prior` does.
     """
-    return _shares(index.loc[index["fold"] != fold, "label"], classes)
+    return _class_frequencies(index.loc[index["fold"] != fold, "label"], classes)
 
 
-def _shares(labels: pd.Series, classes: list[str]) -> np.ndarray:
+def _class_frequencies(labels: pd.Series, classes: list[str]) -> np.ndarray:
     counts = labels.value_counts().reindex(classes, fill_value=0)
     if not counts.all():
         raise ValueError(f"no training image of class {counts.idxmin()}; expected some of each")
@@ -43,25 +44,30 @@ def _shares(labels: pd.Series, classes: list[str]) -> np.ndarray:
 def change_prior(probabilities: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Convert posteriors from one prior to another: p * after / before, renormalised.
 
-    Saerens, Latinne, Decaestecker (2002), Neural Computation 14:21, equation 2.4.
+    Saerens, Latinne and Decaestecker, Neural Computation 14:21, 2002, equation 2.4.
 
     Parameters
     ----------
     probabilities : ndarray of float, shape (n, classes)
         Posteriors under `before`; 0 stays 0.
     before, after : ndarray of float, shape (classes,)
-        Shares of the classes, as shares or as counts.
+        Class frequencies, as proportions or as counts.
 
     Returns
     -------
     ndarray of float, shape (n, classes)
-        Rows add up to 1.
+        Rows sum to 1.
 
     Raises
     ------
     ValueError
-        Other shapes, values that are negative or not numbers, a row of all zeros, or a prior of
-        0 for a class that has probability.
+        The shapes do not match, a value is negative or not finite, a row is all zeros, or the
+        prior of a class with positive probability is 0.
+
+    Examples
+    --------
+    >>> change_prior(np.array([[0.2, 0.8]]), before=[0.2, 0.8], after=[0.5, 0.5])
+    array([[0.5, 0.5]])
     """
     probabilities = np.asarray(probabilities, float)
     priors = np.array([before, after], float)
@@ -72,12 +78,12 @@ def change_prior(probabilities: np.ndarray, before: np.ndarray, after: np.ndarra
         )
     for name, values in (("probabilities", probabilities), ("priors", priors)):
         if not (np.isfinite(values) & (values >= 0)).all():
-            raise ValueError(f"{name}: expected numbers from 0 up; found {values.min()}")
+            raise ValueError(f"{name}: expected finite values >= 0; found {values.min()}")
     impossible = (priors == 0).any(axis=0) & (probabilities > 0).any(axis=0)
     if impossible.any():
         raise ValueError(
-            f"class {np.flatnonzero(impossible)[0]} has probability, but a prior of 0: found "
-            f"{priors[0].tolist()} and {priors[1].tolist()}"
+            f"class {np.flatnonzero(impossible)[0]} has positive probability and a prior of 0: "
+            f"found {priors[0].tolist()} and {priors[1].tolist()}"
         )
     empty = ~probabilities.any(axis=1)
     if empty.any():
@@ -88,12 +94,12 @@ def change_prior(probabilities: np.ndarray, before: np.ndarray, after: np.ndarra
 
 
 def decide(probabilities: np.ndarray, prior: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what each rule chooses, one column of a table each: the place of a class.
+    """Return the class that each rule predicts, as positions, under the name of its column.
 
     Parameters
     ----------
     probabilities : ndarray of float, shape (n, classes)
-        Posteriors under `prior`. Of equal ones, the first class is chosen.
+        Posteriors under `prior`. The first of several equal maxima is chosen.
     """
     equal = change_prior(probabilities, prior, np.full(len(prior), 1 / len(prior)))
     return {
