@@ -1,14 +1,14 @@
-# Skin lesions from dermoscopic images: notebooks in, reports out.
+# Skin lesions in dermoscopic images: notebooks in, HTML reports out.
 #
-#   make reproduce                         the demonstration on synthetic images
-#   make data                              download HAM10000 (data/README.md), or bring a copy:
+#   make reproduce                         run the demo on synthetic images
+#   make data                              download HAM10000 (see data/README.md), or use a copy:
 #   make data FROM=<folder or zip>
-#   make reproduce CONFIG=ham10000_lite    the same on real images
+#   make reproduce CONFIG=ham10000_lite    run the notebooks on real images
 #
-# CONFIG    a name in configs/, or the path of a YAML file of your own   (default: demo)
-# PYTHON    an environment that is already active, as in `make PYTHON=python reproduce`;
-#           without it, make builds .venv from requirements.lock by itself
-# TIMEOUT   seconds that one notebook may take                           (default: 6 hours)
+# CONFIG    a name in configs/, or the path of your own YAML file             (default: demo)
+# PYTHON    the Python of an active environment: make PYTHON=python reproduce
+#           (default: .venv, which make builds from requirements.lock)
+# TIMEOUT   the longest time one notebook may take, in seconds                (default: 6 hours)
 
 CONFIG  ?= demo
 TIMEOUT ?= 21600
@@ -16,10 +16,11 @@ TIMEOUT ?= 21600
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: check-python help env images reproduce study studies test test-unit test-notebooks data notebooks publish publish-models predict lab lint format lock clean
+.PHONY: help env check-python images reproduce data study studies notebooks refresh finished publish
+.PHONY: publish-models predict lab test test-unit test-notebooks test-images lint format lock clean
 
 # ------------------------------------------------------------------------------------ environment
-# PYTHON counts on the command line only: a variable of that name in the shell may mean anything.
+# PYTHON is read from the command line only: in the shell, a variable of that name may mean anything.
 
 ifeq ($(origin PYTHON),command line)
   PY  := $(PYTHON)
@@ -38,26 +39,31 @@ CONFIG_FILE := $(if $(filter %.yaml,$(CONFIG)),$(CONFIG),configs/$(CONFIG).yaml)
 RUN         := $(basename $(notdir $(CONFIG_FILE)))
 OUTPUT      := $(or $(SKIN_OUTPUT),.)
 
-# the configuration's file names the run, so two files must not share a name
+# the file name of the configuration names the run, so it must be unique
 ifneq ($(wildcard configs/$(RUN).yaml),)
 ifneq ($(abspath $(CONFIG_FILE)),$(abspath configs/$(RUN).yaml))
-  $(error $(CONFIG_FILE): configs/$(RUN).yaml has that name too, and it names the run; rename one)
+  $(error $(CONFIG_FILE): configs/$(RUN).yaml has the same name, which names the run; rename one)
 endif
 endif
 
-# metadata that changed, or another copy that was linked, makes a run stale
+# changed metadata, or a link to another copy of the data, makes a run stale
 FOLDER      := $(shell sed -n 's/^  folder: *"\{0,1\}\([^" ]*\).*/\1/p' $(CONFIG_FILE) 2>/dev/null)
 DATA        := $(wildcard $(FOLDER)/HAM10000_metadata.csv $(if $(filter data/ham10000,$(FOLDER)),data/.linked))
 RUNS        := $(OUTPUT)/runs/$(RUN)/notebooks
 REPORTS     := $(OUTPUT)/reports/$(RUN)
 
-STUDIES     := leakage preprocessing speed tuning
 NAMES       := $(basename $(notdir $(sort $(wildcard notebooks/[0-9]*.ipynb))))
 EXECUTED    := $(NAMES:%=$(RUNS)/%.ipynb)
 HTML        := $(NAMES:%=$(REPORTS)/%.html)
 
+# side experiments belong to no run; reports/studies/<name>/ holds their measurements
+STUDIES     := $(basename $(notdir $(sort $(wildcard notebooks/studies/*.ipynb))))
+STUDY_RUNS  := $(OUTPUT)/runs/studies/notebooks
+STUDY_HTML  := $(STUDIES:%=$(OUTPUT)/reports/studies/%.html)
+
 LIB         := $(wildcard lib/*.py lib/*/*.py)
-TEMPLATES   := tools/reports.py $(wildcard tools/templates/*.j2 tools/templates/report/* tools/templates/report/static/*)
+RENDERER    := $(wildcard tools/reports.py tools/render.py tools/index_page.py tools/notebook_files.py \
+                 tools/templates/*.j2 tools/templates/report/* tools/templates/report/static/*)
 
 # synthetic images are drawn once; a configuration without the section data.synthetic needs none
 SYNTHETIC   := $(if $(shell grep -s '^  synthetic:' $(CONFIG_FILE)),$(FOLDER)/synthetic.json)
@@ -78,114 +84,134 @@ check-python:
 .venv/.ready: requirements.lock tools/make_env.sh
 	@sh tools/make_env.sh .venv
 
-# A notebook runs when it, the configuration or lib changed, or a notebook it builds on ran. It is
-# written under a temporary name and renamed at its end; a failure leaves NN_*.failed.ipynb to read.
-reproduce: $(HTML) $(REPORTS)/index.html ## Execute every notebook, render every report (demo: 7 to 11 minutes, 0.5 GB)
-	@echo "$(REPORTS)/index.html"
-
-images: $(SYNTHETIC) | $(CONFIG_FILE) ## Draw the synthetic images of a configuration (demo: half a minute)
+images: $(SYNTHETIC) | $(CONFIG_FILE) ## Draw the synthetic images of a configuration (demo: 30 seconds)
 
 ifneq ($(SYNTHETIC),)
 $(SYNTHETIC): | $(ENV)
 	@$(PY) -m tools.synthetic $(CONFIG_FILE)
 endif
 
+# A notebook runs when the notebook, the configuration or lib changed, or when a notebook before it
+# ran. It is written to a temporary file and renamed; a failed one is kept as NN_*.failed.ipynb.
+reproduce: $(HTML) $(REPORTS)/index.html ## Execute the notebooks, render the reports (demo: 5 minutes, 0.5 GB)
+	@echo "$(REPORTS)/index.html"
+
 $(RUNS)/01_data_survey.ipynb: $(DATA) $(SYNTHETIC) $(wildcard reports/studies/leakage/*.csv reports/studies/leakage/*.json)
 $(RUNS)/02_preprocessing.ipynb: $(wildcard reports/studies/preprocessing/*.csv reports/studies/preprocessing/*.json)
 $(RUNS)/%.ipynb: notebooks/%.ipynb $(CONFIG_FILE) $(LIB) | $(ENV)
 	@mkdir -p $(@D)
-	@rm -f $(REPORTS)/$*.html $(REPORTS)/index.html $(REPORTS)/metrics.json  # no longer true
+	@rm -f $(REPORTS)/$*.html $(REPORTS)/index.html $(REPORTS)/metrics.json  # outdated
 	@$(PY) -m tools.reports execute $< --config $(CONFIG_FILE) --output $@ --timeout $(TIMEOUT)
 
-# each notebook builds on the one before it, except that 03 and 04 both build on 02
+# each notebook builds on the one before; 03 and 04 both build on 02, so make -j2 runs them together
 before :=
 $(foreach name,$(filter-out 04_%,$(NAMES)),$(eval $(RUNS)/$(name).ipynb: $(before))$(eval before := $(RUNS)/$(name).ipynb))
 $(RUNS)/04_vgg16_transfer.ipynb: $(RUNS)/02_preprocessing.ipynb
 $(RUNS)/05_evaluation.ipynb: $(RUNS)/04_vgg16_transfer.ipynb
 
-$(REPORTS)/%.html: $(RUNS)/%.ipynb $(TEMPLATES) | $(ENV)
+$(REPORTS)/%.html: $(RUNS)/%.ipynb $(RENDERER) | $(ENV)
 	@mkdir -p $(@D)
 	@$(PY) -m tools.reports render $< --config $(CONFIG_FILE) --output $@
 
-$(REPORTS)/index.html: $(HTML) $(TEMPLATES)
+$(REPORTS)/index.html: $(HTML) $(RENDERER)
 	@$(PY) -m tools.reports index --config $(CONFIG_FILE) --output $@ \
 	  --metrics $(OUTPUT)/runs/$(RUN)/metrics.json $(HTML)
 
 $(CONFIG_FILE):
-	@echo "error: $@: no such configuration; there are: $(wildcard configs/*.yaml)" >&2; exit 1
+	@echo "error: $@: no such configuration; available: $(wildcard configs/*.yaml)" >&2; exit 1
 
-data: $(ENV) ## Download HAM10000 (3 GB), SAMPLE=500 of it, or bring a copy FROM=<folder or zip>
+data: $(ENV) ## Download HAM10000 (3 GB), a part of it (SAMPLE=500), or use a copy (FROM=<folder or zip>)
 	@$(PY) -m tools.acquire $(if $(FROM),--from "$(FROM)") $(if $(SAMPLE),--sample $(SAMPLE)) \
 	  $(if $(DATASET),--dataset $(DATASET))
 
-study: $(ENV) ## Measure a side experiment again: NAME=leakage, on data/ham10000 or FROM=<folder> (minutes to an hour)
-	@test -f "studies/$(NAME).py" -o -d "studies/$(NAME)" && test -n "$(NAME)" || \
+study: $(ENV) ## Measure a side experiment again: NAME=leakage [FROM=<HAM10000 folder>] (minutes to an hour)
+	@test -n "$(filter $(NAME),$(STUDIES))" || \
 	  { echo "error: NAME=$(NAME): expected one of: $(STUDIES)" >&2; exit 1; }
 	@$(PY) -m studies.$(NAME) "$(or $(FROM),data/ham10000)"
 
-# commands of earlier versions
-.PHONY: leakage ablation preprocessing bench-preprocessing bench-training
-leakage ablation preprocessing bench-preprocessing bench-training:
-	@echo "error: make $@ is now make study NAME=$(if $(filter bench%,$@),speed,$(if $(filter leakage,$@),leakage,preprocessing))" >&2; exit 1
+studies: $(STUDY_HTML) ## Execute and render the notebooks of the side experiments (1 minute)
+	@printf '%s\n' $(STUDY_HTML)
 
-notebooks: ## Refresh the committed notebooks with the outputs of the demo (7 minutes)
-	@$(MAKE) --no-print-directory reproduce CONFIG=demo
+.SECONDEXPANSION:
+$(STUDY_RUNS)/%.ipynb: notebooks/studies/%.ipynb $$(wildcard reports/studies/$$*/*) $(LIB) $(wildcard studies/*.py studies/*/*.py) | $(ENV)
+	@mkdir -p $(@D)
+	@$(PY) -m tools.reports execute $< --output $@ --timeout $(TIMEOUT)
+
+$(OUTPUT)/reports/studies/%.html: $(STUDY_RUNS)/%.ipynb $(RENDERER) | $(ENV)
+	@mkdir -p $(@D)
+	@$(PY) -m tools.reports render $< --output $@
+
+notebooks: ## Refresh the outputs of the committed notebooks: demo and side experiments (6 minutes)
+	@$(MAKE) --no-print-directory reproduce studies CONFIG=demo
 	@$(MAKE) --no-print-directory refresh CONFIG=demo
 
-.PHONY: refresh
 refresh:
 	@for name in $(NAMES); do \
 	  $(PY) -m tools.reports refresh notebooks/$$name.ipynb $(RUNS)/$$name.ipynb || exit 1; done
-	@for file in $(EXECUTED) $(HTML) $(REPORTS)/index.html; do touch $$file; done  # still up to date
+	@for name in $(STUDIES); do \
+	  $(PY) -m tools.reports refresh notebooks/studies/$$name.ipynb $(STUDY_RUNS)/$$name.ipynb || exit 1; done
+	@for file in $(EXECUTED) $(HTML) $(REPORTS)/index.html $(STUDIES:%=$(STUDY_RUNS)/%.ipynb) $(STUDY_HTML); do \
+	  touch $$file; done  # still up to date
 
-publish: finished | $(ENV) ## Put a finished run's numbers into README.md and reports/<run>/published
+publish: finished | $(ENV) ## Copy the numbers of a finished run to README.md and reports/<run>/published (seconds)
 	@$(PY) -m tools.publish $(CONFIG_FILE)
 
-publish-models: finished | $(ENV) ## Put a finished run's networks into models/<run> (up to 40 MB)
+publish-models: finished | $(ENV) ## Copy the networks of a finished run to models/<run> (seconds, up to 40 MB)
 	@$(PY) -m tools.publish_models $(CONFIG_FILE)
 
-.PHONY: finished
 finished:
 	@$(MAKE) --question --no-print-directory ENV= $(REPORTS)/index.html || \
 	  { echo "error: run $(RUN) is not up to date; make reproduce CONFIG=$(CONFIG) first" >&2; exit 1; }
 
-# models/ham10000 unless CONFIG is given: the networks of the demonstration know no real image
+# the default is models/ham10000: the networks of the demo have not seen a real image
 predict: $(ENV) ## Classify IMAGE=<file or folder> with a published network, MODEL=vgg16_fine_tuned (15 seconds)
 	@$(PY) -m tools.predict --config "$(if $(filter file,$(origin CONFIG)),ham10000,$(CONFIG))" \
 	  $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),-- "$(IMAGE)")
 
-test: lint test-unit test-notebooks ## Everything CI checks (20 to 30 minutes on two cores)
+lab: $(SYNTHETIC) | $(ENV) ## Open the notebooks in JupyterLab (draws the synthetic images first)
+	$(PY) -m jupyter lab notebooks
 
-test-unit: $(ENV) ## Unit tests and an end-to-end run of a tiny configuration (13 to 22 minutes)
-	$(PY) -m pytest tests
+# Two processes share the tests; tests/conftest.py gives one of them the notebooks, in order.
+# What the notebooks write goes to a folder of its own, so your own runs stay as they are.
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+NBVAL    := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200
 
-# the readers' own runs are left alone: what the notebooks write goes to a folder of its own
-test-notebooks: $(ENV) ## Re-execute the committed notebooks and compare their outputs (7 to 9 minutes)
+test: lint test-images ## Run everything CI checks (10 to 15 minutes on two cores)
+	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest $(PARALLEL) $(NBVAL) --doctest-modules notebooks tests lib
+
+test-unit: $(ENV) ## Run the unit tests, the docstring examples and a tiny run from end to end (6 to 10 minutes)
+	$(PY) -m pytest $(PARALLEL) --doctest-modules tests lib
+
+test-notebooks: test-images ## Execute the committed notebooks again and compare their outputs (5 minutes)
+	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest $(NBVAL) notebooks
+
+test-images: $(ENV)
 	@$(MAKE) --no-print-directory images CONFIG=demo
-	rm -rf runs/.nbval
-	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest --nbval --nbval-current-env \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200 notebooks
+	@rm -rf runs/.nbval
 
-lint: $(ENV) ## Check style and formatting, notebooks included
+lint: $(ENV) ## Check style and formatting, notebooks included (seconds)
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 
-format: $(ENV) ## Mend style and formatting
+format: $(ENV) ## Fix style and formatting (seconds)
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-lab: $(SYNTHETIC) | $(ENV) ## Open the notebooks in JupyterLab
-	$(PY) -m jupyter lab notebooks
-
-lock: ## Resolve pyproject.toml into requirements.lock (needs uv)
+lock: ## Resolve pyproject.toml into requirements.lock (1 minute, needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --extra test \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	  --quiet --output-file requirements.lock pyproject.toml
 
 # what was published is part of the repository, so it stays
-clean: | $(CONFIG_FILE) ## Remove what the run CONFIG made; data, .venv, other runs and published results stay
+clean: | $(CONFIG_FILE) ## Delete the files of a run, CONFIG; data, .venv, other runs and published results stay
 	@test -n "$(RUN)" || { echo "error: CONFIG is empty" >&2; exit 1; }
 	rm -rf "$(OUTPUT)/runs/$(RUN)"
 	@if [ -d "$(REPORTS)" ]; then \
 	  find "$(REPORTS)" -mindepth 1 -maxdepth 1 ! -name published -exec rm -rf {} + ; \
 	  rmdir "$(REPORTS)" 2>/dev/null || true; fi
+
+# commands of earlier versions name their successor
+OLD := leakage ablation preprocessing bench-preprocessing bench-training
+.PHONY: $(OLD)
+$(OLD):
+	@echo "error: make $@ is now make study NAME=$(if $(filter bench%,$@),speed,$(if $(filter leakage,$@),leakage,preprocessing))" >&2; exit 1

@@ -1,4 +1,4 @@
-"""What the tests share: tiny data, a tiny run, and the real images where they are there."""
+"""Shared fixtures: tiny synthetic data, a tiny run, and the real images if they are available."""
 
 import os
 import subprocess
@@ -21,21 +21,38 @@ from tools import publish_models, synthetic
 TINY = paths.ROOT / "tests" / "tiny.yaml"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Give a test file, and all notebooks together, to one worker of pytest-xdist; longest first.
+
+    The notebooks build on each other, so they must run in order.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    first = ("notebooks", "test_end_to_end")
+    groups = {
+        item: "notebooks" if item.path.suffix == ".ipynb" else item.path.stem for item in items
+    }
+    items.sort(key=lambda item: groups[item] not in first)
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def own_output(tmp_path, monkeypatch):
-    """Nothing a test writes goes among the reader's own runs."""
+    """Keep what a test writes out of the reader's own runs."""
     monkeypatch.setenv("SKIN_OUTPUT", str(tmp_path / "output"))
 
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):
-    """40 synthetic lesions, in HAM10000's layout."""
+    """Return a folder of 40 synthetic lesions in HAM10000's layout."""
     return synthetic.generate(tmp_path_factory.mktemp("data") / "tiny", lesions=40, seed=3)
 
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory, data_folder):
-    """The path of a configuration that runs through every step in a minute or two."""
+    """Return the path of a configuration that runs every step in about a minute."""
     file = tmp_path_factory.mktemp("configs") / "tiny.yaml"
     text = TINY.read_text(encoding="utf-8").replace("{folder}", data_folder.as_posix())
     file.write_text(text, encoding="utf-8")
@@ -48,7 +65,7 @@ def run(tiny_config):
 
 
 def change_layers(network, parts, seed):
-    """Do to layers of a network what training does: other weights, rounded to half precision."""
+    """Change the weights of named layers as training would; values are those of half precision."""
     random = np.random.default_rng(seed)
     for layer in network.layers:
         if layer.name in parts:
@@ -57,7 +74,7 @@ def change_layers(network, parts, seed):
 
 
 def write_run(run, data_folder):
-    """Write what a finished run has: index, images, and three networks that were changed."""
+    """Write the files of a finished run: index, images and three networks with changed weights."""
     metadata = datasets.read_metadata(data_folder)
     files = datasets.find_images(data_folder, metadata["image_id"])
     index = datasets.build_index(metadata, files, metadata.set_index("image_id")["lesion_id"], run)
@@ -72,8 +89,8 @@ def write_run(run, data_folder):
     change_layers(cnn, [layer.name for layer in cnn.layers], seed=1)
     balance = run.baseline_cnn.class_balance
     saving.save(cnn, folder / "baseline_cnn", history, class_balance=balance)
-    found = {"scale": 0.8, "bias": {"bcc": -1.0, "mel": -0.5, "nv": 0.7}}
-    saving.add_to_manifest(folder / "baseline_cnn", calibration=found)
+    calibration = {"scale": 0.8, "bias": {"bcc": -1.0, "mel": -0.5, "nv": 0.7}}
+    saving.add_to_manifest(folder / "baseline_cnn", calibration=calibration)
     vgg16 = published_networks.build(run, "vgg16_frozen")
     change_layers(vgg16, vgg16_weights.HEAD, seed=2)
     balance = run.vgg16_transfer.class_balance
@@ -85,12 +102,12 @@ def write_run(run, data_folder):
     )
     saving.save(vgg16, out, history, class_balance=balance, test_time_views=views)
     for name in ("manifest", "manifest_frozen"):
-        saving.add_to_manifest(out, name, calibration=found)
+        saving.add_to_manifest(out, name, calibration=calibration)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, tiny_config, data_folder):
-    """A finished run, published: what a test finds there it only reads."""
+    """Return the folders of a finished and published run; tests must not write to them."""
     output, published = tmp_path_factory.mktemp("finished"), tmp_path_factory.mktemp("models")
     run = config.load_config(tiny_config)
     with pytest.MonkeyPatch.context() as patch:
@@ -121,22 +138,22 @@ def write_folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def ham10000():
-    """A folder of real HAM10000 images, or the test says that it was skipped."""
+    """Return a folder of real HAM10000 images; skip the test if there is none."""
     folder = Path(os.environ.get("HAM10000_DIR") or paths.ROOT.parent / "shared" / "ham10000")
     if not (folder / "HAM10000_metadata.csv").is_file():
-        pytest.skip("no real images: neither HAM10000_DIR nor ../shared/ham10000 has them")
+        pytest.skip("no real images in HAM10000_DIR or ../shared/ham10000")
     return folder
 
 
 def without_make():
-    """Return the environment without what a make that runs these tests hands down."""
-    handed_down = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "CONFIG", "TIMEOUT")
-    return {key: value for key, value in os.environ.items() if key not in handed_down}
+    """Return the environment without the variables that an outer make passes on."""
+    inherited = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "CONFIG", "TIMEOUT")
+    return {key: value for key, value in os.environ.items() if key not in inherited}
 
 
 @pytest.fixture(scope="session")
 def make():
-    """Run make in the repository with this Python; return the finished process."""
+    """Return a function that runs make in the repository with this Python."""
 
     def run_make(*arguments, output, **options):
         environment = without_make() | {"SKIN_OUTPUT": str(output)}

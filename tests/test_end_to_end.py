@@ -1,6 +1,7 @@
-"""The whole chain on a tiny configuration: make, papermill, reports, and how it breaks.
+"""The whole chain on a tiny configuration: make, papermill and reports.
 
-The run is made once; the tests look at it, run it again, break it and mend it.
+One run is killed while a network trains, then resumed to its end. The tests read its files, execute
+its notebooks a second time without interruption, and compare.
 """
 
 import json
@@ -34,8 +35,33 @@ def output(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def reproduced(make, tiny_config, output):
-    """A finished tiny run: its folder of runs and its folder of reports."""
+def killed(tiny_config, output):
+    """Kill `make reproduce` while notebook 03 trains; return the number of epochs it saved."""
+    process = subprocess.Popen(
+        ["make", f"PYTHON={sys.executable}", "reproduce", f"CONFIG={tiny_config}"],
+        cwd=paths.ROOT,
+        env=without_make() | {"SKIN_OUTPUT": str(output)},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    run = output / "runs" / "tiny"
+    state = run / "baseline_cnn" / "from_scratch.state.npz"
+    deadline = time.monotonic() + 300
+    while not state.exists() and time.monotonic() < deadline:
+        assert process.poll() is None, "make ended before notebook 03 trained"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (run / "notebooks" / "02_preprocessing.ipynb").exists()
+    assert not (run / "notebooks" / "03_baseline_cnn.ipynb").exists()
+    return array_files.read_arrays(state)[1]["rows"]
+
+
+@pytest.fixture(scope="session")
+def reproduced(make, tiny_config, output, killed):
+    """Resume the killed run; return its folder of runs and its folder of reports."""
+    assert planned(make, tiny_config, output)[0] == "03_baseline_cnn"
     done = make("reproduce", f"CONFIG={tiny_config}", output=output)
     assert done.returncode == 0, done.stderr
     return output / "runs" / "tiny", output / "reports" / "tiny"
@@ -124,41 +150,46 @@ def test_nothing_is_left_half_written(reproduced):
         assert leftovers == []
 
 
-def test_a_second_execution_prints_the_same(reproduced, output, tmp_path):
-    """Run twice: strict nbval on the executed copies, no cell left out."""
-    run, _ = reproduced
+def test_a_killed_training_resumes_from_its_last_epoch(reproduced, killed):
+    seconds = pd.read_csv(reproduced[0] / "baseline_cnn" / "history.csv")["seconds"]
+    epochs = load_config("tests/tiny.yaml").baseline_cnn.epochs
+    assert 1 <= len(killed) < epochs, "killed before or after the training"
+    assert len(seconds) == epochs
+    assert seconds[: len(killed)].tolist() == [row["seconds"] for row in killed]
+
+
+def test_an_uninterrupted_execution_prints_the_same_and_trains_the_same_weights(
+    reproduced, tmp_path
+):
+    """Strict nbval on the executed copies of the resumed run: no output is ignored."""
+    run, again = reproduced[0], tmp_path / "output"
     for name in NAMES:
         notebook = nbformat.read(run / "notebooks" / f"{name}.ipynb", as_version=4)
         for cell in notebook.cells:
             tags = cell.metadata.get("tags", [])
             cell.metadata["tags"] = [tag for tag in tags if not tag.startswith("nbval")]
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
-    again = tmp_path / "output"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval",
-        "--nbval-current-env",
-        "-p",
-        "no:cacheprovider",
-    ]
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env"]
     sanitize = ["--nbval-sanitize-with", str(paths.ROOT / "tests" / "nbval_sanitize.cfg")]
+    isolated = ["-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull]
     environment = os.environ | {"SKIN_OUTPUT": str(again), "PYTHONPATH": str(paths.ROOT)}
     done = subprocess.run(
-        [*command, *sanitize, "--rootdir", str(tmp_path), "-c", os.devnull, str(tmp_path)],
+        [*command, *sanitize, *isolated, "--rootdir", str(tmp_path), str(tmp_path)],
         capture_output=True,
         text=True,
         env=environment,
     )
     assert done.returncode == 0, done.stdout[-5000:]
     assert re.search(r"\d{2,} passed", done.stdout)
-    digests = [
-        json.loads((folder / model / "manifest.json").read_text(encoding="utf-8"))["weights_sha256"]
-        for model in ("baseline_cnn", "alexnet", "vgg16_transfer")
+    resumed, uninterrupted = (
+        [
+            json.loads((folder / model / "manifest.json").read_text(encoding="utf-8"))
+            for model in ("baseline_cnn", "alexnet", "vgg16_transfer")
+        ]
         for folder in (run, again / "runs" / "tiny")
-    ]
-    assert digests[0::2] == digests[1::2]
+    )
+    digests = [manifest["weights_sha256"] for manifest in resumed]
+    assert digests == [manifest["weights_sha256"] for manifest in uninterrupted]
     assert len(set(digests)) == 3
 
 
@@ -184,7 +215,7 @@ def test_touching_a_notebook_runs_it_and_what_follows(make, tiny_config, output,
 def test_touching_the_report_s_template_renders_without_executing(
     make, tiny_config, output, reproduced
 ):
-    what_if = ["--what-if", "tools/reports.py"]
+    what_if = ["--what-if", "tools/templates/index.html.j2"]
     done = make("--dry-run", *what_if, "reproduce", f"CONFIG={tiny_config}", output=output)
     assert "reports execute" not in done.stdout
     assert done.stdout.count("reports render") == len(NAMES)
@@ -192,14 +223,14 @@ def test_touching_the_report_s_template_renders_without_executing(
 
 def test_help_is_the_default_and_names_every_target(make, output):
     done = make(output=output)
-    for target in ("env", "reproduce", "test", "data", "notebooks", "lab", "lint", "clean"):
+    for target in ("env", "reproduce", "data", "studies", "notebooks", "predict", "test", "lint"):
         assert re.search(rf"^  make {target}\s+\w", done.stdout, flags=re.MULTILINE)
 
 
 def test_an_unknown_configuration_is_one_clear_line(make, output):
     done = make("reproduce", "CONFIG=nowhere", output=output)
     assert done.returncode != 0
-    assert "error: configs/nowhere.yaml: no such configuration; there are: " in done.stderr
+    assert "error: configs/nowhere.yaml: no such configuration; available: " in done.stderr
     assert not list(output.glob("runs/nowhere*"))
 
 
@@ -222,19 +253,7 @@ def test_an_unsupported_python_is_one_clear_line(tmp_path):
     assert not (tmp_path / "venv").exists()
 
 
-# -------------------------------------------------------------------------------------- bad input
-
-
-def fails(make, config, output, name):
-    """Run make, expect it to fail in notebook `name`, and return what it said."""
-    done = make("reproduce", f"CONFIG={config}", output=output)
-    assert done.returncode != 0
-    executed = output / "runs" / config.stem / "notebooks"
-    assert not (executed / f"{name}.ipynb").exists()
-    assert (executed / f"{name}.failed.ipynb").exists()
-    assert not (output / "reports" / config.stem / "index.html").exists()
-    assert not (output / "runs" / config.stem / "index.csv").exists()
-    return done.stderr
+# ------------------------------------------------------------------------------------- other data
 
 
 @pytest.fixture
@@ -288,65 +307,20 @@ def own_folder(folder):
     return folder.as_posix()
 
 
-def test_a_missing_data_folder_is_one_clear_error(make, changed, tiny_config, tmp_path):
-    old = re.search(r"  folder:.*?\n\n", tiny_config.read_text(encoding="utf-8"), flags=re.DOTALL)
-    config = changed(old[0], "  folder: data/nowhere\n  attribution: nobody\n\n")
-    said = fails(make, config, tmp_path / "output", "01_data_survey")
-    assert "data/nowhere: no HAM10000_metadata.csv there" in said
-    assert "Traceback" not in said
-
-
 def test_an_image_that_is_not_an_image_is_one_clear_error(make, changed, data_folder, tmp_path):
-    copy = tmp_path / "broken"
+    """How a run fails; test_config.py and test_datasets.py have the messages of other bad input."""
+    copy, output = tmp_path / "broken", tmp_path / "output"
     shutil.copytree(data_folder, copy)
     (copy / "images" / "SYN_0000005.jpg").write_bytes(b"not an image")
     config = changed(data_folder.as_posix(), copy.as_posix())
-    said = fails(make, config, tmp_path / "output", "01_data_survey")
-    assert "images cannot be used, more than data.max_dropped = 0.01 allows" in said
-    assert "): 1, the first: images/SYN_0000005.jpg, not an image in JPEG or PNG format, 12" in said
-
-
-def test_a_misspelt_key_is_one_clear_error(make, changed, tmp_path):
-    config = changed(
-        "learning_rate: 0.001\n  class_balance: weights",
-        "learningrate: 0.001\n  class_balance: weights",
-    )
-    said = fails(make, config, tmp_path / "output", "01_data_survey")
-    assert "unknown key 'baseline_cnn.learningrate'; did you mean 'learning_rate'?" in said
-
-
-def test_a_run_killed_in_notebook_03_and_started_again_ends_well(make, tiny_config, tmp_path):
-    """SIGKILL to everything in the middle of training; then the same command once more."""
-    output = tmp_path / "output"
-    config = tmp_path / "killed.yaml"
-    text = tiny_config.read_text(encoding="utf-8")
-    config.write_text(text.replace("epochs: 2\n  learning_rate", "epochs: 8\n  learning_rate"))
-    command = ["make", f"PYTHON={sys.executable}", "reproduce", f"CONFIG={config}"]
-    process = subprocess.Popen(
-        command,
-        cwd=paths.ROOT,
-        env=without_make() | {"SKIN_OUTPUT": str(output)},
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    run = output / "runs" / "killed"
-    checkpoint = run / "baseline_cnn" / "from_scratch.state.npz"
-    deadline = time.monotonic() + 240
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        assert process.poll() is None, "make ended before notebook 03 trained"
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert (run / "notebooks" / "02_preprocessing.ipynb").exists()
-    assert not (run / "notebooks" / "03_baseline_cnn.ipynb").exists()
-    assert planned(make, config, output)[0] == "03_baseline_cnn"
-    before = array_files.read_arrays(checkpoint)[1]["rows"]
-    assert 1 <= len(before) < 8, "it was killed in the middle"
-
-    done = make(str(run / "notebooks" / "03_baseline_cnn.ipynb"), f"CONFIG={config}", output=output)
-    assert done.returncode == 0, done.stderr
-    seconds = pd.read_csv(run / "baseline_cnn" / "history.csv")["seconds"]
-    assert len(seconds) == 8
-    assert seconds[: len(before)].tolist() == [row["seconds"] for row in before], "not made again"
-    assert not list(run.rglob("*.failed.ipynb"))
+    done = make("reproduce", f"CONFIG={config}", output=output)
+    assert done.returncode != 0
+    message = "): 1, the first: images/SYN_0000005.jpg, not an image in JPEG or PNG format, 12"
+    assert "images cannot be used, more than data.max_dropped = 0.01 allows" in done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    run = output / "runs" / config.stem
+    assert not (run / "notebooks" / "01_data_survey.ipynb").exists()
+    assert (run / "notebooks" / "01_data_survey.failed.ipynb").exists()
+    assert not (run / "index.csv").exists()
+    assert not (output / "reports" / config.stem / "index.html").exists()
