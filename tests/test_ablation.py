@@ -361,7 +361,7 @@ def recompute(result, answers):
 
 
 def test_the_prose_says_what_was_measured(published):
-    """The README, notebook 02 and the configurations say in words what the verdicts are."""
+    """docs/results.md, notebook 02 and the configurations say in words what the verdicts are."""
     result, _ = published
     verdict = result.dropna(subset=["compared"]).set_index("compared")["verdict"]
     assert ablation.HELPS not in set(verdict)
@@ -373,7 +373,7 @@ def test_the_prose_says_what_was_measured(published):
     assert auc["median filter, alone"].round(3) == 0.002
     low = result.set_index("variant")["difference_low"]
     assert low["the paper's steps"].round(3) == -0.014
-    readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (paths.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     for row in result.dropna(subset=["compared"]).to_dict("records"):
         if row["compared"].endswith(("alone", "together")):
             line = f"| {row['compared']} | {ablation._signed(row)} | {row['verdict']} |"

@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_s
 from lib import paths, tables
 from lib.data import splits
 from lib.evaluation import bootstrap, metrics, model_names, prediction_files, priors
-from tools import publish
+from tools import publish, result_tables
 
 CLASSES = ["bcc", "mel", "nv"]
 PRIOR = np.array([0.1, 0.1, 0.8])
@@ -606,8 +606,11 @@ def show(run, notebook, figures):
 def finished(run, written, cross_validated, tmp_path, monkeypatch):
     """A run that is ready to be published, in a repository of its own."""
     monkeypatch.setattr(publish, "REPORTS", tmp_path / "reports")
-    monkeypatch.setattr(publish, "README", tmp_path / "README.md")
-    publish.README.write_text("# A\n\n{}\nbefore\n{}\n\nrest\n".format(*publish.MARKS))
+    marks = "# A\n\n{}\nbefore\n{}\n\n{}\nbefore\n{}\n\nrest\n"
+    for name in ("README", "RESULTS"):
+        monkeypatch.setattr(result_tables, name, tmp_path / f"{name}.md")
+        marked = marks.format(*result_tables.DEMO_MARKS, *result_tables.MARKS)
+        (tmp_path / f"{name}.md").write_text(marked)
     folder = paths.run_folder(run.name)
     tables.write_table(written, folder / "index.csv")
     tables.write_json(results_of(run, written), folder / "metrics.json")
@@ -623,7 +626,7 @@ def finished(run, written, cross_validated, tmp_path, monkeypatch):
     return folder
 
 
-def test_publishing_writes_the_run_and_the_readme_s_table(run, written, finished):
+def test_publishing_writes_the_run_and_both_pages_of_results(run, written, finished):
     published = publish.publish(run)
     assert sorted(file.name for file in published.iterdir()) == [
         "3.1_curves.png",
@@ -639,35 +642,61 @@ def test_publishing_writes_the_run_and_the_readme_s_table(run, written, finished
         "split.csv",
     ]
     assert [p.name for p in published.parent.iterdir()] == ["published"]
-    text = publish.README.read_text()
+    text = result_tables.README.read_text()
     assert "before" not in text
     assert text.startswith("# A\n")
     assert text.endswith("rest\n")
-    assert publish.current_tables() == publish.results_tables(publish.REPORTS)
     kept = pd.read_csv(published / "split.csv")
     assert list(kept.columns) == splits.COLUMNS
     assert splits.digest(kept) == splits.digest(written)
 
 
-def test_the_readme_s_table_has_three_headline_scores_and_the_cross_validation(run, finished):
+def test_the_results_page_has_every_model_under_both_rules_and_the_cross_validation(run, finished):
     results = json.loads((finished / "metrics.json").read_text())
     publish.publish(run)
-    lines = publish.README.read_text().splitlines()
-    head = f"| Model | {' | '.join(metrics.SCORES.values())} |"
-    assert "accuracy (training prior) | balanced accuracy (equal priors) | macro AUC" in head
-    start = lines.index(head) + 2
-    assert (
-        len([line for line in lines[start:] if line.startswith("|")]) == len(model_names.MODELS) + 2
+    lines = result_tables.RESULTS.read_text().splitlines()
+    head = (
+        "| Model | accuracy, training prior | balanced, training prior "
+        "| accuracy, equal priors | balanced, equal priors | macro AUC |"
     )
+    assert lines.count(head) == 2
+    start = lines.index(head) + 2
+    assert all(line.startswith("|") for line in lines[start : start + len(model_names.MODELS)])
+    assert not lines[start + len(model_names.MODELS)]
+    for models, name in (
+        (results["models"], "vgg16_fine_tuned"),
+        (results["cross_validation"]["models"], "vgg16_frozen"),
+    ):
+        model = models[name]
+        scores = [
+            model["rules"][rule][score]
+            for rule in ("training_prior", "equal_priors")
+            for score in ("accuracy", "balanced_accuracy")
+        ]
+        cells = map(bootstrap.format_interval, [*scores, model["macro_auc"]])
+        assert f"| {model['title']} | {' | '.join(cells)} |" in lines
+    assert any("2-fold cross-validation on all 150 images" in line for line in lines)
+    assert f"In brackets: {results['interval']}." in lines
+
+
+def test_the_readme_s_table_has_one_rule_in_all_its_scores(run, finished):
+    results = json.loads((finished / "metrics.json").read_text())
+    publish.publish(run)
+    lines = result_tables.README.read_text().splitlines()
+    head = "| Model | balanced accuracy | accuracy | macro AUC | melanoma sensitivity "
+    assert f"{head}| melanoma specificity |" in lines
     tuned = results["models"]["vgg16_fine_tuned"]
-    scores = " | ".join(bootstrap.format_interval(tuned[score]) for score in metrics.SCORES)
-    assert f"| VGG16, fine-tuned | {scores} |" in lines
-    folds = results["cross_validation"]["models"]["vgg16_frozen"]
-    scores = " | ".join(bootstrap.format_interval(folds[score]) for score in metrics.SCORES)
-    note = "2-fold cross-validation, all 150 images"
-    assert f"| VGG16, frozen ({note}) | {scores} |" in lines
-    (rules,) = [line for line in lines if "corrected" in line]
-    assert rules.endswith(f"In brackets: {results['interval']}.")
+    scores = tuned["rules"]["equal_priors"]
+    melanoma = scores["per_class"]["mel"]
+    cells = [
+        bootstrap.format_interval(scores["balanced_accuracy"]),
+        f"{scores['accuracy']['value']:.3f}",
+        f"{tuned['macro_auc']['value']:.3f}",
+        f"{melanoma['sensitivity']['value']:.3f}",
+        f"{melanoma['specificity']:.3f}",
+    ]
+    assert f"| VGG16, fine-tuned | {' | '.join(cells)} |" in lines
+    assert lines.count("The demonstration has not been published yet.") == 1
 
 
 def test_what_is_published_can_be_checked_by_recomputing_it(run, finished):
@@ -788,8 +817,14 @@ def test_clean_leaves_what_was_published_alone(make, tiny_config, tmp_path):
 PUBLISHED = sorted(publish.REPORTS.glob("*/published/metrics.json"))
 
 
-def test_the_readme_s_results_are_those_of_the_published_metrics():
-    assert publish.current_tables() == publish.results_tables(publish.REPORTS)
+def test_the_pages_of_results_are_those_of_the_published_metrics():
+    runs = result_tables.read_published(publish.REPORTS)
+    for page, marks, expected in (
+        (result_tables.README, result_tables.DEMO_MARKS, result_tables.demo_sentence(runs)),
+        (result_tables.README, result_tables.MARKS, result_tables.headline_table(runs)),
+        (result_tables.RESULTS, result_tables.MARKS, result_tables.result_tables(runs)),
+    ):
+        assert paths.read_part(page, marks) == expected
 
 
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.parent.parent.name)

@@ -272,7 +272,7 @@ def test_the_published_readme_says_what_the_numbers_say(said):
 def test_the_front_page_says_what_was_measured(said):
     group = said["false_alarms"]["fresh hairless"]
     low, value, high = (100 * group["inside"][key] for key in ("low", "value", "high"))
-    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    text = (paths.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert f"On {group['images']} real images without hair" in text
     assert f"it changes {value:.2f}% ({low:.2f} to {high:.2f}) of the pixels" in text
 

@@ -1,0 +1,143 @@
+"""The tables of published results in README.md and docs/results.md."""
+
+import json
+from pathlib import Path
+
+from lib import paths
+from lib.evaluation import bootstrap, priors
+
+README = paths.ROOT / "README.md"
+RESULTS = paths.ROOT / "docs" / "results.md"
+MARKS = "<!-- results: make publish writes this -->", "<!-- end of results -->"
+DEMO_MARKS = "<!-- demo: make publish writes this -->", "<!-- end of demo -->"
+#: The run of the README's table; before it is published, the first published run.
+MAIN_RUN = "ham10000"
+#: Model and decision rule of the primary result.
+PRIMARY_MODEL, PRIMARY_RULE = "vgg16_fine_tuned", "equal_priors"
+#: Its title; results published earlier have another one.
+MAJORITY = "Majority-class baseline"
+#: A class whose sensitivity and specificity the README shows, where the run has it.
+MELANOMA = "mel"
+
+
+def check_pages() -> None:
+    """Raise ValueError if a page lacks the marks between which its tables are written."""
+    for page, marks in ((README, DEMO_MARKS), (README, MARKS), (RESULTS, MARKS)):
+        paths.expect_part(page, marks)
+
+
+def write_pages(reports: Path) -> None:
+    """Write what all published runs show into both pages."""
+    runs = read_published(reports)
+    paths.write_part(README, DEMO_MARKS, demo_sentence(runs))
+    paths.write_part(README, MARKS, headline_table(runs))
+    paths.write_part(RESULTS, MARKS, result_tables(runs))
+
+
+def read_published(reports: Path) -> list[dict]:
+    """Return the `metrics.json` of each published run, real images first."""
+    files = sorted(reports.glob("*/published/metrics.json"))
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return sorted(runs, key=lambda run: (run["synthetic"], run["run"]))
+
+
+def demo_sentence(runs: list[dict]) -> str:
+    """Return what to expect of `make reproduce`, with the demonstration's headline number."""
+    run = next((run for run in runs if run["run"] == "demo"), None)
+    if run is None:
+        return "The demonstration has not been published yet.\n"
+    model, baseline = (
+        run["models"][name]["rules"][PRIMARY_RULE]["balanced_accuracy"]
+        for name in (PRIMARY_MODEL, "majority")
+    )
+    return (
+        f"Expect a balanced accuracy of about {model['value']:.2f} (interval {model['low']:.2f} to "
+        f"{model['high']:.2f}) for the fine-tuned VGG16 on {run['images']['test']} test images, "
+        f"against {baseline['value']:.2f} for the majority-class baseline.\n"
+    )
+
+
+def headline_table(runs: list[dict]) -> str:
+    """Return the README's table: the main run's models under the primary rule."""
+    run = next((run for run in runs if run["run"] == MAIN_RUN), next(iter(runs), None))
+    if run is None:
+        return "\nNo run has been published yet.\n"
+    has_melanoma = MELANOMA in run["classes"]
+    columns = ["balanced accuracy", "accuracy", "macro AUC"]
+    columns += ["melanoma sensitivity", "melanoma specificity"] if has_melanoma else []
+    rows = []
+    for name, model in run["models"].items():
+        scores = model["rules"][PRIMARY_RULE]
+        cells = [
+            bootstrap.format_interval(scores["balanced_accuracy"]),
+            f"{scores['accuracy']['value']:.3f}",
+            f"{model['macro_auc']['value']:.3f}",
+        ]
+        if has_melanoma:
+            melanoma = scores["per_class"][MELANOMA]
+            cells += [f"{melanoma['sensitivity']['value']:.3f}", f"{melanoma['specificity']:.3f}"]
+        rows.append([_title(name, model), *cells])
+    trained = run["models"][PRIMARY_MODEL]["rules"]["training_prior"]["accuracy"]
+    note = (
+        "Every model decides under equal priors: each probability is divided by the class "
+        "frequency in training, and the most probable class is predicted. This finds more of the "
+        "rare classes and costs accuracy; under the training prior the accuracy of the fine-tuned "
+        f"network is {bootstrap.format_interval(trained)}. In brackets: {run['interval']}. All "
+        "scores under both rules: [docs/results.md](docs/results.md)."
+    )
+    return "\n".join(["", _describe(run), "", *_table(["Model", *columns], rows), "", note, ""])
+
+
+def result_tables(runs: list[dict]) -> str:
+    """Return one table for each published run, with all models under both rules."""
+    return "\n" + ("\n".join(map(_run_section, runs)) or "No run has been published yet.\n")
+
+
+def _run_section(run: dict) -> str:
+    columns = [
+        f"{score}, {rule}" for rule in priors.RULES.values() for score in ("accuracy", "balanced")
+    ]
+    header = ["Model", *columns, "macro AUC"]
+    lines = [f"### {run['title']}", "", _describe(run), "", *_table(header, _rows(run["models"]))]
+    folds = run["cross_validation"]
+    if folds:
+        lines += [
+            "",
+            f"{folds['folds']}-fold cross-validation on all {folds['images']:,} images, each "
+            "predicted by models trained without its fold. This is another experiment than the "
+            "table above: it trains on more images, some of them test images, and uses one view "
+            "of each image.",
+            "",
+            *_table(header, _rows(folds["models"])),
+        ]
+    return "\n".join([*lines, "", f"In brackets: {run['interval']}.", ""])
+
+
+def _rows(models: dict) -> list[list[str]]:
+    rows = []
+    for name, model in models.items():
+        scores = [
+            model["rules"][rule][score]
+            for rule in priors.RULES
+            for score in ("accuracy", "balanced_accuracy")
+        ]
+        scores.append(model["macro_auc"])
+        rows.append([_title(name, model), *map(bootstrap.format_interval, scores)])
+    return rows
+
+
+def _describe(run: dict) -> str:
+    kind = "synthetic images, no medical evidence" if run["synthetic"] else "real images"
+    return (
+        f"Run `{run['run']}` ({kind}): {run['images']['test']:,} test images of "
+        f"{run['lesions']['test']:,} lesions that no model was trained on."
+    )
+
+
+def _title(name: str, model: dict) -> str:
+    return MAJORITY if name == "majority" else model["title"]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
