@@ -54,6 +54,30 @@ class Run:
         """Return the rows of a split (`train`, `validation` or `test`), ndarray of int."""
         return np.flatnonzero(self.index["split"] == split)
 
+    def prediction_table(
+        self, model: str, probabilities: np.ndarray, rows: np.ndarray | None = None
+    ) -> pd.DataFrame:
+        """Return a model's predictions, by default on the held-out images.
+
+        Parameters
+        ----------
+        model : str
+            One of `model_names.MODELS`.
+        probabilities : ndarray of float, shape (n, classes)
+            Posteriors under the training prior.
+        rows : ndarray of int, shape (n,), optional
+            The rows of the index that were predicted.
+
+        Returns
+        -------
+        DataFrame
+            `prediction_files.predictions_schema`.
+        """
+        images = self.held_out if rows is None else self.index.loc[rows]
+        return prediction_files.prediction_table(
+            model, images, probabilities, self.classes, self.class_prior
+        )
+
     def write_predictions(self, folder: str, probabilities: dict[str, np.ndarray]) -> pd.DataFrame:
         """Write `<folder>/predictions.csv`, the predictions of models on the held-out images.
 
@@ -70,12 +94,7 @@ class Run:
             `prediction_files.predictions_schema`.
         """
         table = pd.concat(
-            [
-                prediction_files.prediction_table(
-                    model, self.held_out, values, self.classes, self.class_prior
-                )
-                for model, values in probabilities.items()
-            ],
+            [self.prediction_table(model, values) for model, values in probabilities.items()],
             ignore_index=True,
         )
         tables.write_table(table, self.folder / folder / "predictions.csv")

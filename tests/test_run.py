@@ -78,6 +78,12 @@ def test_both_decisions_are_written_with_the_probabilities(opened):
     assert table["predicted_equal_priors"].tolist() == classes[equal.argmax(axis=1)].tolist()
 
 
+def test_a_prediction_table_of_some_rows_names_their_images(opened):
+    rows = opened.rows("validation")
+    table = opened.prediction_table("alexnet", np.full((len(rows), 3), 1 / 3), rows)
+    assert table["image_id"].tolist() == opened.index["image_id"].iloc[rows].tolist()
+
+
 def test_predictions_read_include_the_majority_class_baseline(opened):
     write_all(opened)
     table = opened.read_predictions()

@@ -10,14 +10,18 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from lib import paths
-from lib.config import Stage
+from lib.config import Network, Stage, VGG16Transfer
 from lib.networks import array_files, batching, devices, epoch_scores, model_graph
 from lib.networks.backend import keras, versions
+
+if TYPE_CHECKING:
+    from lib.run import Run
 
 
 def set_seed(seed: int) -> None:
@@ -125,6 +129,58 @@ def fit(
             weight.assign(_rounded(model_graph.to_numpy(weight)))
     columns = list(epoch_scores.history_schema(classes).columns)
     return epoch_scores.history_schema(classes).validate(pd.DataFrame(run.rows)[columns])
+
+
+def fit_run(
+    run: "Run",
+    model: keras.Model,
+    inputs: np.ndarray | dict,
+    settings: Network | VGG16Transfer,
+    *,
+    stage_settings: Stage | None = None,
+    class_balance: str | None = None,
+    seed: int | None = None,
+    **options,
+) -> pd.DataFrame:
+    """Train a network, or a part of one, on the training images of a run: `fit` with its batches.
+
+    Parameters
+    ----------
+    run : lib.run.Run
+    inputs : ndarray or dict
+        `run.images`, or the cached features of each split, as `split_batches` takes them.
+    settings : Network or VGG16Transfer
+        The section of the configuration with `batch_size` and `class_balance`.
+    stage_settings : Stage, optional
+        Epochs and learning rate, by default those of `settings`.
+    class_balance : {"weights", "sampling", "none"}, optional
+        By default that of `settings`.
+    seed : int, optional
+        Shuffles the training images, by default the run's seed.
+    **options
+        `state`, `stage`, `first_epoch` and `verbose` of `fit`.
+
+    Returns
+    -------
+    DataFrame
+        As `fit`.
+    """
+    class_balance = class_balance or settings.class_balance
+    seed = run.config.seed if seed is None else seed
+    train, validation = (
+        batching.split_batches(
+            run,
+            split,
+            inputs[split] if isinstance(inputs, dict) else inputs,
+            settings,
+            class_balance,
+            seed=seed if split == "train" else None,
+        )
+        for split in ("train", "validation")
+    )
+    prior = batching.output_prior(run.class_prior, class_balance)
+    settings = stage_settings or settings
+    return fit(model, train, validation, settings, classes=run.classes, prior=prior, **options)
 
 
 class _Run:
