@@ -17,7 +17,7 @@ TIMEOUT ?= 21600
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: help env check-python images reproduce data study studies notebooks refresh finished publish
-.PHONY: publish-models predict lab test test-unit test-notebooks test-images lint format lock clean
+.PHONY: publish-models predict lab test test-unit test-notebooks lint format lock clean
 
 # ------------------------------------------------------------------------------------ environment
 # PYTHON is read from the command line only: in the shell, a variable of that name may mean anything.
@@ -125,8 +125,9 @@ data: $(ENV) ## Download HAM10000 (3 GB), a part of it (SAMPLE=500), or use a co
 	  $(if $(DATASET),--dataset $(DATASET))
 
 study: $(ENV) ## Measure a side experiment again: NAME=leakage [FROM=<HAM10000 folder>] (minutes to an hour)
-	@test -n "$(filter $(NAME),$(STUDIES))" || \
+	@test -n "$(and $(NAME),$(filter $(NAME),$(STUDIES)))" || \
 	  { echo "error: NAME=$(NAME): expected one of: $(STUDIES)" >&2; exit 1; }
+	@$(MAKE) --no-print-directory images CONFIG=demo
 	@$(PY) -m studies.$(NAME) "$(or $(FROM),data/ham10000)"
 
 studies: $(STUDY_HTML) ## Execute and render the notebooks of the side experiments (1 minute)
@@ -176,18 +177,18 @@ lab: $(SYNTHETIC) | $(ENV) ## Open the notebooks in JupyterLab (draws the synthe
 PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 NBVAL    := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200
 
-test: lint test-images ## Run everything CI checks (10 to 15 minutes on two cores)
+test: lint $(ENV) ## Run everything CI checks (10 to 15 minutes on two cores)
+	@$(MAKE) --no-print-directory images CONFIG=demo
+	@rm -rf runs/.nbval
 	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest $(PARALLEL) $(NBVAL) --doctest-modules notebooks tests lib
 
 test-unit: $(ENV) ## Run the unit tests, the docstring examples and a tiny run from end to end (6 to 10 minutes)
 	$(PY) -m pytest $(PARALLEL) --doctest-modules tests lib
 
-test-notebooks: test-images ## Execute the committed notebooks again and compare their outputs (5 minutes)
-	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest $(NBVAL) notebooks
-
-test-images: $(ENV)
+test-notebooks: $(ENV) ## Execute the committed notebooks again and compare their outputs (5 minutes)
 	@$(MAKE) --no-print-directory images CONFIG=demo
 	@rm -rf runs/.nbval
+	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest $(NBVAL) notebooks
 
 lint: $(ENV) ## Check style and formatting, notebooks included (seconds)
 	$(PY) -m ruff check

@@ -13,10 +13,8 @@ import pytest
 
 from lib import config, paths
 from lib.data import datasets
-from lib.networks import published_networks, saving, vgg16_weights
-from lib.networks.backend import keras
 from lib.preprocessing import image_array
-from tools import publish_models, synthetic
+from tools import synthetic
 
 TINY = paths.ROOT / "tests" / "tiny.yaml"
 
@@ -75,6 +73,9 @@ def change_layers(network, parts, seed):
 
 def write_run(run, data_folder):
     """Write the files of a finished run: index, images and three networks with changed weights."""
+    from lib.networks import published_networks, saving, vgg16_weights
+    from lib.networks.backend import keras
+
     metadata = datasets.read_metadata(data_folder)
     files = datasets.find_images(data_folder, metadata["image_id"])
     index = datasets.build_index(metadata, files, metadata.set_index("image_id")["lesion_id"], run)
@@ -108,6 +109,9 @@ def write_run(run, data_folder):
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, tiny_config, data_folder):
     """Return the folders of a finished and published run; tests must not write to them."""
+    from lib.networks import published_networks
+    from tools import publish_models
+
     output, published = tmp_path_factory.mktemp("finished"), tmp_path_factory.mktemp("models")
     run = config.load_config(tiny_config)
     with pytest.MonkeyPatch.context() as patch:
