@@ -16,7 +16,7 @@ from lib import paths, tables
 from lib.config import Config, load_config
 from lib.data import splits
 from lib.evaluation import metrics, prediction_files
-from tools import result_tables
+from tools import demo_picture, result_tables
 from tools.command_line import run_command
 
 REPORTS = paths.ROOT / "reports"
@@ -67,6 +67,8 @@ def publish(config: Config) -> Path:
             shutil.copyfile(file, partial / file.name)
         tables.write_json(results, partial / "metrics.json")
     result_tables.write_pages(REPORTS)
+    if config.name == "demo":
+        demo_picture.write_picture(target)
     return target
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from lib import paths
-from lib.evaluation import bootstrap, priors
+from lib.evaluation import bootstrap, model_names, priors
 
 README = paths.ROOT / "README.md"
 RESULTS = paths.ROOT / "docs" / "results.md"
@@ -14,8 +14,6 @@ DEMO_MARKS = "<!-- demo: make publish writes this -->", "<!-- end of demo -->"
 MAIN_RUN = "ham10000"
 #: Model and decision rule of the primary result.
 PRIMARY_MODEL, PRIMARY_RULE = "vgg16_fine_tuned", "equal_priors"
-#: Its title; results published earlier have another one.
-MAJORITY = "Majority-class baseline"
 #: A class whose sensitivity and specificity the README shows, where the run has it.
 MELANOMA = "mel"
 
@@ -135,7 +133,8 @@ def _describe(run: dict) -> str:
 
 
 def _title(name: str, model: dict) -> str:
-    return MAJORITY if name == "majority" else model["title"]
+    # results published earlier have another title
+    return model_names.MODELS["majority"] if name == "majority" else model["title"]
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
