@@ -10,18 +10,16 @@ from sklearn.preprocessing import StandardScaler
 from lib.data import splits
 from lib.evaluation import prediction_files, priors
 
-#: Inverse strengths of the penalty that are tried.
+#: Inverse regularisation strengths to choose from, by cross-validation in this many folds.
 STRENGTHS = [0.0003, 0.001, 0.003, 0.01]
-#: To choose among them.
 FOLDS = 3
 
 
 def fit(features: np.ndarray, labels: pd.Series, groups: pd.Series, seed: int) -> Pipeline:
     """Train a multinomial logistic regression on standardised features.
 
-    Classes are not weighted, so its probabilities are posteriors under the classes' shares among
-    these images. Its strength is the one with the lowest log loss in a cross-validation over
-    groups.
+    Classes are not weighted, so the probabilities are posteriors under the class frequencies of
+    these images. Regularisation strength is chosen by log loss in a cross-validation over groups.
 
     Parameters
     ----------
@@ -41,36 +39,40 @@ def fit(features: np.ndarray, labels: pd.Series, groups: pd.Series, seed: int) -
 def predict(
     classifier: Pipeline, features: np.ndarray, views: int, classes: list[str]
 ) -> np.ndarray:
-    """Return probabilities, ndarray of float, shape (n, classes), averaged over an image's views.
+    """Return probabilities averaged over the views of each image.
 
     Parameters
     ----------
     features : ndarray of float, shape (views * n, values)
         View v of the i-th image is at v * n + i.
+
+    Returns
+    -------
+    ndarray of float, shape (n, classes)
     """
-    every = classifier.predict_proba(np.asarray(features, np.float32)).astype(np.float64)
+    probabilities = classifier.predict_proba(np.asarray(features, np.float32)).astype(np.float64)
     order = [list(classifier.classes_).index(name) for name in classes]
-    mean = every[:, order].reshape(views, -1, len(classes)).mean(axis=0)
+    mean = probabilities[:, order].reshape(views, -1, len(classes)).mean(axis=0)
     return mean / mean.sum(axis=1, keepdims=True)
 
 
 def cross_validate(
     name: str, features: np.ndarray, index: pd.DataFrame, classes: list[str], seed: int
 ) -> pd.DataFrame:
-    """Predict every image by a classifier trained on the other folds.
+    """Predict every image with a classifier that was trained on the other folds.
 
     Parameters
     ----------
     name : str
-        Of the model, in the table.
+        The name of the model in the table.
     features : ndarray of float, shape (n, values)
-        Row i is the index's row i.
+        Row i is row i of the index.
 
     Returns
     -------
     DataFrame
-        `metrics.cross_validation_schema(classes)`: posteriors under the shares of the classes in
-        each fold's training images.
+        `prediction_files.cross_validation_schema(classes)`: posteriors under the class
+        frequencies of the training images of each fold.
     """
     parts = []
     for fold in sorted(index["fold"].unique()):

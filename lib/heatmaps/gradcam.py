@@ -1,4 +1,4 @@
-"""Where a model looks: Grad-CAM, and how much of it falls on the lesion. Needs TensorFlow."""
+"""Grad-CAM: which regions of an image raise the score of a class. Needs TensorFlow."""
 
 import cv2
 import numpy as np
@@ -16,66 +16,62 @@ def grad_cam(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute Grad-CAM heatmaps (Selvaraju et al., ICCV 2017).
 
-    The maps of a convolution are weighted by the mean gradient of the class's score before the
-    softmax and added up; negative sums are cut off.
+    The feature maps of a convolution are weighted by the mean gradient of the class score before
+    the softmax, summed, and cut off at zero.
 
     Parameters
     ----------
     images : ndarray of uint8, shape (n, height, width, 3)
     layer : str
         A convolution of the model, which may be any graph of layers that ends in a dense softmax
-        layer. What reaches the answer by other ways than through this layer is held fixed.
+        layer. Paths to the output that bypass this layer are held fixed.
     classes : ndarray of int, shape (n,), optional
         The class to explain in each image; by default the most probable one.
 
     Returns
     -------
     heatmaps : ndarray of float32, shape (n, height, width)
-        Each scaled to [0, 1]; all zero where nothing speaks for the class.
+        Each scaled to [0, 1]; all zero where the layer does not support the class.
     classes : ndarray of int, shape (n,)
-        The class that was explained.
+        The explained classes.
 
     Raises
     ------
     ValueError
-        The model has no such layer, or it puts out no maps, or the model does not end in a dense
-        softmax layer; or Keras's backend is not TensorFlow.
+        The model has no such layer, the layer outputs no feature maps, the model does not end in
+        a dense softmax layer, or Keras does not run on TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            f"Grad-CAM takes gradients with TensorFlow; the backend is {keras.backend.backend()}"
-        )
-    _, kept = model_graph.split_before(model, layer)
-    last, shape = kept.layers[-1], kept.get_layer(layer).output.shape
+        raise ValueError(f"Grad-CAM needs the backend TensorFlow; found {keras.backend.backend()}")
+    output, shape = model.layers[-1], model.get_layer(layer).output.shape
     if len(shape) != 4:
-        raise ValueError(f"layer {layer!r} puts out shape {shape}; expected maps")
-    if not isinstance(last, keras.layers.Dense) or last.activation.__name__ != "softmax":
+        raise ValueError(f"layer {layer!r} outputs shape {shape}; expected feature maps")
+    if not isinstance(output, keras.layers.Dense) or output.activation.__name__ != "softmax":
         raise ValueError(
-            f"{model.name} ends in layer {last.name!r}; expected a dense softmax layer"
+            f"{model.name} ends in layer {output.name!r}; expected a dense softmax layer"
         )
-    trunk, top = model_graph.split_after(model, layer)
-    before_last, _ = model_graph.split_before(top, last.name)
-    found, explained = [], []
+    to_maps, from_maps = model_graph.split_after(model, layer)
+    to_features, _ = model_graph.split_before(from_maps, output.name)
+    heatmaps, explained = [], []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        asked = None if classes is None else classes[start : start + batch_size]
-        maps, chosen = _weighted_maps(trunk(batch, training=False), before_last, last, asked)
-        found += [_scale(each, batch.shape[1:3]) for each in maps]
-        explained.append(chosen)
-    return np.array(found, np.float32), np.concatenate(explained)
+        selected = None if classes is None else classes[start : start + batch_size]
+        crossing = to_maps(batch, training=False)
+        maps, selected = _weighted_maps(crossing, to_features, output, selected)
+        heatmaps += [_scale(heatmap, batch.shape[1:3]) for heatmap in maps]
+        explained.append(selected)
+    return np.array(heatmaps, np.float32), np.concatenate(explained)
 
 
-def _weighted_maps(crossing, before_last, last, classes):
+def _weighted_maps(crossing, to_features, output, classes):
     import tensorflow as tf
 
-    several = isinstance(crossing, list)
-    maps, others = (crossing[0], crossing[1:]) if several else (crossing, [])
+    maps, bypass = (crossing[0], crossing[1:]) if isinstance(crossing, list) else (crossing, [])
     with tf.GradientTape() as tape:
         tape.watch(maps)
-        inputs = [maps, *others] if several else maps
-        features = tf.cast(before_last(inputs, training=False), "float32")
-        # before the softmax, whose gradient is rounded to zero where an answer is sure
-        logits = tf.matmul(features, last.kernel) + last.bias
+        features = to_features([maps, *bypass] if bypass else maps, training=False)
+        # class scores before the softmax, whose gradient vanishes for confident predictions
+        logits = tf.matmul(tf.cast(features, "float32"), output.kernel) + output.bias
         classes = np.argmax(logits, axis=1) if classes is None else classes
         score = tf.gather(logits, classes, axis=1, batch_dims=1)
     gradient = tf.cast(tape.gradient(score, maps), "float32")

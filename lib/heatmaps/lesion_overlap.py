@@ -1,10 +1,10 @@
-"""How much of a heatmap lies on the lesion."""
+"""Score heatmaps against lesion masks."""
 
 import numpy as np
 
 
 def mass_inside(heatmaps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Return the share of each heatmap's mass that lies inside the lesion mask.
+    """Return the proportion of each heatmap's mass that lies inside the lesion mask.
 
     Parameters
     ----------
@@ -14,8 +14,13 @@ def mass_inside(heatmaps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of float, shape (n,)
-        NaN for a heatmap that is zero everywhere. A heatmap that ignores the image scores the
-        mask's share of the area.
+        NaN for a heatmap that is zero everywhere. A uniform heatmap scores the relative area of
+        the lesion.
+
+    Examples
+    --------
+    >>> mass_inside(np.array([[[1.0, 3.0]]]), np.array([[[False, True]]]))
+    array([0.75])
     """
     inside = (heatmaps * masks).sum(axis=(1, 2), dtype=np.float64)
     total = np.broadcast_to(heatmaps.sum(axis=(1, 2), dtype=np.float64), inside.shape)
