@@ -165,7 +165,7 @@ def test_the_readme_says_what_these_are_and_under_which_terms(published):
 def test_weights_learnt_from_ham10000_follow_its_licence(published, run):
     said = published_networks.read_manifest(published / published_networks.MANIFEST)
     real = config.load_config("configs/ham10000.yaml")
-    text = publish_models._readme(said.model_copy(update={"configuration": real}))
+    text = publish_models.render_readme(said.model_copy(update={"configuration": real}))
     assert "HAM10000's CC BY-NC 4.0: not for commercial use, and with attribution" in text
     assert "no medical evidence" not in text
 
@@ -234,7 +234,7 @@ def test_a_network_that_the_configuration_does_not_build_is_refused(own_run, run
     """The same weights fit other settings, such as another size of the image inside."""
     settings = run.vgg16_transfer.model_copy(update={"input_size": 64})
     other = run.model_copy(update={"vgg16_transfer": settings})
-    refused(other, ValueError, r"frozen\.keras: .* answers otherwise")
+    refused(other, ValueError, r"frozen\.keras: .* gives other predictions")
 
 
 @pytest.mark.parametrize(
@@ -445,4 +445,6 @@ def test_a_committed_folder_holds_what_its_manifest_says_and_nothing_else(file):
         "README.md",
     }
     assert {each.name for each in folder.iterdir()} == files
-    assert (folder / "README.md").read_text(encoding="utf-8") == publish_models._readme(manifest)
+    assert (folder / "README.md").read_text(encoding="utf-8") == publish_models.render_readme(
+        manifest
+    )

@@ -12,20 +12,21 @@ from lib.config import Config, load_config
 from lib.evaluation import metrics, model_names
 from lib.networks import array_files, inference, published_networks, vgg16_weights
 from lib.networks.backend import keras, versions
+from tools.command_line import run_command
 
 TEMPLATE = paths.ROOT / "models" / "README.md.j2"
 
-LARGEST = 40  # megabytes, of all files of a run together
+LARGEST = 40  # megabytes, all files of a run together
 
-#: By how much a probability may differ between a network as it was saved and as it is loaded.
+#: Largest difference of a probability between the trained network and the loaded one.
 TOLERANCE = 1e-5
 
 
 def publish(config: Config) -> Path:
     """Write a finished run's networks, a manifest and a README to models/<run>.
 
-    The folder is replaced whole or not at all, and only when every network was loaded from it
-    again, with the weights and the answers of the one that was trained.
+    The folder is replaced completely or not at all, and only after every network has been loaded
+    from it with the weights and the predictions of the trained one.
 
     Raises
     ------
@@ -46,29 +47,29 @@ def publish(config: Config) -> Path:
         _check_size(config.name, described)
         manifest = _manifest(config, trained["baseline_cnn"][1], described)
         tables.write_json(manifest.model_dump(mode="json"), partial / published_networks.MANIFEST)
-        paths.write_text(partial / "README.md", _readme(manifest))
+        paths.write_text(partial / "README.md", render_readme(manifest))
         for name, (network, note) in trained.items():
-            _check_answers(network, published_networks.load_from(partial, name)[0], note.source)
+            _check_predictions(network, published_networks.load_from(partial, name)[0], note.source)
     return target
 
 
 def _write_model(
     file: Path, model: str, network: keras.Model, note: published_networks.Note
 ) -> published_networks.Model:
-    """Write what training changed in a network, and describe the file."""
-    given = published_networks.backbone_values(published_networks.build(note.config, model), model)
-    kept = {
+    """Write the weights that training changed, and describe the file."""
+    before = published_networks.backbone_values(published_networks.build(note.config, model), model)
+    changed = {
         name: _smallest(values)
         for name, values in published_networks.values_by_name(network).items()
-        if name not in given or not _same_bits(values, given[name])
+        if name not in before or not _same_bits(values, before[name])
     }
-    array_files.write_arrays(file, kept, {"run": note.config.name, "model": model})
+    array_files.write_arrays(file, changed, {"run": note.config.name, "model": model})
     return published_networks.Model(
         file=file.name,
         sha256=array_files.file_digest(file),
         bytes=file.stat().st_size,
         weights_sha256=note.weights_sha256,
-        values=sum(values.size for values in kept.values()),
+        values=sum(values.size for values in changed.values()),
         class_balance=note.class_balance,
         calibration=note.calibration,
         test_time_views=note.test_time_views,
@@ -87,18 +88,13 @@ def _same_bits(one: np.ndarray, other: np.ndarray) -> bool:
     return same_kind and one.tobytes() == other.tobytes()
 
 
-def _shares(prior: np.ndarray, classes: list[str]) -> dict[str, float]:
-    return dict(zip(classes, prior.tolist(), strict=True))
-
-
 def _check_size(run: str, described: dict[str, published_networks.Model]) -> None:
-    total = sum(each.bytes for each in described.values())
+    total = sum(model.bytes for model in described.values())
     if total > LARGEST * 10**6:
-        sizes = ", ".join(f"{each.file} {each.bytes:,}" for each in described.values())
+        sizes = ", ".join(f"{model.file} {model.bytes:,}" for model in described.values())
         raise ValueError(
             f"models/{run}: the networks take {total:,} bytes together, more than {LARGEST} MB "
-            f"({sizes}); fewer filters or units, or fine-tuning from a later layer, makes them "
-            "smaller"
+            f"({sizes}); use fewer filters or units, or fine-tune from a later layer"
         )
 
 
@@ -109,7 +105,7 @@ def _manifest(
         run=config.name,
         configuration=Config.model_validate(metrics.configuration(config)),
         classes=config.classes,
-        training_prior=_shares(note.training_prior, config.classes),
+        training_prior=dict(zip(config.classes, note.training_prior.tolist(), strict=True)),
         vgg16_sha256=vgg16_weights.VGG16_DIGEST
         if config.vgg16_transfer.backbone == "VGG16"
         else None,
@@ -118,7 +114,7 @@ def _manifest(
     )
 
 
-def _readme(manifest: published_networks.Manifest) -> str:
+def render_readme(manifest: published_networks.Manifest) -> str:
     config = manifest.configuration
     *others, last = [config.names[name] for name in config.classes]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -137,14 +133,15 @@ def _readme(manifest: published_networks.Manifest) -> str:
     )
 
 
-def _check_answers(trained: keras.Model, loaded: keras.Model, source: str) -> None:
-    """Check that a network answers as the one that was trained; the same weights are not enough."""
+def _check_predictions(trained: keras.Model, loaded: keras.Model, source: str) -> None:
+    """Check that a loaded network predicts like the trained one; equal weights are not enough."""
     noise = np.random.default_rng(0).integers(0, 256, (2, *trained.input_shape[1:]), np.uint8)
-    found = np.abs(inference.forward(trained, noise) - inference.forward(loaded, noise)).max()
-    if not found <= TOLERANCE:
+    difference = np.abs(inference.forward(trained, noise) - inference.forward(loaded, noise)).max()
+    if not difference <= TOLERANCE:
         raise ValueError(
-            f"{source}: loaded from its published file, the network answers otherwise, by {found}; "
-            "expected the same. Was it trained with another configuration?"
+            f"{source}: the network loaded from its published file gives other predictions "
+            f"(largest difference {difference}, expected at most {TOLERANCE}). Was it trained "
+            "with another configuration?"
         )
 
 
@@ -152,12 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Publish a run's networks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="the run, such as configs/demo.yaml")
-    try:
-        print(paths.relative(publish(load_config(parser.parse_args(arguments).config))))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    options = parser.parse_args(arguments)
+    return run_command(lambda: print(paths.relative(publish(load_config(options.config)))))
 
 
 if __name__ == "__main__":
