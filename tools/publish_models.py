@@ -115,6 +115,7 @@ def _manifest(
 
 
 def render_readme(manifest: published_networks.Manifest) -> str:
+    """Return the README of a folder of published networks."""
     config = manifest.configuration
     *others, last = [config.names[name] for name in config.classes]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
