@@ -194,7 +194,8 @@ def class_proportions(flagged: pd.DataFrame, judged: pd.DataFrame, label: str) -
         errors = np.abs(limits.T - heights)
         color = CLASS_COLORS[name]
         axis.bar(centers, heights, width, color=color, edgecolor="black", lw=0.6, label=name)
-        axis.errorbar(centers, heights, errors, fmt="none", ecolor="black", elinewidth=0.8)
+        for line, lw in (("white", 2.4), ("black", 0.9)):  # seen on dark bars, too
+            axis.errorbar(centers, heights, errors, fmt="none", ecolor=line, elinewidth=lw)
     axis.set_xticks(range(len(columns)), [column.replace("_", " ") for column in columns])
     axis.set_ylabel(label)
     axis.legend(frameon=False, fontsize=8)
@@ -432,6 +433,9 @@ def class_boxes(table: pd.DataFrame, axis_labels: dict[str, str]) -> Figure:
             hue="dx",
             order=order,
             palette=CLASS_COLORS,
+            saturation=1,
+            linecolor="black",
+            medianprops={"color": "white", "lw": 2},
             whis=(5, 95),
             showfliers=False,
             ax=axis,

@@ -246,3 +246,19 @@ def test_channels_have_a_histogram_of_shares():
         ("blue", 20): 0.5,
         ("blue", 40): 0.5,
     }
+
+
+def test_removal_is_scored_under_the_artefact_and_elsewhere():
+    """40 x 40 pixels: the artefact is 16 off by 10 grey levels, and half of it is detected."""
+    truth, mask, nothing = (np.zeros((40, 40), bool) for _ in range(3))
+    truth[10:14, 10:14] = mask[10:14, 10:12] = True
+    clean = np.full((40, 40, 3), 100, np.uint8)
+    restored = np.where((truth & ~mask)[..., None], np.uint8(110), clean)
+    scores = quality_scores.removal_scores(restored, mask, clean, truth, nothing)
+    assert scores["precision"] == 1
+    assert scores["recall"] == 0.5
+    assert scores["psnr_inside"] == pytest.approx(10 * np.log10(255**2 / 50))  # 100 on half of it
+    assert scores["psnr_outside"] == pytest.approx(10 * np.log10(255**2 * 12))  # rounding
+    ignored = quality_scores.removal_scores(restored, mask, clean, truth, truth)
+    assert np.isnan(ignored["recall"])
+    assert np.isnan(ignored["psnr_inside"])

@@ -93,6 +93,34 @@ def image_similarity(
     return scores
 
 
+def removal_scores(
+    restored: np.ndarray,
+    mask: np.ndarray,
+    clean: np.ndarray,
+    truth: np.ndarray,
+    ignored: np.ndarray,
+) -> dict[str, float]:
+    """Score the removal of an artefact: its mask, and the image under the artefact and elsewhere.
+
+    Parameters
+    ----------
+    restored, clean : ndarray of uint8, shape (height, width, 3)
+        The image after removal, and without the artefact.
+    mask, truth, ignored : ndarray of bool, shape (height, width)
+        What was detected, where the artefact is, and what is left out (with 5 pixels around it).
+
+    Returns
+    -------
+    dict
+        `dice`, `precision`, `recall`; `psnr_inside` and `psnr_outside` the artefact.
+    """
+    valid = ~grow_mask(ignored, SSIM_RADIUS)
+    regions = {"inside": truth & valid, "outside": ~truth & valid}
+    similarity = image_similarity(clean, restored, regions)
+    scores = mask_scores(mask & valid, truth & valid)
+    return scores | {f"psnr_{name}": similarity[name]["psnr"] for name in regions}
+
+
 # ---------------------------------------------------------------------------------------- colour
 
 
