@@ -29,6 +29,7 @@ CLASS_LINES = dict(zip(CLASS_COLORS, ["-", "--", "-.", ":", "-", "-.", "--"], st
 TRAINING, VALIDATION = "#332288", "#CC6677"
 #: Resolution of figures: sharp on a screen that shows them at the width they were laid out for.
 PIXELS_PER_CSS_PIXEL = 1.6
+PAGE_WIDTH = 9.6  # inches of 100 CSS pixels
 JPEG_QUALITY = 92
 
 
@@ -264,102 +265,109 @@ def histograms(table: pd.DataFrame) -> Figure:
 
 
 def curves(history: pd.DataFrame, scores: list[str]) -> Figure:
-    """Draw scores over the epochs, training and validation; a dotted line parts the stages.
+    """Draw training and validation scores over the epochs, with the key in a free panel.
 
-    A ring marks the epoch that each stage keeps.
+    A dotted line separates stages; a ring marks the epoch that was chosen in each stage.
     """
-    figure, axes = _panels(len(scores), 3.2, 2.6)
-    stages = history.groupby("stage", sort=False)
-    last_of_stage = stages["epoch"].max().iloc[:-1]
-    kept = history.loc[stages["val_balanced_accuracy"].idxmax()]
+    figure, axes, key = _panels(len(scores), 3, 2.6)
+    epochs, stages = history["epoch"], history.groupby("stage", sort=False)
+    chosen = history.loc[stages["val_balanced_accuracy"].idxmax()]
+    options = {"marker": "o", "ls": "", "ms": 10, "mfc": "none", "color": VALIDATION}
     for axis, score in zip(axes, scores, strict=True):
-        axis.plot(history["epoch"], history[score], "o-", ms=3, color=TRAINING, label="training")
-        axis.plot(
-            history["epoch"],
-            history[f"val_{score}"],
-            "s--",
-            ms=3,
-            color=VALIDATION,
-            label="validation",
-        )
-        axis.plot(kept["epoch"], kept[f"val_{score}"], "o", ms=9, mfc="none", color=VALIDATION)
-        for epoch in last_of_stage:
-            axis.axvline(epoch + 0.5, color="gray", ls=":")
+        validation = history[f"val_{score}"]
+        axis.plot(epochs, history[score], "o-", ms=3, color=TRAINING, label="training")
+        axis.plot(epochs, validation, "s--", ms=3, color=VALIDATION, label="validation")
+        axis.plot(chosen["epoch"], chosen[f"val_{score}"], label="chosen epoch", **options)
+        for epoch in stages["epoch"].max().iloc[:-1]:
+            axis.axvline(epoch + 0.5, color="gray", ls=":", label="next stage")
         axis.set(xlabel="epoch", ylabel=score.replace("_", " ").replace("f1", "F1"))
         axis.xaxis.get_major_locator().set_params(integer=True)
-    for axis in axes:
-        if axis.get_ylabel() not in ("loss", ""):
+        if score != "loss":
             axis.set_ylim(0, 1.02)
-    axes[0].legend(frameon=False)
+    _add_key(axes[0], key)
     return figure
 
 
-def _panels(n: int, width: float, height: float, **options) -> tuple[Figure, np.ndarray]:
-    """Return a figure and its first n axes, in rows of three; the others are hidden."""
-    columns = min(n, 3)
+def _panels(n: int, columns: int, height: float) -> tuple[Figure, np.ndarray, plt.Axes | None]:
+    """Return a figure of the page's width, its first n axes, and a blank one if there is any."""
     rows = -(-n // columns)
-    size = (width * columns, height * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    size = (PAGE_WIDTH / columns * min(n, columns), height * rows)
+    figure, axes = plt.subplots(rows, min(n, columns), figsize=size, squeeze=False)
     for axis in axes.flat[n:]:
-        axis.set_visible(False)
-    return figure, axes.flat[:n]
+        axis.axis("off")
+    return figure, axes.flat[:n], axes.flat[-1] if n < axes.size else None
+
+
+def _add_key(axis: plt.Axes, key: plt.Axes | None) -> None:
+    """Put the legend of an axis into the blank axis `key`, or into the axis itself."""
+    handles, labels = axis.get_legend_handles_labels()
+    entries = dict(zip(labels, handles, strict=True))
+    place = {"loc": "center"} if key else {"fontsize": 8}
+    (key or axis).legend(entries.values(), entries.keys(), frameon=False, **place)
 
 
 def confusion_matrices(confusions: dict[str, np.ndarray], classes: list[str]) -> Figure:
-    """Draw confusion matrices, one panel a model: in each cell the count, and its share of the row.
+    """Draw confusion matrices, one panel per model.
 
-    The colour is that of the share of the actual class.
+    Each cell holds the number of images and, for up to four classes, the proportion of the actual
+    class, which is also the colour.
     """
-    side = max(3, 0.65 * len(classes))  # inches
-    figure, axes = _panels(len(confusions), side + 0.3, side + 0.3)
+    few = len(classes) <= 4
+    columns = 4 if few and len(confusions) > 3 else 3
+    figure, axes, key = _panels(len(confusions), columns, PAGE_WIDTH / columns + 0.2)
     options = {"xticklabels": classes, "yticklabels": classes, "cmap": "Blues", "square": True}
-    options["annot_kws"] = {"fontsize": 8 if len(classes) > 4 else 10}
+    options |= {"fmt": "", "vmin": 0, "vmax": 1, "cbar": False}
     for axis, (title, counts) in zip(axes, confusions.items(), strict=True):
         counts = np.asarray(counts)
-        shares = counts / counts.sum(axis=1, keepdims=True)
-        said = np.vectorize("{}\n{:.2f}".format)(counts, shares)
-        sns.heatmap(shares, annot=said, fmt="", vmin=0, vmax=1, cbar=False, ax=axis, **options)
+        proportions = counts / counts.sum(axis=1, keepdims=True)
+        texts = np.vectorize("{}\n{:.2f}".format)(counts, proportions) if few else counts
+        options["annot_kws"] = {"fontsize": 9 if few else 7}
+        sns.heatmap(proportions, annot=texts, ax=axis, **options)
         axis.set(xlabel="predicted", ylabel="actual")
+        axis.tick_params(rotation=0, labelsize=9 if few else 7)
         axis.set_title(title, fontsize=9)
+    if key:
+        bar = key.inset_axes([0.3, 0.1, 0.1, 0.8])
+        bar.set_in_layout(False)
+        label = "proportion of the actual class"
+        figure.colorbar(axes[0].collections[0], cax=bar, label=label)
     return figure
 
 
-def roc(tables_of_models: dict[str, pd.DataFrame], labels: dict[str, dict[str, str]]) -> Figure:
-    """Draw ROC curves of each class against the others, one panel a model, in rows of three.
+def roc(curves_of_models: dict[str, pd.DataFrame], areas: dict[str, dict[str, float]]) -> Figure:
+    """Draw ROC curves of each class against the others, one panel per model.
 
     Parameters
     ----------
-    tables_of_models : dict of str to DataFrame
-        From `metrics.roc_curves`.
-    labels : dict of str to dict
-        For each model, the legend's text of each class.
+    curves_of_models : dict of str to DataFrame
+        For each title, the table of `metrics.roc_curves`.
+    areas : dict of str to dict
+        For each title, the area under the curve of each class.
     """
-    figure, axes = _panels(len(tables_of_models), 3.3, 3.5)
-    for axis, (title, table) in zip(axes, tables_of_models.items(), strict=True):
-        axis.plot([0, 1], [0, 1], color="gray", lw=0.8)
+    columns = 4 if len(curves_of_models) > 3 else 3
+    figure, axes, key = _panels(len(curves_of_models), columns, PAGE_WIDTH / columns + 0.2)
+    for axis, (title, table) in zip(axes, curves_of_models.items(), strict=True):
         for name, curve in table.groupby("class", sort=False):
-            axis.plot(
-                curve["false_positive_rate"],
-                curve["sensitivity"],
-                color=CLASS_COLORS[name],
-                ls=CLASS_LINES[name],
-                label=labels[title][name],
-            )
+            style = {"color": CLASS_COLORS[name], "ls": CLASS_LINES[name], "label": name}
+            axis.plot(curve["false_positive_rate"], curve["sensitivity"], **style)
+        axis.plot([0, 1], [0, 1], color="gray", lw=0.8, label="chance")
+        values = [f"{name} {area:.2f}" for name, area in areas[title].items()]
+        axis.text(0.98, 0.03, "AUC\n" + "\n".join(values), ha="right", va="bottom", fontsize=8)
         axis.set(xlabel="1 − specificity", ylabel="sensitivity", aspect="equal")
         axis.set_title(title, fontsize=9)
-        axis.legend(frameon=False, fontsize=8, loc="lower right")
+    _add_key(axes[0], key)
     return figure
 
 
 def probability_heatmap(table: pd.DataFrame, classes: list[str]) -> Figure:
-    """Draw predicted probabilities, one row an image, grouped by actual class (paper, Fig. 6).
+    """Draw predicted probabilities, one row per image, grouped by actual class (paper, Fig. 6).
 
     Within a class the images are ordered by the probability of that class.
 
     Parameters
     ----------
     table : DataFrame
-        One model's predictions of one split.
+        Predictions of one model on one split.
     """
     parts = [
         table[table["label"] == name].sort_values(f"prob_{name}", ascending=False)
@@ -387,7 +395,7 @@ def probability_heatmap(table: pd.DataFrame, classes: list[str]) -> Figure:
 
 
 def overlay(image: np.ndarray, heatmap: np.ndarray, strength: float = 0.75) -> np.ndarray:
-    """Lay a heatmap in [0, 1] over an image, the more opaque the higher it is.
+    """Lay a heatmap in [0, 1] over an image; higher values are more opaque.
 
     Returns
     -------
@@ -397,25 +405,33 @@ def overlay(image: np.ndarray, heatmap: np.ndarray, strength: float = 0.75) -> n
     return (1 - opacity) * image / 255 + opacity * plt.get_cmap("inferno")(heatmap)[..., :3]
 
 
-def triples(groups: dict[str, list[tuple[str, np.ndarray]]], columns: int) -> Figure:
-    """Lay out titled images in threes, one row a class, up to `columns` threes, with a key."""
+def heatmap_grid(examples: list[dict[str, np.ndarray]]) -> Figure:
+    """Lay out images beside their heatmaps, two examples per row, with a colour bar.
+
+    Parameters
+    ----------
+    examples : list of dict
+        For each example its images by title, the same number in each.
+    """
+    n, rows = len(examples[0]), -(-len(examples) // 2)
+    size = PAGE_WIDTH / (2 * n + 0.2)
     figure, axes = plt.subplots(
-        len(groups),
-        4 * columns,
-        figsize=(3.6 * columns, 1.45 * len(groups)),
-        gridspec_kw={"width_ratios": [1, 1, 1, 0.12] * columns},
+        rows,
+        2 * n + 1,
+        figsize=(PAGE_WIDTH, (size + 0.3) * rows + 0.7),
+        width_ratios=[1] * n + [0.1] + [1] * n,
         squeeze=False,
     )
     for axis in axes.flat:
         axis.axis("off")
-    for row, pictures in zip(axes, groups.values(), strict=True):
-        places = [axis for i, axis in enumerate(row) if i % 4 < 3]
-        for axis, (title, image) in zip(places, pictures, strict=False):
+    halves = [half for row in axes for half in (row[:n], row[n + 1 :])]
+    for half, example in zip(halves, examples, strict=False):
+        for axis, (title, image) in zip(half, example.items(), strict=True):
             axis.imshow(image)
-            axis.set_title(title, fontsize=8)
+            axis.set_title(title, fontsize=9)
     scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), "inferno")
-    label = "Grad-CAM, share of each map's maximum"
-    figure.colorbar(scale, ax=axes, location="bottom", shrink=0.4, aspect=40, label=label)
+    label = "heatmap, relative to the maximum of each map"
+    figure.colorbar(scale, ax=axes, location="bottom", shrink=0.5, aspect=40, label=label)
     return figure
 
 
@@ -447,36 +463,40 @@ def class_boxes(table: pd.DataFrame, axis_labels: dict[str, str]) -> Figure:
 def predicted_grid(
     images: np.ndarray, rows: pd.DataFrame, classes: list[str], examples: int
 ) -> Figure:
-    """Lay out right answers (left half) and wrong ones (right half), one row a class.
+    """Lay out correct predictions (left half) and errors (right half), one row per class.
 
     Parameters
     ----------
     images : ndarray of uint8, shape (n, height, width, 3)
     rows : DataFrame
-        For each image `label`, `predicted`, `right` and `confidence`.
+        For each image `label`, `predicted`, `correct` and `confidence`.
     """
     columns = 2 * examples
-    size = (1.15 * columns, 1.4 * len(classes))
+    size = (PAGE_WIDTH, (PAGE_WIDTH / columns + 0.25) * len(classes))
     figure, axes = plt.subplots(len(classes), columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    pictures = pd.Series(list(images), index=rows.index)
-    for (label, right), group in rows.groupby(["label", "right"]):
-        first = 0 if right else examples
-        for place, (key, row) in enumerate(group.iterrows(), start=first):
-            axis = axes[classes.index(label), place]
-            axis.imshow(pictures[key])
-            title = f"{row['label']} → {row['predicted']}, {row['confidence']:.2f}"
-            axis.set_title(title, fontsize=7.5, color="#117733" if right else "#AA2222")
+    options = {"rotation": 90, "va": "center", "ha": "right", "fontweight": "bold"}
+    for name, (axis, *_) in zip(classes, axes, strict=True):
+        color = CLASS_COLORS[name]
+        axis.text(-0.06, 0.5, name, transform=axis.transAxes, color=color, **options)
+    image_of = pd.Series(list(images), index=rows.index)
+    for (label, correct), group in rows.groupby(["label", "correct"]):
+        first = 0 if correct else examples
+        for column, (key, row) in enumerate(group.iterrows(), start=first):
+            axis = axes[classes.index(label), column]
+            axis.imshow(image_of[key])
+            title = f"{row['predicted']}, {row['confidence']:.2f}"
+            axis.set_title(title, fontsize=9, color="#117733" if correct else "#AA2222")
     return figure
 
 
 def excess_boxes(excess: pd.DataFrame) -> Figure:
-    """Draw box plots of differences, one a column, with a line at zero."""
-    figure, axis = plt.subplots(figsize=(6.5, 2.4))
+    """Draw box plots of differences, one per column, with a line at zero."""
+    figure, axis = plt.subplots(figsize=(7.5, 0.6 * excess.shape[1] + 0.8))
     sns.boxplot(excess, orient="h", whis=(5, 95), showfliers=False, color="#88CCEE", ax=axis)
     axis.axvline(0, color="black", lw=0.8, ls="--")
-    axis.set(xlabel="share of mass inside the lesion, less a uniform map's")
+    axis.set(xlabel="proportion of mass inside the lesion\nminus that of a uniform map")
     return figure
 
 
