@@ -172,9 +172,9 @@ predict: $(ENV) ## Classify IMAGE=<file or folder> with a published network, MOD
 lab: $(SYNTHETIC) | $(ENV) ## Open the notebooks in JupyterLab (draws the synthetic images first)
 	$(PY) -m jupyter lab notebooks
 
-# Two processes share the tests; tests/conftest.py gives one of them the notebooks, in order.
+# Two processes share the tests, file by file; tests/conftest.py gives all notebooks to one of them.
 # What the notebooks write goes to a folder of its own, so your own runs stay as they are.
-PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n 2 --no-loadscope-reorder
 NBVAL    := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200
 
 test: lint $(ENV) ## Run everything CI checks (10 to 15 minutes on two cores)

@@ -19,21 +19,23 @@ from tools import synthetic
 TINY = paths.ROOT / "tests" / "tiny.yaml"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """Give a test file, and all notebooks together, to one worker of pytest-xdist; longest first.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give each file to one worker, and all notebooks to one, for they build on each other."""
+    from xdist.scheduler import LoadFileScheduling
 
-    The notebooks build on each other, so they must run in order.
-    """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    first = ("notebooks", "test_end_to_end")
-    groups = {
-        item: "notebooks" if item.path.suffix == ".ipynb" else item.path.stem for item in items
-    }
-    items.sort(key=lambda item: groups[item] not in first)
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return "notebooks" if file.endswith(".ipynb") else file
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """Start with what takes longest: the notebooks and the run from end to end."""
+    first = (".ipynb", "test_end_to_end.py")
+    items.sort(key=lambda item: not item.path.name.endswith(first))
 
 
 @pytest.fixture(autouse=True)
