@@ -1,4 +1,4 @@
-"""`make data`: a folder in `data/` is whole and checked, or it is not there."""
+"""`make data`: a folder in `data/` is complete and checked, or it does not exist."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from test_download import Server
 
 from lib import paths
 from lib.data import datasets
-from tools import acquire, download
+from tools import acquire, download, registry, source_tables
 
 DX = ["nv"] * 30 + ["mel"] * 6 + ["bcc"] * 3 + ["df"]
 METADATA = pd.DataFrame(
@@ -68,7 +68,7 @@ def zipped(members):
 
 def one_hot(metadata=METADATA):
     table = pd.DataFrame({"image": metadata["image_id"]})
-    for column, dx in acquire.ISIC_CLASSES.items():
+    for column, dx in source_tables.ISIC_CLASSES.items():
         table[column] = (metadata["dx"] == dx).astype(float)
     return table
 
@@ -111,7 +111,7 @@ def server(monkeypatch, tmp_path):
     """A server with both sources, a registry that names it, and a data folder of its own."""
     monkeypatch.setattr(download, "BACKOFF", 0.01)
     monkeypatch.setattr(acquire, "DATA", tmp_path / "data")
-    monkeypatch.setattr(acquire, "REGISTRY", tmp_path / "registry.yaml")
+    monkeypatch.setattr(registry, "REGISTRY", tmp_path / "registry.yaml")
     site = Server()
     site.files |= SERVED
     register(site, tmp_path / "registry.yaml")
@@ -157,43 +157,43 @@ def register(site, target):
         "left_out": [IDS[0]],
         "sources": [source("isic", test)],
     }
-    registry = {"datasets": {"ham10000": ham10000, "isic2018_test": isic2018_test}}
-    target.write_text(yaml.safe_dump(registry))
+    content = {"datasets": {"ham10000": ham10000, "isic2018_test": isic2018_test}}
+    target.write_text(yaml.safe_dump(content))
 
 
 def edit(change):
-    registry = yaml.safe_load(acquire.REGISTRY.read_text())
-    change(registry["datasets"]["ham10000"]["sources"])
-    acquire.REGISTRY.write_text(yaml.safe_dump(registry))
+    content = yaml.safe_load(registry.REGISTRY.read_text())
+    change(content["datasets"]["ham10000"]["sources"])
+    registry.REGISTRY.write_text(yaml.safe_dump(content))
 
 
-def made():
+def target():
     return acquire.DATA / "ham10000"
 
 
 def read():
-    return pd.read_csv(made() / datasets.METADATA, dtype=str, keep_default_na=False)
+    return pd.read_csv(target() / datasets.METADATA, dtype=str, keep_default_na=False)
 
 
 def note():
-    return json.loads((made() / acquire.NOTE).read_text())
+    return json.loads((target() / acquire.NOTE).read_text())
 
 
 def downloads():
     return list((acquire.DATA / ".downloads").rglob("*"))
 
 
-def nothing_is_there():
+def no_data_set():
     """Nothing that a later step could take for a data set, and nothing half built."""
-    found = acquire.DATA.iterdir() if acquire.DATA.exists() else []
-    return [file.name for file in found if file.name not in (".downloads", ".linked")] == []
+    files = acquire.DATA.iterdir() if acquire.DATA.exists() else []
+    return [file.name for file in files if file.name not in (".downloads", ".linked")] == []
 
 
 # --------------------------------------------------------------------------------- the registry
 
 
 def test_the_registry_names_both_data_sets_and_their_sources():
-    known = acquire.load_registry()
+    known = registry.load_registry()
     assert list(known) == ["ham10000", "isic2018_test"]
     for dataset in known.values():
         assert [source.name for source in dataset.sources] == ["dataverse", "isic"]
@@ -233,13 +233,13 @@ def test_the_whole_data_set_is_downloaded_checked_and_noted(server, capsys):
     assert acquire.main([]) == 0
     assert "40 images from dataverse" in capsys.readouterr().out
     assert read().equals(METADATA)
-    assert len(datasets.find_masks(made(), IDS)) == len(IDS)
+    assert len(datasets.find_masks(target(), IDS)) == len(IDS)
     assert note()["source"] == "dataverse" and note()["sample"] is None
     first = note()["files"][0]
     assert first["published"] == md5(CSV)
     assert first["sha256"] == hashlib.sha256(CSV).hexdigest()
     assert downloads() == []
-    assert sorted(p.name for p in made().iterdir() if p.is_file()) == [
+    assert sorted(p.name for p in target().iterdir() if p.is_file()) == [
         "HAM10000_metadata.csv",
         "source.json",
     ]
@@ -255,17 +255,17 @@ def test_a_data_set_that_is_there_is_left_alone(server, capsys):
 def test_the_next_source_is_tried_and_says_that_no_checksum_is_published(server, capsys):
     server.faults["part2"] = [404]
     assert acquire.main([]) == 0
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     sha256 = hashlib.sha256(SERVED["input"]).hexdigest()
     assert (
         "no published checksum for ISIC2018_Task3_Training_Input.zip; checked: the CRC-32 of each "
-        "member as it is unpacked, and its size if the server gave one; its SHA-256 is "
+        "member as it is unpacked, and its size if the server sent one; its SHA-256 is "
         f"{sha256}\n"
-    ) in said.out
-    assert "LesionGroupings.csv; checked: its columns, and its size if the" in said.out
-    assert [each["published"] for each in note()["files"]] == [None] * 3 + [md5(SERVED["masks"])]
+    ) in output.out
+    assert "LesionGroupings.csv; checked: its columns, and its size if the" in output.out
+    assert [file["published"] for file in note()["files"]] == [None] * 3 + [md5(SERVED["masks"])]
     assert note()["files"][2]["sha256"] == sha256
-    assert "dataverse: " in said.err and "HTTP 404 Not Found" in said.err
+    assert "dataverse: " in output.err and "HTTP 404 Not Found" in output.err
     assert note()["source"] == "isic"
     assert read()["lesion_id"].equals(METADATA["lesion_id"])
     assert set(read()["dx_type"]) == {"consensus"}
@@ -274,7 +274,7 @@ def test_the_next_source_is_tried_and_says_that_no_checksum_is_published(server,
 def test_wrong_bytes_go_to_the_next_source(server):
     server.files["part1"] = zipped(images(IDS[:19]))
     assert acquire.main([]) == 0
-    assert note()["source"] == "isic" and server.asked("part1") == [None, None]
+    assert note()["source"] == "isic" and server.ranges_of("part1") == [None, None]
 
 
 def test_a_damaged_archive_without_a_checksum_goes_to_the_next_source(server):
@@ -291,7 +291,7 @@ def test_an_archive_that_reaches_outside_is_never_used(server, capsys, tmp_path)
     server.files["input"] = zipped(images(IDS, "x/") | {"../evil.jpg": b"evil"})
     assert acquire.main([]) == 1
     assert "member '../evil.jpg' would leave the folder" in capsys.readouterr().err
-    assert nothing_is_there() and not list(tmp_path.rglob("evil*"))
+    assert no_data_set() and not list(tmp_path.rglob("evil*"))
     assert not list(tmp_path.rglob("ISIC2018_Task3_Training_Input.zip")), "fetched anew next time"
 
 
@@ -299,7 +299,7 @@ def test_a_page_in_place_of_an_archive_is_refused(server, capsys):
     edit(lambda sources: sources.pop(0))
     server.files["input"] = b"<html>please log in</html>"
     assert acquire.main([]) == 1
-    assert "not a zip archive" in capsys.readouterr().err and nothing_is_there()
+    assert "not a zip archive" in capsys.readouterr().err and no_data_set()
 
 
 @pytest.mark.parametrize("page", [b"<html>please log in</html>", b"<p>\n<a>a, b, c</a>\n", b""])
@@ -308,7 +308,7 @@ def test_a_page_in_place_of_a_table_is_refused_and_not_kept(server, capsys, page
     server.files["groups"] = page
     assert acquire.main([]) == 1
     assert "groups: " in (error := capsys.readouterr().err) and "not a table" in error
-    assert nothing_is_there() and server.asked("truth") == []
+    assert no_data_set() and server.ranges_of("truth") == []
     server.files["groups"] = SERVED["groups"]
     assert acquire.main([]) == 0
 
@@ -329,14 +329,14 @@ def test_a_faulty_table_without_a_checksum_is_fetched_anew_and_the_images_are_no
     server.files["groups"] = SERVED["groups"]
     server.log.clear()
     assert acquire.main([]) == 0
-    assert server.asked("groups") and not server.asked("input")
+    assert server.ranges_of("groups") and not server.ranges_of("input")
 
 
-def test_missing_masks_are_said_and_do_without(server, capsys):
+def test_missing_masks_are_reported_and_left_out(server, capsys):
     server.faults["masks"] = [404]
     assert acquire.main([]) == 0
-    assert f"goes on without {MASKS}.zip" in capsys.readouterr().err
-    assert len(datasets.find_masks(made(), IDS)) == 0
+    assert f"continuing without {MASKS}.zip" in capsys.readouterr().err
+    assert len(datasets.find_masks(target(), IDS)) == 0
 
 
 def test_an_image_too_few_is_an_error_that_counts_and_names(server, capsys):
@@ -345,7 +345,7 @@ def test_an_image_too_few_is_an_error_that_counts_and_names(server, capsys):
     assert acquire.main([]) == 1
     error = capsys.readouterr().err
     assert "1 of 40 images cannot be used" in error and "missing" in error and IDS[0] in error
-    assert nothing_is_there()
+    assert no_data_set()
 
 
 def test_an_older_tab_separated_table_serves_as_well(server):
@@ -383,7 +383,7 @@ def test_a_missing_checksum_comes_from_the_listing(server, path, served, source,
     assert note()["source"] == source and note()["files"][0]["published"] == published
 
 
-def test_offline_says_what_each_source_said_and_what_to_do_by_hand(server, capsys):
+def test_offline_each_source_s_error_and_the_manual_download_are_printed(server, capsys):
     server.files.clear()
     assert acquire.main([]) == 1
     error = capsys.readouterr().err
@@ -391,20 +391,20 @@ def test_offline_says_what_each_source_said_and_what_to_do_by_hand(server, capsy
     assert error.startswith("error: HAM10000 could not be downloaded:\n  dataverse: http://127")
     assert "\n  isic: http://127" in error
     assert f"\n  {PARTS[0]}.zip  {server.url('part1')}" in error
-    assert "By hand, from https://doi.org/dataverse" in error
+    assert "Download by hand from https://doi.org/dataverse" in error
     assert error.rstrip().endswith("make data FROM=<that folder>")
-    assert nothing_is_there()
+    assert no_data_set()
 
 
-def test_too_little_space_is_said_before_anything_is_fetched(server, capsys, monkeypatch):
+def test_too_little_space_is_an_error_before_anything_is_fetched(server, capsys, monkeypatch):
     usage = type("Usage", (), {"free": 1_000})
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
     assert acquire.main([]) == 1
     assert "error: no space to download dataverse's files" in capsys.readouterr().err
-    assert server.log == [] and nothing_is_there()
+    assert server.log == [] and no_data_set()
 
 
-def test_a_full_disk_stops_and_the_next_run_goes_on(server, capsys, monkeypatch):
+def test_a_full_disk_stops_and_the_next_run_resumes(server, capsys, monkeypatch):
     def full(*arguments, **options):
         raise download.DiskFull("no space left on the disk")
 
@@ -412,36 +412,37 @@ def test_a_full_disk_stops_and_the_next_run_goes_on(server, capsys, monkeypatch)
         patch.setattr(download, "extract", full)
         assert acquire.main([]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "error: no space left on the disk"
-    assert nothing_is_there() and not server.asked("input"), "no other source helps against that"
+    assert no_data_set() and not server.ranges_of("input"), "no other source can help"
     server.log.clear()
     assert acquire.main([]) == 0 and server.log == []
 
 
-def test_a_run_that_is_killed_leaves_nothing_half_done_and_is_taken_up(server, tmp_path):
+def test_a_killed_run_leaves_no_data_set_and_resumes(server, tmp_path):
     server.faults["part2"] = [("stall", 70_000)]
     code = (
-        "import sys, pathlib; from lib import acquisition as a;"
-        "a.DATA, a.REGISTRY = map(pathlib.Path, sys.argv[1:]); sys.exit(a.main([]))"
+        "import sys, pathlib; from tools import acquire, registry;"
+        "acquire.DATA, registry.REGISTRY = map(pathlib.Path, sys.argv[1:]);"
+        "sys.exit(acquire.main([]))"
     )
-    command = [sys.executable, "-c", code, acquire.DATA, acquire.REGISTRY]
+    command = [sys.executable, "-c", code, acquire.DATA, registry.REGISTRY]
     with subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.DEVNULL) as process:
         part = acquire.DATA / ".downloads/ham10000/dataverse" / f"{PARTS[1]}.zip.part"
         while not (part.exists() and part.stat().st_size >= 65_536):
             assert process.poll() is None
             time.sleep(0.02)
         process.kill()
-    assert not made().exists()
+    assert not target().exists()
     server.log.clear()
     assert acquire.main([]) == 0
-    assert server.asked("part1") == [], "what was whole is not fetched again"
-    assert server.asked("part2")[0].startswith("bytes=")
+    assert server.ranges_of("part1") == [], "complete files are not fetched again"
+    assert server.ranges_of("part2")[0].startswith("bytes=")
     assert read().equals(METADATA) and downloads() == []
 
 
-def test_what_a_killed_run_left_half_built_is_not_used(server):
+def test_a_half_built_folder_of_a_killed_run_is_not_used(server):
     write(acquire.DATA / ".ham10000.partial", images(IDS[:3], "old/"))
     assert acquire.main([]) == 0
-    assert not (made() / "old").exists()
+    assert not (target() / "old").exists()
 
 
 def test_an_interrupted_run_says_so_in_one_line(server, capsys, monkeypatch):
@@ -450,36 +451,37 @@ def test_an_interrupted_run_says_so_in_one_line(server, capsys, monkeypatch):
 
     monkeypatch.setattr(acquire, "_finish", interrupted)
     assert acquire.main([]) == 130
-    assert capsys.readouterr().err.splitlines()[-1].startswith("stopped; say the same again")
-    assert nothing_is_there()
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith("stopped; repeat the command to resume")
+    )
+    assert no_data_set()
 
 
-def test_a_folder_of_ones_own_is_in_the_way(server, capsys):
-    write(made(), {"HAM10000_metadata.csv": CSV})
+def test_a_folder_of_the_user_is_left_alone(server, capsys):
+    write(target(), {"HAM10000_metadata.csv": CSV})
     assert acquire.main([]) == 1
-    assert "is there, but not from make data; move it away" in capsys.readouterr().err
-    assert os.listdir(made()) == ["HAM10000_metadata.csv"]
+    assert "exists but is not from make data; move it away" in capsys.readouterr().err
+    assert os.listdir(target()) == ["HAM10000_metadata.csv"]
 
 
 @pytest.mark.parametrize("gone", ["copy", "copy/all"])
-def test_links_to_what_has_moved_are_said_with_what_to_do(bring, tmp_path, capsys, gone):
+def test_broken_links_are_an_error_with_a_remedy(bring, tmp_path, capsys, gone):
     table = "HAM10000_metadata.csv" if gone == "copy" else "HAM10000_metadata.tab"
     assert bring({table: CSV} | images(IDS, "all/")) == 0
-    assert made().is_symlink() == (gone == "copy")
+    assert target().is_symlink() == (gone == "copy")
     (tmp_path / gone).rename(tmp_path / "moved")
     assert acquire.main([]) == 1
-    said = capsys.readouterr()
-    assert "nothing to do" not in said.out and f" to {tmp_path / gone}" in said.err
-    assert "bring the images from where they are now (make data FROM=<that folder>)" in said.err
-    assert ("40 images" in said.err and "rm -r" in said.err) == (gone == "copy/all")
+    output = capsys.readouterr()
+    error = " ".join(output.err.split())
+    assert "nothing to do" not in output.out and f" to {tmp_path / gone}" in error
+    assert "import the images from where they are now (make data FROM=<that folder>)" in error
+    assert ("40 images" in error and "rm -r" in error) == (gone == "copy/all")
 
 
 def test_the_test_set_counts_each_image_as_a_lesion(server, capsys):
     assert acquire.main(["--dataset", "isic2018_test"]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert (
-        f"ISIC2018_Task3_Test_GroundTruth.csv: without {IDS[0]}, as data/registry.yaml says" in said
-    )
+    lines = capsys.readouterr().out.splitlines()
+    assert f"ISIC2018_Task3_Test_GroundTruth.csv: without {IDS[0]} (data/registry.yaml)" in lines
     table = datasets.read_metadata(acquire.DATA / "isic2018_test")
     assert list(table["image_id"]) == IDS[1:] and table["lesion_id"].equals(table["image_id"])
 
@@ -496,7 +498,9 @@ def test_a_sample_is_in_proportion_and_takes_whole_lesions():
     whole = table[table["lesion_id"].isin(sample["lesion_id"])]
     assert whole.equals(sample)
     shuffled = acquire.draw_sample(table.sample(frac=1, random_state=1), 100)
-    assert set(shuffled["image_id"]) == set(sample["image_id"]), "the file's order has no say"
+    assert set(shuffled["image_id"]) == set(sample["image_id"]), (
+        "the order of the rows does not matter"
+    )
     assert set(acquire.draw_sample(table, 100, 2)["image_id"]) != set(sample["image_id"])
 
 
@@ -516,18 +520,18 @@ def test_a_sample_of_an_impossible_size_ends_at_once_in_one_line(server, capsys,
     assert acquire.main(["--sample", size]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"error: a sample of {size} images; expected at least ")
-    asked = {each["path"] for each in server.log}
-    assert asked == ({"meta"} if int(size) > 0 else set()) and nothing_is_there()
+    requested = {entry["path"] for entry in server.log}
+    assert requested == ({"meta"} if int(size) > 0 else set()) and no_data_set()
 
 
 @pytest.fixture
 def large(server):
-    """Archives so large that a few ranges are a small part of them."""
+    """Archives that are large compared with a few ranges of them."""
     ids, big = IDS, {image_id: jpeg(i, 300) for i, image_id in enumerate(IDS)}
     for path, chosen in (("part1", ids[:20]), ("part2", ids[20:])):
-        server.files[path] = zipped({f"{each}.jpg": big[each] for each in chosen})
+        server.files[path] = zipped({f"{name}.jpg": big[name] for name in chosen})
     mask = cv2.imencode(".png", np.full((300, 300), 255, np.uint8))[1].tobytes()
-    server.files["masks"] = zipped({f"m/{each}_segmentation.png": mask for each in ids})
+    server.files["masks"] = zipped({f"m/{name}_segmentation.png": mask for name in ids})
     return server
 
 
@@ -536,26 +540,26 @@ def test_a_sample_fetches_its_own_images_and_masks_only(large, capsys):
     whole = sum(len(large.files[path]) for path in ("part1", "part2"))
     assert large.sent() < 0.45 * whole
     assert len(read()) == 8 and note()["sample"] == 8
-    found = {file.stem for file in made().rglob("*.jpg")}
-    assert found == set(read()["image_id"])
-    assert len(datasets.find_masks(made(), IDS)) == 8
+    image_ids = {file.stem for file in target().rglob("*.jpg")}
+    assert image_ids == set(read()["image_id"])
+    assert len(datasets.find_masks(target(), IDS)) == 8
     assert "a sample of 8" in capsys.readouterr().out
 
 
-def test_the_whole_over_a_sample_says_what_to_delete(large, capsys):
+def test_a_sample_must_be_deleted_before_the_complete_data_set_is_fetched(large, capsys):
     acquire.main(["--sample", "8"])
     assert acquire.main(["--sample", "8"]) == 0
     assert acquire.main([]) == 1
-    assert "ham10000 holds a sample of 8 images; delete it (rm -r" in capsys.readouterr().err
+    assert "ham10000 is a sample of 8 images; delete it (rm -r" in capsys.readouterr().err
 
 
 def test_a_sample_without_ranges_fetches_no_archive(large, capsys):
     large.ranges = False
     assert acquire.main(["--sample", "8"]) == 1
     error = capsys.readouterr().err
-    assert "the server sends whole files only, no ranges" in error
-    assert "the whole archives are needed" in error and "make data without SAMPLE" in error
-    assert nothing_is_there()
+    assert "the server sends complete files only, no ranges" in error
+    assert "the complete archives are needed" in error and "make data without SAMPLE" in error
+    assert no_data_set()
 
 
 # --------------------------------------------------------------------------------- a local copy
@@ -572,7 +576,7 @@ def bring(server, tmp_path):
         before = {file: file.stat().st_mtime_ns for file in source.rglob("*")}
         status = acquire.main(["--from", str(source), "--dataset", dataset])
         assert {file: file.stat().st_mtime_ns for file in source.rglob("*")} == before
-        assert server.log == [] and (status == 0 or nothing_is_there())
+        assert server.log == [] and (status == 0 or no_data_set())
         return status
 
     return bring_files
@@ -586,9 +590,9 @@ def kaggle(part_1=PARTS[0], part_2=PARTS[1]):
 def test_a_checked_copy_is_linked(bring, tmp_path, capsys):
     write(acquire.DATA / ".ham10000.partial", {"left": b"by a run that was killed"})
     assert bring(kaggle() | masks(IDS[:3], "masks/")) == 0
-    assert made().resolve() == tmp_path / "copy"
+    assert target().resolve() == tmp_path / "copy"
     out = capsys.readouterr().out
-    assert f"a link to {tmp_path}/copy" in out and "40 images, all of them readable" in out
+    assert f"a link to {tmp_path}/copy" in out and "40 images, all readable" in out
     assert acquire.main(["--from", str(tmp_path / "copy")]) == 0, "in place of the old link"
     assert acquire.main([]) == 0
     assert "a link to" in capsys.readouterr().out
@@ -605,9 +609,9 @@ def test_dataverse_as_it_is_downloaded(bring):
     files = {"HAM10000_metadata": CSV, f"{MASKS}.zip": SERVED["masks"]}
     files |= {f"{PARTS[0]}.zip": SERVED["part1"], f"{PARTS[1]}.zip": SERVED["part2"]}
     assert bring(files) == 0
-    assert not made().is_symlink() and read().equals(METADATA)
-    assert len(datasets.find_masks(made(), IDS)) == len(IDS)
-    assert not any(file.is_symlink() for file in made().rglob("*"))
+    assert not target().is_symlink() and read().equals(METADATA)
+    assert len(datasets.find_masks(target(), IDS)) == len(IDS)
+    assert not any(file.is_symlink() for file in target().rglob("*"))
 
 
 def test_dataverse_unpacked_with_a_tab_table_is_linked_file_by_file(bring, tmp_path):
@@ -615,26 +619,26 @@ def test_dataverse_unpacked_with_a_tab_table_is_linked_file_by_file(bring, tmp_p
     files = {"HAM10000_metadata.tab": table, f"{PARTS[0]}.zip": SERVED["part1"]}
     assert bring(files | images(IDS, "all/") | masks(IDS[:2], "masks/")) == 0
     assert read().equals(METADATA.assign(dataset="rosendahl"))
-    image = made() / "images" / f"{IDS[0]}.jpg"
+    image = target() / "images" / f"{IDS[0]}.jpg"
     assert image.is_symlink() and image.resolve() == tmp_path / "copy" / "all" / image.name
-    assert len(datasets.find_masks(made(), IDS)) == 2
-    assert len(list(made().rglob("*.jpg"))) == len(IDS), "the archive adds nothing"
+    assert len(datasets.find_masks(target(), IDS)) == 2
+    assert len(list(target().rglob("*.jpg"))) == len(IDS), "the archive adds nothing"
 
 
 def test_dataverse_in_one_archive_of_archives(bring):
     files = {"HAM10000_metadata.tab": CSV, f"{PARTS[0]}.zip": SERVED["part1"]}
     assert bring(files | {f"{PARTS[1]}.zip": SERVED["part2"]}, "dataverse_files.zip") == 0
-    assert read().equals(METADATA) and not list(made().rglob("*.zip"))
+    assert read().equals(METADATA) and not list(target().rglob("*.zip"))
 
 
 @pytest.mark.parametrize("name", ["copy", "archive.zip"])
 def test_kaggle_with_its_folders_twice_in_another_case(bring, name):
     lower = images(IDS[:20], f"{PARTS[0].lower()}/")
     assert bring(kaggle() | lower, name) == 0
-    found = datasets.find_images(made(), IDS)
-    assert len(found) == len(IDS)
-    assert datasets.read_metadata(made())["image_id"].tolist() == IDS
-    assert not list(made().rglob("hmnist*")) or made().is_symlink()
+    files = datasets.find_images(target(), IDS)
+    assert len(files) == len(IDS)
+    assert datasets.read_metadata(target())["image_id"].tolist() == IDS
+    assert not list(target().rglob("hmnist*")) or target().is_symlink()
 
 
 @pytest.mark.parametrize("name", ["copy", "archive.zip"])
@@ -642,7 +646,7 @@ def test_two_images_of_one_name_that_differ_are_an_error(bring, name, capsys):
     other = {f"{PARTS[0].lower()}/{IDS[0]}.jpg": jpeg(99)}
     assert bring(kaggle() | other, name) == 1
     error = capsys.readouterr().err.lower()
-    assert "isic_000" in error and "is there twice" in error and "differ" in error
+    assert "isic_000" in error and "exists twice" in error and "differ" in error
 
 
 def isic(**changed):
@@ -660,10 +664,10 @@ def test_isic_is_converted(bring, name):
     table = read()
     assert table[["lesion_id", "image_id", "dx"]].equals(METADATA[["lesion_id", "image_id", "dx"]])
     assert set(table["dx_type"]) == {"consensus"} and set(table["sex"]) == {"unknown"}
-    assert datasets.read_metadata(made())["age"].isna().all()
+    assert datasets.read_metadata(target())["age"].isna().all()
 
 
-def test_isic_without_lesion_ids_says_why_and_what_to_add(bring, capsys):
+def test_isic_without_lesion_ids_is_refused_with_a_remedy(bring, capsys):
     files = {name: data for name, data in isic().items() if "Groupings" not in name}
     assert bring(files) == 1
     error = capsys.readouterr().err
@@ -705,14 +709,14 @@ def test_repeated_groupings_that_agree_are_fine(bring):
 
 
 @pytest.mark.parametrize("name", ["copy", "copy.zip"])
-def test_what_is_not_recognised_is_said_with_what_is_expected(bring, name, capsys):
+def test_an_unknown_layout_is_refused_with_the_known_ones(bring, name, capsys):
     assert bring(images(IDS[:3]) | {"notes.txt": b"x"}, name) == 1
     error = capsys.readouterr().err
     assert "not a layout of HAM10000; found: " in error and "expected one of" in error
     assert "Kaggle" in error and "ISIC2018_Task3_Training_GroundTruth.csv" in error
 
 
-def test_a_file_that_is_no_archive_is_said(server, tmp_path, capsys):
+def test_a_file_that_is_no_archive_is_named(server, tmp_path, capsys):
     write(tmp_path, {"copy.zip": b"not a zip"})
     assert acquire.main(["--from", str(tmp_path / "copy.zip")]) == 1
     assert capsys.readouterr().err.startswith("error: copy.zip: not a zip archive")
@@ -753,23 +757,23 @@ def test_synthetic_images_are_never_taken_for_real_ones(bring, name, capsys):
     below = below and below + "/"
     files = {f"{below}{path}": data for path, data in kaggle().items()}
     assert bring(files | {f"{below}synthetic.json": b"{}"}, name) == 1
-    assert "synthetic images (synthetic.json is there), not HAM10000" in capsys.readouterr().err
+    assert "synthetic images (it has a synthetic.json), not HAM10000" in capsys.readouterr().err
 
 
 def test_a_folder_in_the_way_of_the_link_is_left_alone(server, tmp_path, capsys):
     write(tmp_path / "copy", kaggle())
-    write(made(), {"mine.txt": b"mine"})
+    write(target(), {"mine.txt": b"mine"})
     assert acquire.main(["--from", str(tmp_path / "copy")]) == 1
-    assert "is a folder of its own, not a link; move it away" in capsys.readouterr().err
-    assert os.listdir(made()) == ["mine.txt"]
+    assert "is a folder, not a link; move it away" in capsys.readouterr().err
+    assert os.listdir(target()) == ["mine.txt"]
 
 
 def test_a_link_gives_way_to_a_converted_copy_and_its_target_stays(bring, tmp_path):
     write(tmp_path / "old", kaggle())
     acquire.main(["--from", str(tmp_path / "old")])
-    assert made().is_symlink()
+    assert target().is_symlink()
     assert bring(isic(), "isic.zip") == 0
-    assert not made().is_symlink() and len(list((tmp_path / "old").rglob("*.jpg"))) == len(IDS)
+    assert not target().is_symlink() and len(list((tmp_path / "old").rglob("*.jpg"))) == len(IDS)
 
 
 def test_a_sample_of_a_copy_is_refused(server, tmp_path, capsys):
@@ -786,4 +790,4 @@ def test_the_test_set_is_brought_with_the_lesion_ids_of_dataverse(bring):
 
 def test_real_images_are_linked(server, ham10000):
     assert acquire.main(["--from", str(ham10000)]) == 0
-    assert made().resolve() == ham10000.resolve()
+    assert target().resolve() == ham10000.resolve()

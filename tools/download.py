@@ -1,4 +1,4 @@
-"""Files from web servers and out of zip archives: whole, right, and only where they belong."""
+"""Download files and extract zip archives: complete, verified, and only into their folder."""
 
 import errno
 import itertools
@@ -26,11 +26,11 @@ from lib import paths
 
 ATTEMPTS = 5
 BACKOFF = 1.0  # seconds; doubled from one attempt to the next
-LONGEST_WAIT = 60  # seconds, whatever a server's Retry-After asks for
-TIMEOUT = (10, 60)  # seconds to connect, and without a byte
+LONGEST_WAIT = 60  # seconds; caps a server's Retry-After
+TIMEOUT = (10, 60)  # seconds to connect, and to wait for the next byte
 PIECE = 1 << 16  # bytes read and written at a time
-LINE_EVERY = 30  # seconds between lines of progress where stderr is no terminal
-CONNECTIONS = 4  # at a time, to take members out of a remote archive
+LINE_EVERY = 30  # seconds between lines of progress where stderr is not a terminal
+CONNECTIONS = 4  # parallel connections to a remote archive
 
 #: Caps on an archive; HAM10000's have 10,015 members and 2.8 GB, and hardly compress.
 MAX_MEMBERS = 50_000
@@ -38,7 +38,7 @@ MAX_BYTES = 20 * 10**9
 MAX_MEMBER_BYTES = 4 * 10**9
 MAX_RATIO = 100
 
-#: What a connection that breaks may raise.
+#: Errors of a broken connection.
 BROKEN = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
@@ -46,7 +46,7 @@ BROKEN = (
     zipfile.BadZipFile,
 )
 
-#: What zipfile and its decompressors raise at damaged bytes; bzip2's is a bare OSError.
+#: Errors of zipfile and its decompressors at damaged bytes; bzip2 raises a bare OSError.
 DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -59,23 +59,23 @@ DAMAGED = (
 
 
 class Unavailable(OSError):
-    """An address that does not serve the file, or serves other bytes: the next one may."""
+    """An address does not serve the file, or serves wrong bytes; another address may work."""
 
 
 class DiskFull(OSError):
-    """No other address helps against that."""
+    """The disk is full, so no other address can help."""
 
 
 class BadArchive(ValueError):
-    """A zip archive that is damaged, or holds what it must not."""
+    """A zip archive is damaged or has forbidden contents."""
 
 
 class DamagedMember(BadArchive):
-    """Fetched once more it may be whole."""
+    """A member of an archive is damaged; another download may be complete."""
 
 
 def open_session() -> requests.Session:
-    """Return a session that repeats a request after 429, 50x or no answer, with growing waits."""
+    """Return a session that retries after 429, 50x or no response, with growing waits."""
     retry = urllib3.Retry(
         total=ATTEMPTS - 1,
         connect=1,  # no network: waiting hardly helps
@@ -102,22 +102,22 @@ def fetch(
     checksum: str | None = None,
     size: int | None = None,
 ) -> Path:
-    """Download a file; `target` is there only when it is whole and its checksum is right.
+    """Download a file; `target` exists only when it is complete and its checksum is correct.
 
-    What has come lies in `<target>.part`, with a note of the address and the server's validator
-    beside it, and a later call goes on from there. Wrong bytes are fetched once more.
+    An incomplete download is `<target>.part`, with a note of the address and the server's
+    validator beside it, and a later call resumes it. Wrong bytes are fetched once more.
 
     Parameters
     ----------
     checksum : str, optional
         `md5:<hex>` or `sha256:<hex>`.
     size : int, optional
-        Bytes that it must have.
+        Expected size in bytes.
 
     Raises
     ------
     Unavailable, DiskFull
-        `DiskFull` and a connection that breaks too often leave the part to go on from.
+        After `DiskFull` or too many broken connections, the next call resumes the download.
     """
     part, note = (target.with_name(target.name + suffix) for suffix in (".part", ".part.json"))
     if target.exists():
@@ -136,14 +136,16 @@ def fetch(
 
 def require_space(folder: Path, needed: int, what: str) -> None:
     """Raise `DiskFull` unless `needed` bytes are free where `folder` is or will be."""
-    there = next(each for each in (folder, *folder.parents) if each.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if free < needed:
-        raise DiskFull(f"no space to {what}: {_size(needed)} needed in {there}, {_size(free)} free")
+        raise DiskFull(
+            f"no space to {what}: {_size(needed)} needed in {existing}, {_size(free)} free"
+        )
 
 
 def progress(name: str, total: int | None, **options) -> tqdm:
-    """Return a bar on stderr, or a line every half minute where that is no terminal."""
+    """Return a progress bar on stderr, or a line every half minute without a terminal."""
     if not sys.stderr.isatty():
         options |= {"file": _Lines(), "mininterval": LINE_EVERY, "maxinterval": LINE_EVERY}
         options["bar_format"] = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left"
@@ -151,7 +153,7 @@ def progress(name: str, total: int | None, **options) -> tqdm:
 
 
 def _receive(url, part, note, session):
-    """Bring `part` to its full size, over as many connections as it takes."""
+    """Download `part` completely, over as many connections as necessary."""
     fruitless, most = 0, _length(part)
     while True:
         try:
@@ -174,13 +176,13 @@ def _receive_once(url, part, note, session):
         headers["If-Range"] = known["validator"]
     try:
         response = session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
-    except requests.RequestException as error:  # the session has tried it often enough
+    except requests.RequestException as error:  # the session has retried already
         raise Unavailable(f"{url}: {_reason(error)}") from None
     with response:
         status, answered = response.status_code, response.headers.get("Content-Range", "")
         if status == 416 or (status == 206 and not answered.startswith(f"bytes {start}-")):
             part.unlink(missing_ok=True)
-            raise requests.ConnectionError("the server has no such range")
+            raise requests.ConnectionError("the server does not have this range")
         if status not in (200, 206):
             raise Unavailable(f"{url}: HTTP {status} {response.reason}")
         _save(url, response, part, note, start if status == 206 else 0)
@@ -194,15 +196,17 @@ def _save(url, response, part, note, start):
     scale = {"initial": start, "unit": "B", "unit_scale": True}
     try:
         with part.open("ab" if start else "wb") as file, progress(part.stem, total, **scale) as bar:
-            said = {"url": url, "validator": validator, "bytes": total}
-            paths.write_text(note, json.dumps(said) + "\n")
+            origin = {"url": url, "validator": validator, "bytes": total}
+            paths.write_text(note, json.dumps(origin) + "\n")
             for piece in response.iter_content(PIECE):
                 file.write(piece)
                 bar.update(len(piece))
     except OSError as error:
-        raise _full(error, f"{part} is kept: make room and go on from there") from None
+        raise _full(
+            error, f"free some space and repeat the command: it resumes from {part}"
+        ) from None
     if total and part.stat().st_size != total:
-        raise requests.ConnectionError(f"{part.stat().st_size} of {total} bytes came")
+        raise requests.ConnectionError(f"{part.stat().st_size} of {total} bytes received")
 
 
 def _resumable(url, part, note):
@@ -215,9 +219,9 @@ def _resumable(url, part, note):
 
 
 def _mismatch(file, checksum, size):
-    found = file.stat().st_size
-    if size is not None and found != size:
-        return f"{found} bytes, expected {size}"
+    actual = file.stat().st_size
+    if size is not None and actual != size:
+        return f"{actual} bytes, expected {size}"
     if checksum is None:
         return None
     kind = checksum.split(":")[0]
@@ -240,17 +244,19 @@ def extract(
     Parameters
     ----------
     name : str
-        The archive's, for messages.
+        Name of the archive for messages.
     done : callable, optional
         Called with 1 after each member.
 
     Raises
     ------
     BadArchive
-        A path that leaves the folder, a link, an encrypted member, more or larger members than
-        the caps allow, or one that is damaged (`DamagedMember`); the message names it.
+        A path outside the folder, a link, an encrypted member, more or larger members than the
+        limits allow, or a damaged member (`DamagedMember`). The message names the member.
     """
-    infos = archive.infolist() if members is None else [archive.getinfo(each) for each in members]
+    infos = (
+        archive.infolist() if members is None else [archive.getinfo(member) for member in members]
+    )
     infos = [info for info in infos if not info.is_dir()]
     for fault in _faults(archive.infolist(), infos):
         raise BadArchive(f"{name}: {fault}; nothing was extracted")
@@ -259,25 +265,27 @@ def extract(
         target = folder / info.filename
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # zipfile gives no more than file_size bytes, and raises unless their CRC-32 is right
+            # zipfile reads at most file_size bytes and checks their CRC-32
             with archive.open(info) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, PIECE)
         except BaseException as error:
             target.unlink(missing_ok=True)
             if isinstance(error, DAMAGED) or (type(error) is OSError and error.errno is None):
-                said = f"{name}: member {info.filename} is damaged"
-                raise DamagedMember(f"{said}: {str(error) or 'its bytes end too early'}") from None
+                reason = str(error) or "unexpected end of data"
+                raise DamagedMember(
+                    f"{name}: member {info.filename} is damaged: {reason}"
+                ) from None
             raise _full(error, f"{name} could not be unpacked") from None
         done(1)
 
 
 def list_remote(url: str, session: requests.Session) -> list[str]:
-    """Return the names of the members of a zip archive on a server; little is fetched for it."""
+    """Return the names of the members of a zip archive on a server, without downloading it."""
     try:
         with RemoteZip(url, session=session, timeout=TIMEOUT) as archive:
             return archive.namelist()
     except RangeNotSupported:
-        raise Unavailable(f"{url}: the server sends whole files only, no ranges") from None
+        raise Unavailable(f"{url}: the server sends complete files only, no ranges") from None
     except (*BROKEN, OSError) as error:
         raise Unavailable(f"{url}: {_reason(error)}") from None
 
@@ -285,7 +293,7 @@ def list_remote(url: str, session: requests.Session) -> list[str]:
 def extract_remote(
     url: str, name: str, folder: Path, members: list[str], session: requests.Session
 ) -> None:
-    """Extract members of a zip archive on a server; of the others nothing is fetched."""
+    """Extract members of a zip archive on a server, without downloading the others."""
     stopped = threading.Event()
 
     def work(part: list[str]) -> None:
@@ -293,7 +301,7 @@ def extract_remote(
         for attempt in range(ATTEMPTS):
             if attempt and stopped.wait(_pause(attempt - 1)):
                 break
-            missing = [each for each in part if not (folder / each).exists()]
+            missing = [member for member in part if not (folder / member).exists()]
             try:
                 with RemoteZip(url, session=session, timeout=TIMEOUT) as archive:
                     return extract(archive, name, folder, missing, count)
@@ -314,12 +322,12 @@ def extract_remote(
             for job in as_completed([pool.submit(work, part) for part in parts]):
                 job.result()
         finally:
-            stopped.set()  # the other threads, when one has failed or the user has
+            stopped.set()  # stop the other threads after a failure or Ctrl-C
 
 
 def _faults(infos: list[zipfile.ZipInfo], chosen: list[zipfile.ZipInfo]) -> Iterator[str]:
     if len(infos) > MAX_MEMBERS:
-        yield f"{len(infos)} members; at most {MAX_MEMBERS} are accepted"
+        yield f"{len(infos)} members; the limit is {MAX_MEMBERS}"
     for info in infos:
         path, kind = PurePosixPath(info.filename), stat.S_IFMT(info.external_attr >> 16)
         if path.is_absolute() or ".." in path.parts or any(c in info.filename for c in "\\:\0"):
@@ -332,24 +340,24 @@ def _faults(infos: list[zipfile.ZipInfo], chosen: list[zipfile.ZipInfo]) -> Iter
         if info.file_size > min(MAX_MEMBER_BYTES, MAX_RATIO * info.compress_size):
             yield (
                 f"member {info.filename} would grow from {_size(info.compress_size)} to "
-                f"{_size(info.file_size)}; {MAX_RATIO} times and {_size(MAX_MEMBER_BYTES)} are "
-                "the most accepted"
+                f"{_size(info.file_size)}; the limits are {MAX_RATIO} times and "
+                f"{_size(MAX_MEMBER_BYTES)}"
             )
     total = sum(info.file_size for info in chosen)
     if total > MAX_BYTES:
-        yield f"{_size(total)} unpacked; at most {_size(MAX_BYTES)} are accepted"
+        yield f"{_size(total)} unpacked; the limit is {_size(MAX_BYTES)}"
     ordered = sorted(infos, key=lambda info: info.header_offset)
-    for one, following in itertools.pairwise(ordered):  # one stretch of bytes unpacked many times
+    for one, following in itertools.pairwise(ordered):  # the same bytes unpacked many times
         if one.header_offset + one.compress_size > following.header_offset:
             yield f"members {one.filename} and {following.filename} overlap"
     names = sorted(info.filename.casefold() for info in chosen)
     for one, following in itertools.pairwise(names):
         if one == following:
-            yield f"member {one} is there twice"
+            yield f"member {one} exists twice"
 
 
 class _Lines:
-    """Takes what a progress bar writes over itself, and writes lines."""
+    """A stream that prints the states of a progress bar as lines."""
 
     def write(self, text: str) -> None:
         if text.strip():
@@ -378,7 +386,7 @@ def _size(number: int | None) -> str:
 
 
 def _reason(error: Exception) -> str:
-    while error.args and isinstance(error.args[0], Exception):  # what requests wraps
+    while error.args and isinstance(error.args[0], Exception):  # wrapped by requests
         error = error.args[0]
     if getattr(error, "reason", None):
         return str(error.reason).split(": ", 1)[-1]

@@ -20,7 +20,8 @@ from lib.preprocessing import pipeline, threads
 DISCLAIMER = "Research software, not a medical device"
 DEFAULT_RUN, DEFAULT_MODEL = "ham10000", "vgg16_fine_tuned"
 BATCH = 8  # images in memory at a time
-#: What may be wrong with an image, as `pipeline.prepare` and the file system say it.
+RULE_TITLES = {"training_prior": "the training prior", "equal_priors": "equal priors"}
+#: What `pipeline.prepare` and the file system raise for an unusable image.
 IMAGE_ERRORS = (OSError, ValueError)
 
 
@@ -30,18 +31,18 @@ def predict_files(
     note: published_networks.Note,
     batch_size: int = BATCH,
 ) -> Iterator[tuple[Path, pd.DataFrame | Exception]]:
-    """Yield what a network answers for each image file, in order, a batch in memory at a time.
+    """Yield the predictions of a network for image files, in order.
 
-    An image is prepared as those of the run were, seen in as many flips and quarter turns, and the
-    outputs are calibrated as the run's were.
+    An image is preprocessed like those of the network's run, averaged over as many flips and
+    quarter turns, and calibrated in the same way. One batch is in memory at a time.
 
     Yields
     ------
     file : Path
-    answer : DataFrame or Exception
-        One row a class, with its code as index: `diagnosis`, its full name; `training_prior`, its
-        probability where classes are as frequent as among the training images; `equal_priors`,
-        where they are equally frequent. Or what is wrong with the image.
+    prediction : DataFrame or Exception
+        One row per class, indexed by its code: `diagnosis`, the full name; `training_prior`, the
+        probability under the training prior; `equal_priors`, the probability under equal priors.
+        Or the error of an unusable image.
     """
     classes, config = note.config.classes, note.config
     names = [config.names[name] for name in classes]
@@ -51,31 +52,34 @@ def predict_files(
         batch = files[start : start + batch_size]
         with threads.one_opencv_thread():
             prepared = threads.map_files(prepare, batch)
-        usable = [each for each in prepared if isinstance(each, np.ndarray)]
-        tables = iter(())
+        usable = [image for image in prepared if isinstance(image, np.ndarray)]
+        predictions = iter(())
         if usable:
             outputs = inference.predict(network, np.stack(usable), views=note.test_time_views)
-            as_trained = note.calibration.apply(outputs)
-            converted = as_trained, priors.change_prior(as_trained, note.training_prior, equal)
-            tables = (_table(*each, classes, names) for each in zip(*converted, strict=True))
-        for file, each in zip(batch, prepared, strict=True):
-            yield file, next(tables) if isinstance(each, np.ndarray) else each
+            posterior = note.calibration.apply(outputs)
+            corrected = priors.change_prior(posterior, note.training_prior, equal)
+            predictions = (
+                _prediction(*rows, classes, names)
+                for rows in zip(posterior, corrected, strict=True)
+            )
+        for file, image in zip(batch, prepared, strict=True):
+            yield file, next(predictions) if isinstance(image, np.ndarray) else image
 
 
-def chosen(answer: pd.DataFrame) -> dict[str, str]:
-    """Return the class that each rule chooses: of equal probabilities, the first."""
-    return {rule: answer[rule].idxmax() for rule in priors.RULES}
+def predicted_classes(prediction: pd.DataFrame) -> dict[str, str]:
+    """Return the most probable class under each rule; of equal probabilities, the first."""
+    return {rule: prediction[rule].idxmax() for rule in priors.RULES}
 
 
 def list_images(path: Path) -> tuple[list[Path], int]:
-    """Return the images that a path names: itself, or all below a folder, masks left out.
+    """Return the images that a path names: itself, or all images in a folder, without masks.
 
     Returns
     -------
     files : list of Path
-        A path that is no folder is returned whether it is there or not, and whatever it is.
-    left_out : int
-        How many other files the folder holds.
+        A path that is not a folder is returned unchecked.
+    ignored : int
+        Number of other files in the folder.
 
     Raises
     ------
@@ -84,27 +88,27 @@ def list_images(path: Path) -> tuple[list[Path], int]:
     """
     if not path.is_dir():
         return [path], 0
-    found = sorted(each for each in path.rglob("*") if each.is_file())
-    images = [each for each in found if _is_image(each)]
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    images = [file for file in files if _is_image(file)]
     if not images:
         raise FileNotFoundError(
-            f"{path.name}: a folder without an image; expected files that end in "
+            f"{path.name}: a folder without images; expected files that end in "
             f"{', '.join(datasets.IMAGE_SUFFIXES)}"
         )
-    return images, len(found) - len(images)
+    return images, len(files) - len(images)
 
 
 def open_network(
     run: str, model: str, own: bool = False
 ) -> tuple[keras.Model, published_networks.Note]:
-    """Return a network and its note: from one's own run if asked for and there, else a published.
+    """Return a network and its note, from the user's own run or from the published ones.
 
     Parameters
     ----------
     run : str
         The run's name, or the path of its configuration.
     own : bool
-        Whether to look under runs/<run> first.
+        Look in runs/<run> first.
     """
     name = Path(run).stem if run.endswith(".yaml") else run
     if own:
@@ -114,41 +118,34 @@ def open_network(
     return published_networks.load(name, model)
 
 
-def as_text(file: Path, answer: pd.DataFrame) -> str:
-    """Return an answer as a person reads it."""
-    wide = max(len("diagnosis"), *answer["diagnosis"].str.len())
-    code = max(len("class"), *answer.index.str.len())
-    lines = [f"{'class':{code}}  {'diagnosis':{wide}}  as in training  equally frequent"]
-    lines += [
-        f"{row.Index:{code}}  {row.diagnosis:{wide}}  {row.training_prior:14.3f}  "
-        f"{row.equal_priors:16.3f}"
-        for row in answer.itertuples()
-    ]
-    first, second = chosen(answer).values()
-    said = "the same" if first == second else f"{second} ({answer.loc[second, 'diagnosis']})"
-    return "\n".join(
-        [
-            str(file),
-            *lines,
-            f"most probable, with classes as frequent as in training: {first} "
-            f"({answer.loc[first, 'diagnosis']})",
-            f"most probable, with classes equally frequent: {said}",
-            DISCLAIMER,
-            "",
+def as_text(file: Path, prediction: pd.DataFrame) -> str:
+    """Return a prediction as a table, with the most probable class under each rule."""
+    titles = [f"under {title}" for title in RULE_TITLES.values()]
+    code = max(len("class"), *prediction.index.str.len())
+    name = max(len("diagnosis"), *prediction["diagnosis"].str.len())
+    lines = [f"{'class':{code}}  {'diagnosis':{name}}  {titles[0]}  {titles[1]}"]
+    for row in prediction.itertuples():
+        cells = [
+            f"{getattr(row, rule):{len(title)}.3f}"
+            for rule, title in zip(RULE_TITLES, titles, strict=True)
         ]
-    )
+        lines.append(f"{row.Index:{code}}  {row.diagnosis:{name}}  {'  '.join(cells)}")
+    for rule, predicted in predicted_classes(prediction).items():
+        diagnosis = prediction.loc[predicted, "diagnosis"]
+        lines.append(f"most probable under {RULE_TITLES[rule]}: {predicted} ({diagnosis})")
+    return "\n".join([str(file), *lines, DISCLAIMER, ""])
 
 
-def as_json(file: Path, answer: pd.DataFrame, run: str, model: str, source: str) -> str:
-    """Return an answer as one line of JSON."""
+def as_json(file: Path, prediction: pd.DataFrame, run: str, model: str, source: str) -> str:
+    """Return a prediction as one line of JSON."""
     rules = {
-        rule: {"predicted": name, "probabilities": answer[rule].to_dict()}
-        for rule, name in chosen(answer).items()
+        rule: {"predicted": name, "probabilities": prediction[rule].to_dict()}
+        for rule, name in predicted_classes(prediction).items()
     }
-    same = len(set(chosen(answer).values())) == 1
+    same = len(set(predicted_classes(prediction).values())) == 1
     values = {"image": str(file), "run": run, "model": model, "source": source, **rules}
-    values |= {"same_answer": same, "diagnoses": answer["diagnosis"].to_dict(), "note": DISCLAIMER}
-    return json.dumps(values, ensure_ascii=False)
+    values |= {"same_answer": same, "diagnoses": prediction["diagnosis"].to_dict()}
+    return json.dumps(values | {"note": DISCLAIMER}, ensure_ascii=False)
 
 
 def _prepare(file: Path, settings: Preprocessing) -> np.ndarray | Exception:
@@ -158,7 +155,7 @@ def _prepare(file: Path, settings: Preprocessing) -> np.ndarray | Exception:
         return error
 
 
-def _table(training_prior, equal_priors, classes, names) -> pd.DataFrame:
+def _prediction(training_prior, equal_priors, classes, names) -> pd.DataFrame:
     columns = {"training_prior": training_prior, "equal_priors": equal_priors}
     return pd.DataFrame({"diagnosis": names, **columns}, index=classes)
 
@@ -169,7 +166,7 @@ def _is_image(file: Path) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Classify images; return 1 if anything was wrong with one of them, else 0."""
+    """Classify images; return 1 if one of them could not be classified, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tools.predict", description=__doc__)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a file or a folder")
     parser.add_argument(
@@ -185,58 +182,59 @@ def main(arguments: list[str] | None = None) -> int:
         help="default: %(default)s",
     )
     parser.add_argument(
-        "--run", action="store_true", help="take the network of runs/<run>, if it is there"
+        "--run", action="store_true", help="use the network of runs/<run> where it exists"
     )
     parser.add_argument("--json", action="store_true", help="one line of JSON for each image")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        network, note = open_network(asked.config, asked.model, asked.run)
+        network, note = open_network(options.config, options.model, options.run)
     except (OSError, ValueError) as error:
-        _say_error(str(error))
+        _print_error(str(error))
         return 1
-    # where the line does not spoil the JSON
+    # on stderr where a line on stdout would break the JSON
     print(
-        f"{model_names.titles(note.config)[asked.model]}, "
+        f"{model_names.titles(note.config)[options.model]}, "
         f"run {note.config.name}, from {note.source}\n",
-        file=sys.stderr if asked.json else sys.stdout,
+        file=sys.stderr if options.json else sys.stdout,
         flush=True,
     )
-    files, faults = _list_all(asked.images)
-    for file, answer in predict_files(files, network, note):
-        if isinstance(answer, Exception):
+    files, faults = _list_all(options.images)
+    for file, prediction in predict_files(files, network, note):
+        if isinstance(prediction, Exception):
             faults += 1
-            _say_error(_said(file, answer))
-        elif asked.json:
-            print(as_json(file, answer, note.config.name, asked.model, note.source), flush=True)
+            _print_error(_with_name(file, prediction))
+        elif options.json:
+            line = as_json(file, prediction, note.config.name, options.model, note.source)
+            print(line, flush=True)
         else:
-            print(as_text(file, answer), flush=True)
+            print(as_text(file, prediction), flush=True)
     return 1 if faults else 0
 
 
-def _list_all(given: Sequence[Path]) -> tuple[list[Path], int]:
-    """Return the images of all paths, and how many are folders without one; say what is left."""
+def _list_all(folders: Sequence[Path]) -> tuple[list[Path], int]:
+    """Return the images of all paths, and the number of folders without an image."""
     files, faults = [], 0
-    for path in given:
+    for path in folders:
         try:
-            images, left_out = list_images(path)
+            images, ignored = list_images(path)
         except FileNotFoundError as error:
             faults += 1
-            _say_error(str(error))
+            _print_error(str(error))
             continue
         files += images
-        if left_out:
-            print(f"{path.name}: {left_out} other files left out", file=sys.stderr, flush=True)
+        if ignored:
+            print(f"{path.name}: {ignored} other files ignored", file=sys.stderr, flush=True)
     return files, faults
 
 
-def _say_error(message: str) -> None:
+def _print_error(message: str) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
 
 
-def _said(file: Path, error: Exception) -> str:
-    """Return an error's message, which names the file even if the system's does not."""
-    said = " ".join(str(error).split())
-    return said if file.name in said else f"{file.name}: {said}"
+def _with_name(file: Path, error: Exception) -> str:
+    """Return an error's message on one line, with the file's name."""
+    message = " ".join(str(error).split())
+    return message if file.name in message else f"{file.name}: {message}"
 
 
 if __name__ == "__main__":
