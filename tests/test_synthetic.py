@@ -1,6 +1,8 @@
 """The synthetic data set: layout, determinism, truth, and distractors that ignore the class."""
 
 import inspect
+import json
+import re
 from pathlib import Path
 
 import cv2
@@ -8,7 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tools import synthetic
+from lib import paths
+from lib.config import load_config
+from lib.data import datasets
+from tools import synthetic, synthetic_images
 
 LESIONS, SEED = 40, 3
 DISTRACTORS = ["hairs", "bubbles", "reflections", "ruler", "dark_corners"]
@@ -16,7 +21,7 @@ DISTRACTORS = ["hairs", "bubbles", "reflections", "ruler", "dark_corners"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    target = tmp_path_factory.mktemp("synthetic") / "made"
+    target = tmp_path_factory.mktemp("synthetic") / "drawn"
     return synthetic.generate(target, lesions=LESIONS, seed=SEED, workers=2)
 
 
@@ -66,7 +71,7 @@ def test_another_seed_gives_other_lesions_and_images():
     plans = [synthetic.image_plan(LESIONS, seed) for seed in (SEED, SEED + 1)]
     assert not plans[0]["gain_r"].head(20).equals(plans[1]["gain_r"].head(20))
     view = plans[0].to_dict("records")[0]
-    images = [synthetic.draw_view_images(view, seed)["image"] for seed in (SEED, SEED + 1)]
+    images = [synthetic_images.draw_view_images(view, seed)["image"] for seed in (SEED, SEED + 1)]
     assert np.abs(images[0].astype(int) - images[1]).mean() > 3
 
 
@@ -93,7 +98,7 @@ def test_images_are_colour_and_masks_are_black_and_white(folder, metadata):
             assert set(np.unique(pixels)) <= {0, 255}
 
 
-def test_truth_has_one_row_an_image(truth, metadata):
+def test_truth_has_one_row_per_image(truth, metadata):
     assert list(truth.index) == list(metadata["image_id"])
     assert truth[["gain_r", "gain_g", "gain_b"]].to_numpy().min() > 0.5
     assert set(DISTRACTORS) <= set(truth)
@@ -106,10 +111,10 @@ def test_every_class_has_at_least_ten_lesions_and_none_has_two_classes(metadata)
     assert metadata.groupby("lesion_id").size().between(1, 3).all()
 
 
-def test_large_sets_are_as_unbalanced_as_asked(large_plan):
+def test_large_sets_have_the_intended_class_frequencies(large_plan):
     lesions = large_plan.drop_duplicates("lesion_id")
-    shares = lesions["dx"].value_counts(normalize=True)
-    assert shares.to_dict() == pytest.approx({"nv": 0.80, "mel": 0.13, "bcc": 0.07})
+    frequencies = lesions["dx"].value_counts(normalize=True)
+    assert frequencies.to_dict() == pytest.approx({"nv": 0.80, "mel": 0.13, "bcc": 0.07})
     images = large_plan.groupby("dx").size() / lesions.groupby("dx").size()
     assert images.to_dict() == pytest.approx({"nv": 1.25, "mel": 1.8, "bcc": 1.6}, abs=0.1)
     assert 0.002 < lesions["age"].isna().mean() < 0.03
@@ -156,7 +161,7 @@ def test_images_of_one_lesion_share_the_lesion_not_the_view():
     views = plan[plan["lesion_id"] == lesion].to_dict("records")[:2]
     areas = []
     for view in views:
-        lesion_mask = synthetic.draw_view_images(view, SEED)["lesion"] > 0
+        lesion_mask = synthetic_images.draw_view_images(view, SEED)["lesion"] > 0
         areas.append(lesion_mask.sum() / view["scale"] ** 2)
     assert areas[0] == pytest.approx(areas[1], rel=0.15)  # a little may lie outside the frame
     assert views[0]["rotation"] != views[1]["rotation"]
@@ -201,7 +206,7 @@ def test_a_run_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(synthetic, "_write_images", broken)
     with pytest.raises(KeyboardInterrupt):
-        synthetic.generate(tmp_path / "made", lesions=30)
+        synthetic.generate(tmp_path / "drawn", lesions=30)
     assert not list(tmp_path.iterdir())
 
 
@@ -215,5 +220,58 @@ def test_a_run_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
 )
 def test_impossible_requests_are_refused(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
-        synthetic.generate(tmp_path / "made", **arguments)
+        synthetic.generate(tmp_path / "drawn", **arguments)
     assert not list(tmp_path.iterdir())
+
+
+# ----------------------------------------------------------------------------------- configurations
+
+
+@pytest.fixture
+def small_config(tmp_path):
+    """A configuration whose synthetic images are not drawn yet, and their folder."""
+    folder = tmp_path / "images"
+    text = (paths.ROOT / "tests" / "tiny.yaml").read_text(encoding="utf-8")
+    text = text.replace("{folder}", folder.as_posix())
+    file = tmp_path / "small.yaml"
+    file.write_text(re.sub(r"lesions: \d+", "lesions: 30", text), encoding="utf-8")
+    return file, folder
+
+
+def test_the_command_draws_the_images_of_a_configuration_once(small_config, monkeypatch, capsys):
+    file, folder = small_config
+    assert synthetic.main([str(file)]) == 0
+    assert json.loads((folder / "synthetic.json").read_text()) == {
+        "lesions": 30,
+        "seed": load_config(file).data.synthetic.seed,
+        "version": datasets.SYNTHETIC_VERSION,
+    }
+    assert pd.read_csv(folder / "HAM10000_metadata.csv")["lesion_id"].nunique() == 30
+    assert datasets.open_folder(load_config(file)) == folder
+
+    def draw_again(*_, **__):
+        raise AssertionError("drawn twice")
+
+    monkeypatch.setattr(synthetic, "generate", draw_again)
+    assert synthetic.main([str(file)]) == 0
+
+
+def test_a_folder_that_was_drawn_with_other_settings_is_refused(small_config, monkeypatch, capsys):
+    file, folder = small_config
+    folder.mkdir()
+    note = {"lesions": 31, "seed": 3, "version": datasets.SYNTHETIC_VERSION}
+    (folder / "synthetic.json").write_text(json.dumps(note))
+    assert synthetic.main([str(file)]) == 1
+    assert "31" in (error := capsys.readouterr().err) and error.startswith("error: ")
+    assert [path.name for path in folder.iterdir()] == ["synthetic.json"]
+
+
+def test_missing_synthetic_images_are_an_error_that_names_the_command(small_config):
+    file, _ = small_config
+    with pytest.raises(FileNotFoundError, match=r"make images CONFIG="):
+        datasets.open_folder(load_config(file))
+
+
+def test_a_configuration_without_synthetic_images_draws_nothing(capsys):
+    assert synthetic.main(["configs/ham10000.yaml"]) == 1
+    assert "no section data.synthetic" in capsys.readouterr().err

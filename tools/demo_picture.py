@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lib import paths
 from lib.config import Config, load_config
-from tools import synthetic
+from tools import synthetic, synthetic_images
 from tools.command_line import run_command
 
 PICTURE = paths.ROOT / "docs" / "demo.png"
@@ -30,7 +30,9 @@ def draw_picture(config: Config, metrics: dict) -> Figure:
     for row, name in zip(axes, config.classes, strict=True):
         views = plan[plan["dx"] == name].drop_duplicates("lesion_id").head(IMAGES)
         for axis, view in zip(row, views.to_dict("records"), strict=True):
-            axis.imshow(synthetic.draw_view_images(view, config.data.synthetic.seed)["image"])
+            axis.imshow(
+                synthetic_images.draw_view_images(view, config.data.synthetic.seed)["image"]
+            )
             axis.set(xticks=[], yticks=[])
             sns.despine(ax=axis, left=True, bottom=True)
         row[0].set_ylabel(name, fontsize=11)
