@@ -240,6 +240,7 @@ def small_config(tmp_path):
 
 def test_the_command_draws_the_images_of_a_configuration_once(small_config, monkeypatch, capsys):
     file, folder = small_config
+    monkeypatch.setattr(synthetic, "_write_images", lambda *_: None)  # tested above, and slow
     assert synthetic.main([str(file)]) == 0
     assert json.loads((folder / "synthetic.json").read_text()) == {
         "lesions": 30,
