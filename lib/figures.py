@@ -127,9 +127,10 @@ def image_grid(
 ) -> Figure:
     """Lay images out in a grid, row by row; `size` is the width of one in inches."""
     rows = -(-len(images) // columns)
-    height = size * images[0].shape[0] / images[0].shape[1] + (0.3 if titles else 0.05)
+    titled_rows = -(-len(titles or []) // columns)
+    height = rows * (size * images[0].shape[0] / images[0].shape[1] + 0.05) + 0.25 * titled_rows
     width = size * columns + (0.3 if row_labels else 0)
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         sns.despine(ax=axis, left=True, bottom=True)
@@ -200,30 +201,6 @@ def class_proportions(flagged: pd.DataFrame, judged: pd.DataFrame, label: str) -
     axis.set_xticks(range(len(columns)), [column.replace("_", " ") for column in columns])
     axis.set_ylabel(label)
     axis.legend(frameon=False, fontsize=8)
-    return figure
-
-
-def split_scores(table: pd.DataFrame, score: str, label: str) -> Figure:
-    """Draw a score over the ways to split, one panel a classifier: each seed, and the mean.
-
-    Parameters
-    ----------
-    table : DataFrame
-        `leakage.RESULT_SCHEMA`; three classes, so chance is at one third.
-    """
-    names = list(table["classifier"].unique())
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(3.4 * len(names), 2.8), sharey=True, squeeze=False
-    )
-    for axis, name in zip(axes.flat, names, strict=True):
-        rows = table[table["classifier"] == name]
-        axis.plot(rows["split"], rows[score], "o", color="gray", ms=4, mfc="none")
-        means = rows.groupby("split", sort=False)[score].mean()
-        axis.plot(means.index, means, "_", color=TRAINING, ms=30, mew=2.5)
-        axis.axhline(1 / 3, color="black", lw=0.8, ls="--")
-        axis.set(title=name)
-        axis.margins(x=0.2)
-    axes.flat[0].set_ylabel(label)
     return figure
 
 
