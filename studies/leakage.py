@@ -1,18 +1,13 @@
-"""How much does a careless split flatter? The same classifiers, split three ways: `make leakage`.
+"""How much does a careless split flatter? The same classifiers, split three ways.
 
-Frozen VGG16 features are classified by a logistic regression, cheap and strong, and by the nearest
-neighbour, which does nothing but remember. Both are scored on test images that were split off by
-image, by lesion, and by group (lesions that share an image joined, lib/data/duplicates.py), with
-ten seeds each. Only where the split draws its line differs; the images, the features, the
-classifiers and the share that is tested are the same.
+Frozen VGG16 features are classified by logistic regression, cheap and strong, and by the nearest
+neighbour, which only memorises. Both are scored on test images that were split off by image, by
+lesion, and by group (lesions that share an image joined, lib/data/duplicates.py), with ten seeds
+each. Only the unit of the split differs; images, features, classifiers and the proportion that is
+tested are the same.
 """
 
-import argparse
-import hashlib
-import json
-import os
 import resource
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -28,19 +23,20 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from lib import paths, tables
+from lib import tables
 from lib.data import datasets, duplicates, splits
-from lib.evaluation import bootstrap
-from lib.networks import inference, model_graph, vgg16, vgg16_weights
 from lib.preprocessing import decode, pipeline, threads
+from studies import command, features
 
 CLASSES = ["bcc", "mel", "nv"]
 SEEDS = range(10)
-TEST_SHARE = 0.2
+TEST_PROPORTION = 0.2
 IMAGE_SIZE = 128  # pixels
-#: Inverse regularisation of the logistic regression: the best of 0.00001, 0.0001 ... 1 in balanced
-#: accuracy on splits by lesion with other seeds (`regularisation_grid`).
+CHUNK = 256  # images whose features are computed at a time
+#: Inverse regularisation of the logistic regression: the best of `STRENGTHS` in balanced accuracy
+#: on splits by lesion with other seeds (`regularisation_grid`).
 REGULARISATION = 0.001
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 CLASSIFIERS = {
     "logistic regression": LogisticRegression(
         C=REGULARISATION, class_weight="balanced", max_iter=2000
@@ -53,13 +49,11 @@ ALTERATIONS = ("flip", "quarter turn", "JPEG quality 60", "crop of 10 %", "brigh
 #: The unit that a split keeps whole, and its name.
 UNITS = {"image_id": "by image", "lesion_id": "by lesion", "group_id": "by group"}
 SCORES = ("accuracy", "balanced_accuracy", "balanced_accuracy_several")
-STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-#: Where the published result lies; committed, for it holds numbers and ids only.
-PUBLISHED = paths.ROOT / "reports" / "studies" / "leakage"
+RESULTS = command.results_folder("leakage")
 
-#: `leakage.csv`: one row a split and classifier. `siblings` is the share of test images that have
-#: another image of their lesion in training. The last score is that of the test images whose
-#: lesion has several images in the data: the only ones that can gain by a careless split.
+#: `leakage.csv`: one row per split and classifier. `siblings` is the proportion of test images
+#: with another image of their lesion in training; `balanced_accuracy_several` is of the test images
+#: whose lesion has several images in the data: the only ones that can gain by a careless split.
 RESULT_SCHEMA = pa.DataFrameSchema(
     {
         "classifier": pa.Column(str, pa.Check.isin(list(CLASSIFIERS))),
@@ -74,13 +68,13 @@ RESULT_SCHEMA = pa.DataFrameSchema(
 )
 
 
-#: `inspected_pairs.csv`: pairs that someone looked at, side by side, and what they saw.
+#: `inspected_pairs.csv`: pairs that a person compared side by side, and the verdict.
 INSPECTED_SCHEMA = pa.DataFrameSchema(
     {
         **{name: pa.Column(str) for name in ("image_id_1", "image_id_2")},
         **{name: pa.Column(str) for name in ("lesion_id_1", "lesion_id_2")},
         "similarity": pa.Column(float),
-        "drawn": pa.Column(str),  # how the pair came to be looked at
+        "drawn": pa.Column(str),  # why the pair was inspected
         "verdict": pa.Column(str, pa.Check.isin(["same view", "not the same view"])),
     },
     unique=["image_id_1", "image_id_2"],
@@ -88,49 +82,33 @@ INSPECTED_SCHEMA = pa.DataFrameSchema(
 )
 
 
-def deep_features(folder: Path, files: pd.Series, kept: Path) -> np.ndarray:
-    """Return frozen VGG16 features of the central squares, computed once and kept in a file.
+def compute_features(folder: Path, files: pd.Series, store: features.FeatureStore) -> np.ndarray:
+    """Return frozen VGG16 features of the central squares; a killed computation resumes.
 
     Parameters
     ----------
-    kept : Path
-        `*.npy`; taken again if the images, their order and the model are the same.
+    files : Series of str
+        Relative to `folder`.
 
     Returns
     -------
     ndarray of float32, shape (n, 1280)
     """
-    model = vgg16.vgg16_features(IMAGE_SIZE)
-    vgg16_weights.load_vgg16_weights(model)
-    digest = hashlib.sha256(model_graph.weights_digest(model).encode())
-    for path in files:
-        digest.update((folder / path).read_bytes())
-    said = {"images_and_model_sha256": digest.hexdigest(), "image_size": IMAGE_SIZE}
-    try:
-        paths.check_note(kept, said, "this")
-        return np.load(kept)
-    except (FileNotFoundError, ValueError):
-        kept.with_suffix(".json").unlink(missing_ok=True)
 
     def read(path):
         square = pipeline.crop_square(decode.read_image(folder / path))
         return cv2.resize(square, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
 
-    started, parts = time.monotonic(), []
-    for start in range(0, len(files), 256):
-        images = np.stack(threads.map_files(read, files.iloc[start : start + 256]))
-        parts.append(inference.forward(model, images))
-    features = np.concatenate(parts)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    np.save(kept, features)
-    said["seconds"] = round(time.monotonic() - started)
-    paths.write_text(kept.with_suffix(".json"), json.dumps(said, indent=1) + "\n")
-    return features
+    keys = []
+    for start in range(0, len(files), CHUNK):
+        keys += store.add(threads.map_files(read, files.iloc[start : start + CHUNK]))
+    store.save()
+    return store.get(keys)
 
 
 def score_split(
     images: pd.DataFrame,
-    features: np.ndarray,
+    inputs: np.ndarray,
     unit: str,
     seed: int,
     classifiers: dict = CLASSIFIERS,
@@ -140,26 +118,29 @@ def score_split(
     Parameters
     ----------
     images : DataFrame
-        `image_id`, `lesion_id`, `group_id` and `label`, one row for each row of `features`.
+        `image_id`, `lesion_id`, `group_id` and `label`, one row per row of `inputs`.
+    inputs : ndarray of float, shape (n, features)
     unit : str
         One of `UNITS`: what the split keeps whole.
 
     Returns
     -------
     list of dict
-        Rows of `RESULT_SCHEMA`, one a classifier.
+        Rows of `RESULT_SCHEMA`, one per classifier.
     """
     labels = splits.group_labels(images.assign(group_id=images[unit]))
-    _, held_out = train_test_split(labels, test_size=TEST_SHARE, stratify=labels, random_state=seed)
+    _, held_out = train_test_split(
+        labels, test_size=TEST_PROPORTION, stratify=labels, random_state=seed
+    )
     test = images[unit].isin(held_out.index).to_numpy()
     label, lesion = images["label"].to_numpy(), images["lesion_id"]
     several = lesion.duplicated(keep=False).to_numpy()[test]
-    scaler = StandardScaler().fit(features[~test])
+    scaler = StandardScaler().fit(inputs[~test])
     classes = np.unique(label)
     rows = []
     for name, classifier in classifiers.items():
-        classifier = clone(classifier).fit(scaler.transform(features[~test]), label[~test])
-        right = classifier.predict(scaler.transform(features[test])) == label[test]
+        classifier = clone(classifier).fit(scaler.transform(inputs[~test]), label[~test])
+        correct = classifier.predict(scaler.transform(inputs[test])) == label[test]
         rows.append(
             {
                 "classifier": name,
@@ -167,10 +148,10 @@ def score_split(
                 "seed": seed,
                 "test_images": int(test.sum()),
                 "siblings": float(lesion[test].isin(lesion[~test]).mean()),
-                "accuracy": float(right.mean()),
-                "balanced_accuracy": _balanced(right, label[test], classes),
+                "accuracy": float(correct.mean()),
+                "balanced_accuracy": _balanced(correct, label[test], classes),
                 "balanced_accuracy_several": _balanced(
-                    right[several], label[test][several], classes
+                    correct[several], label[test][several], classes
                 ),
             }
         )
@@ -189,7 +170,7 @@ def summarise(result: pd.DataFrame) -> dict:
         For each classifier, way to split or difference, and score: `value` (the mean), `low` and
         `high` (95 %).
     """
-    said = {}
+    summary = {}
     for classifier, rows in result.groupby("classifier", sort=False):
         wide = rows.pivot(index="seed", columns="split", values=list(SCORES))
         values = {name: wide.xs(name, axis=1, level=1) for name in UNITS.values()}
@@ -197,36 +178,36 @@ def summarise(result: pd.DataFrame) -> dict:
             f"{one} − {other}": values[one] - values[other]
             for one, other in (("by image", "by lesion"), ("by lesion", "by group"))
         }
-        said[classifier] = {
+        summary[classifier] = {
             name: {score: _interval(table[score].to_numpy()) for score in SCORES}
             for name, table in values.items()
         }
-    return said
+    return summary
 
 
 def find_groups(folder: Path, metadata: pd.DataFrame, files: pd.Series) -> tuple[pd.Series, dict]:
     """Search the whole data set for near-duplicates, and measure the search.
 
-    Writes `duplicates.csv` and `planted_copies.csv` into the run's folder. Memory is the process's,
-    at its highest, libraries included.
+    Writes `duplicates.csv` and `planted_copies.csv`. Memory is the peak of the process, libraries
+    included.
 
     Returns
     -------
     groups : Series of str
         `group_id` by image_id.
-    measured : dict
+    search : dict
         Counts, seconds and memory.
     """
     started = time.monotonic()
     images = duplicates.thumbnails(folder, files)
     read = time.monotonic()
     pairs = duplicates.name_pairs(duplicates.find_pairs(images), metadata)
-    found = time.monotonic()
+    searched = time.monotonic()
     duplicates.find_pairs(duplicates.Thumbnails(*(part[::4] for part in images)))
-    quarter = time.monotonic() - found
-    tables.write_table(pairs, paths.run_folder("leakage") / "duplicates.csv")
+    quarter = time.monotonic() - searched
+    tables.write_table(pairs, RESULTS / "duplicates.csv")
     recall = planted_recall(folder, files, images, PLANTED, seed=0)
-    tables.write_table(recall.reset_index(), paths.run_folder("leakage") / "planted_copies.csv")
+    tables.write_table(recall.reset_index(), RESULTS / "planted_copies.csv")
     other_lesion = pairs["lesion_id_1"] != pairs["lesion_id_2"]
     per_lesion = metadata["lesion_id"].value_counts()
     return duplicates.join(metadata, pairs), {
@@ -234,70 +215,72 @@ def find_groups(folder: Path, metadata: pd.DataFrame, files: pd.Series) -> tuple
         "lesions": int(metadata["lesion_id"].nunique()),
         "pairs": len(pairs),
         "pairs_of_one_lesion": int((~other_lesion).sum()),
-        "pairs_of_one_lesion_there_are": int((per_lesion * (per_lesion - 1) // 2).sum()),
+        "possible_pairs_of_one_lesion": int((per_lesion * (per_lesion - 1) // 2).sum()),
         "pairs_of_different_lesions": int(other_lesion.sum()),
         "pairs_of_different_classes": int((pairs["dx_1"] != pairs["dx_2"]).sum()),
         "planted_copies": int(recall["planted"].sum()),
         "planted_copies_found": int(recall["found"].sum()),
         "seconds_to_read": round(read - started, 1),
-        "seconds_to_search": round(found - read, 1),
+        "seconds_to_search": round(searched - read, 1),
         "seconds_to_search_a_quarter": round(quarter, 1),
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
 
 
-def run(folder: Path) -> dict:
-    """Run the experiment on a folder in HAM10000's layout; its result replaces the published one.
+def measure(folder: Path) -> list[Path]:
+    """Run the experiment on a folder in HAM10000's layout; return the files written.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        Images that are missing, or classes without lesions that have several.
+        Images are missing, or no lesion has several.
     """
-    started, output = time.monotonic(), paths.run_folder("leakage")
+    started = time.monotonic()
     metadata = datasets.read_metadata(folder)
     if metadata["lesion_id"].is_unique:
         raise ValueError(f"{folder}: one image a lesion; expected HAM10000 with all of them")
     files = datasets.find_images(folder, metadata["image_id"])
     if len(files) < len(metadata):
         raise FileNotFoundError(f"{folder}: {len(metadata) - len(files)} images are missing")
-    groups, searched = find_groups(folder, metadata, files)
-    print(f"near-duplicates: {searched}", flush=True)
+    groups, search = find_groups(folder, metadata, files)
+    print(f"near-duplicates: {search}", flush=True)
     images = metadata[metadata["dx"].isin(CLASSES)].rename(columns={"dx": "label"})
     images = images.assign(group_id=images["image_id"].map(groups))
-    kept = output / "features.npy"
-    features = deep_features(folder, files[images["image_id"]], kept)
+    store = features.FeatureStore(
+        command.work_folder("leakage") / "features.npz", *features.load_features_model(IMAGE_SIZE)
+    )
+    inputs = compute_features(folder, files[images["image_id"]], store)
     rows = []
     for seed in SEEDS:
         for unit in UNITS:
-            rows += score_split(images, features, unit, seed)
+            rows += score_split(images, inputs, unit, seed)
         print(f"seed {seed} of {len(SEEDS)} done", flush=True)
     result = RESULT_SCHEMA.validate(pd.DataFrame(rows))
-    tables.write_table(result, output / "leakage.csv")
-    said = {
+    summary = {
         "images": len(images),
         "lesions": int(images["lesion_id"].nunique()),
         "groups": int(images["group_id"].nunique()),
         "classes": CLASSES,
-        "test_share": TEST_SHARE,
+        "test_proportion": TEST_PROPORTION,
         "image_size": IMAGE_SIZE,
         "regularisation": REGULARISATION,
-        "regularisation_grid": regularisation_grid(images, features),
+        "regularisation_grid": regularisation_grid(images, inputs),
         "seconds": round(time.monotonic() - started),
-        "seconds_for_features": json.loads(kept.with_suffix(".json").read_text())["seconds"],
-        "cores": os.cpu_count(),
-        "near_duplicates": searched,
+        "seconds_for_features": round(store.seconds),
+        **command.describe_machine(),
+        "near_duplicates": search,
         "scores": summarise(result),
     }
-    paths.write_text(output / "leakage.json", json.dumps(said, indent=1) + "\n")
-    PUBLISHED.mkdir(parents=True, exist_ok=True)
-    for name in ("duplicates.csv", "planted_copies.csv", "leakage.csv", "leakage.json"):
-        shutil.copy(output / name, PUBLISHED / name)
-    return said
+    return [
+        RESULTS / "duplicates.csv",
+        RESULTS / "planted_copies.csv",
+        tables.write_table(result, RESULTS / "leakage.csv"),
+        tables.write_json(summary, RESULTS / "leakage.json"),
+    ]
 
 
-def regularisation_grid(images: pd.DataFrame, features: np.ndarray) -> list[dict]:
-    """Score strengths of the logistic regression, by image and by lesion, on seeds of their own.
+def regularisation_grid(images: pd.DataFrame, inputs: np.ndarray) -> list[dict]:
+    """Score strengths of the logistic regression, by image and by lesion, on other seeds.
 
     Returns
     -------
@@ -312,49 +295,26 @@ def regularisation_grid(images: pd.DataFrame, features: np.ndarray) -> list[dict
         row
         for unit in ("image_id", "lesion_id")
         for seed in (1001, 1002)
-        for row in score_split(images, features, unit, seed, strengths)
+        for row in score_split(images, inputs, unit, seed, strengths)
     ]
     means = pd.DataFrame(rows).pivot_table("balanced_accuracy", "classifier", "split")
     return [{"strength": s} | means.loc[str(s)].round(4).to_dict() for s in STRENGTHS]
 
 
-def read_result() -> tuple[pd.DataFrame, dict]:
-    """Read the published result."""
-    result = tables.read_table(PUBLISHED / "leakage.csv", RESULT_SCHEMA)
-    return result, json.loads((PUBLISHED / "leakage.json").read_text(encoding="utf-8"))
-
-
-def read_inspected() -> pd.DataFrame:
-    """Read which pairs of the published search were looked at, and what was seen."""
-    return tables.read_table(PUBLISHED / "inspected_pairs.csv", INSPECTED_SCHEMA)
-
-
-def score_table(said: dict) -> pd.DataFrame:
-    """Return the published scores in words, one row a way to split or a difference."""
-    rows = {
-        (classifier, name): {
-            score.replace("_", " "): bootstrap.format_interval(values[score]) for score in SCORES
-        }
-        for classifier, ways in said["scores"].items()
-        for name, values in ways.items()
-    }
-    return pd.DataFrame(rows).T
-
-
-def _balanced(right: np.ndarray, label: np.ndarray, classes: np.ndarray) -> float:
-    """Return the mean over the classes of the share that is right."""
+def _balanced(correct: np.ndarray, label: np.ndarray, classes: np.ndarray) -> float:
+    """Return the mean over the classes of the proportion that is correct."""
     empty = set(classes) - set(label)
     if empty:
         raise ValueError(
             f"no test image of class {', '.join(sorted(empty))} whose lesion has several images; "
             "the experiment needs HAM10000 with all images of each lesion"
         )
-    return float(np.mean([right[label == name].mean() for name in classes]))
+    return float(np.mean([correct[label == name].mean() for name in classes]))
 
 
 def _interval(values: np.ndarray, confidence: float = 0.95) -> dict[str, float]:
     n = len(values)
-    error = np.sqrt((1 / n + TEST_SHARE / (1 - TEST_SHARE)) * values.var(ddof=1))
+    error = np.sqrt((1 / n + TEST_PROPORTION / (1 - TEST_PROPORTION)) * values.var(ddof=1))
     reach = student.ppf(0.5 + confidence / 2, n - 1) * error
     mean = values.mean()
     return {"value": float(mean), "low": float(mean - reach), "high": float(mean + reach)}
@@ -393,7 +353,7 @@ def planted_recall(
     Returns
     -------
     DataFrame
-        One row an alteration, indexed by it: `planted` and `found`.
+        One row per alteration, indexed by it: `planted` and `found`.
     """
     random = np.random.default_rng(seed)
     sources = random.choice(len(files), min(copies, len(files)), replace=False)
@@ -420,17 +380,5 @@ def _as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the leakage experiment."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="HAM10000, with all images of each lesion")
-    try:
-        print(json.dumps(run(parser.parse_args(arguments).folder.resolve())["scores"], indent=1))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main("Measure what a careless split is worth.", measure))

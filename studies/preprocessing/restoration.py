@@ -1,14 +1,15 @@
-"""How well does preprocessing restore what was there? Scores against known truth.
+"""How well preprocessing restores what was there: scores against the truth of synthetic images.
 
-The synthetic images come with where their hair, bubbles and reflections lie, the picture without
+The synthetic images come with masks of their hair, bubbles and reflections, the picture without
 them, and the gains of the illuminant. Each step is compared with doing nothing, with a median
-filter and with the textbook recipe. What it does to noise and to the border of the lesion needs
-the lesion's mask only, so that is measured on real images too.
+filter and with the textbook recipe. The effect on noise and on the border of the lesion needs only
+the lesion's mask, so it is measured on real images too.
 
-Images are RGB, uint8, shape (height, width, 3). The tables have one row an image and method; only
-scores are kept, so memory does not grow with the number of images.
+Images are RGB, uint8, shape (height, width, 3). The tables have one row per image and method; only
+scores are stored, so memory does not grow with the number of images.
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,15 +17,52 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import pandera.pandas as pa
 
+from lib import tables
 from lib.data import datasets
 from lib.evaluation import bootstrap
 from lib.preprocessing import decode, pipeline, quality_scores, threads
+from studies import command
 
-#: Share of the pixels that hair, or bubbles and reflections, must cover for an image to be scored.
+#: The proportion of the pixels that hair, or bubbles and reflections, must cover for an image to
+#: be scored.
 LEAST_HAIR, LEAST_GLARE = 0.01, 0.002
 KEYS = ["image_id", "lesion_id", "group_id"]
 HAM10000_HEIGHT = 450  # pixels, of the original images
+SIZE = 256  # pixels, of the preprocessed images
+DRAWS, SEED, CONFIDENCE = 2000, 2023, 0.95
+DIGITS = 6  # of the published numbers
+RESULTS = command.results_folder("preprocessing")
+
+KINDS = ("hair", "bubbles", "colour", "noise")
+_IDENTITY = {"kind": pa.Column(str, pa.Check.isin(KINDS)), "score": pa.Column(str)}
+#: `restoration.csv`: one row per kind of artefact, method and score; `mean` is over the `images`
+#: that have the score.
+MEANS_SCHEMA = pa.DataFrameSchema(
+    _IDENTITY
+    | {
+        "method": pa.Column(str),
+        "images": pa.Column(int, pa.Check.ge(1)),
+        "mean": pa.Column(float),
+    },
+    unique=["kind", "method", "score"],
+    strict=True,
+)
+#: `restoration_differences.csv`: mean paired differences, `method` minus `other`, with their 95 %
+#: intervals over lesions.
+DIFFERENCES_SCHEMA = pa.DataFrameSchema(
+    _IDENTITY
+    | {
+        "method": pa.Column(str),
+        "other": pa.Column(str),
+        "images": pa.Column(int, pa.Check.ge(1)),
+        "lesions": pa.Column(int, pa.Check.ge(1)),
+        **{name: pa.Column(float) for name in ("value", "low", "high")},
+    },
+    unique=["kind", "score", "method", "other"],
+    strict=True,
+)
 
 # ------------------------------------------------------------------------- the textbook recipe
 
@@ -58,9 +96,9 @@ def textbook_glare_mask(image: np.ndarray, threshold: int = 200) -> np.ndarray:
     """Find glare as public code commonly does: grey above a fixed threshold, grown by a pixel.
 
     There is no one recipe as there is for hair. Grey against a fixed threshold, a 3 x 3 dilation
-    and Telea's inpainting is what most have in common; thresholds from 180 to 240 are met. Of
-    180, 200, 220 and 240 the one with the highest Dice score on the synthetic images is taken, so
-    that the comparison favours the recipe.
+    and Telea's inpainting is what most have in common, with thresholds from 180 to 240. Of 180,
+    200, 220 and 240, the one with the highest Dice score on the synthetic images is used, which
+    favours the recipe.
 
     Parameters
     ----------
@@ -78,18 +116,18 @@ def textbook_glare_mask(image: np.ndarray, threshold: int = 200) -> np.ndarray:
 
 # ------------------------------------------------------------------------------ tables of scores
 
-#: A method takes the full image and the size wanted; returns the image of that size and the mask
-#: of what it replaced, none if it makes no mask.
+#: From the full image and the wanted size to the image of that size and the mask of what was
+#: replaced (None for a method without a mask).
 Method = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray | None]]
 
 
 def hair_methods() -> dict[str, Method]:
-    """Return the ways to remove hair that are compared: name to method.
+    """Return the compared ways to remove hair: name to method.
 
     The textbook recipe is there three times: on the image as it is; on the image enlarged to the
-    450 rows of HAM10000's originals, for which its kernel of 17 pixels is meant; and that with the
-    rim of one pixel that ours has and the recipe has not. Ours is there twice: as it is by default,
-    and with a second scale for strands twice as wide.
+    450 rows of HAM10000's originals, for which its kernel of 17 pixels is meant; and the latter
+    with the rim of one pixel that ours has. Ours is there twice: with the default settings, and
+    with a second scale for strands twice as wide.
     """
     recipe, full = textbook_hair_mask, HAM10000_HEIGHT
     return _simple_methods() | {
@@ -104,7 +142,7 @@ def hair_methods() -> dict[str, Method]:
 
 
 def glare_methods() -> dict[str, Method]:
-    """Return the ways to remove bubbles and reflections that are compared: name to method."""
+    """Return the compared ways to remove bubbles and reflections: name to method."""
     return _simple_methods() | {
         "textbook recipe": _before_resizing(textbook_glare_mask, radius=3),
         "ours": _after_resizing(pipeline.bubble_mask, pipeline.remove_bubbles),
@@ -112,32 +150,32 @@ def glare_methods() -> dict[str, Method]:
 
 
 def list_images(folder: Path, classes: list[str] | None = None) -> pd.DataFrame:
-    """List the images of a folder in HAM10000's layout, as the tables below take them.
+    """List the images of a folder in HAM10000's layout.
 
     Parameters
     ----------
     classes : list of str, optional
-        The diagnoses that are wanted; by default all.
+        Only these diagnoses; by default all.
 
     Returns
     -------
     DataFrame
         `image_id`, `lesion_id`, `dx`, `group_id` (the lesion), `path` and `mask` (relative to the
-        folder; the mask missing where there is none), ordered by image_id.
+        folder; missing where there is no mask), ordered by image_id.
 
     Raises
     ------
     ValueError
-        An image that is wanted has no file.
+        An image has no file.
     """
     rows = datasets.read_metadata(folder)[["image_id", "lesion_id", "dx"]]
     rows = rows[rows["dx"].isin(classes or rows["dx"].unique())]
     files = datasets.find_images(folder, rows["image_id"])
-    without = rows.loc[~rows["image_id"].isin(files.index), "image_id"]
-    if len(without):
+    missing = rows.loc[~rows["image_id"].isin(files.index), "image_id"]
+    if len(missing):
         raise ValueError(
-            f"{folder.name}: {len(without)} of {len(rows)} images have no file, the first "
-            f"{without.iloc[0]}; expected one each"
+            f"{folder.name}: {len(missing)} of {len(rows)} images have no file, the first "
+            f"{missing.iloc[0]}; expected one each"
         )
     return rows.assign(
         group_id=rows["lesion_id"],
@@ -151,11 +189,10 @@ def hair_scores(
     images: pd.DataFrame,
     methods: dict[str, Method] | None = None,
     least: float = LEAST_HAIR,
-    size: int = 256,
 ) -> pd.DataFrame:
     """Score every method of hair removal on every synthetic image with enough hair.
 
-    A picture without hair but with the bubbles does not exist. So pixels under bubbles and
+    There is no picture with the bubbles but without the hair. So pixels under bubbles and
     reflections are left out of every score, and those within 5 pixels of them, which the window
     of the structural similarity reaches.
 
@@ -164,22 +201,22 @@ def hair_scores(
     folder : Path
         A synthetic data set, with its `truth/`.
     images : DataFrame
-        `image_id`, `lesion_id`, `group_id`, `path`; an index has them, and `list_images`.
+        From `list_images`.
     methods : dict, optional
         By default `hair_methods()`.
     least : float
-        Share of the pixels that the hair must cover; images with less are left out.
+        The proportion of the pixels that the hair must cover; images with less are left out.
 
     Returns
     -------
     DataFrame
-        One row an image and method: `image_id`, `lesion_id`, `group_id`, `method`; `dice`,
-        `precision`, `recall` of the mask (`mask_scores`; NaN for a method that makes none);
-        `psnr_inside`, `psnr_outside`, `ssim_inside`, `ssim_outside` (`image_similarity` to the
+        One row per image and method: `image_id`, `lesion_id`, `group_id`, `method`; `dice`,
+        `precision`, `recall` of the mask (NaN for a method without one); `psnr_inside`,
+        `psnr_outside`, `ssim_inside`, `ssim_outside` (`quality_scores.image_similarity` to the
         clean picture on the true hair, and everywhere else).
     """
     methods = hair_methods() if methods is None else methods
-    return _removal_scores(folder, images, methods, ("hair", "bubbles"), least, size)
+    return _removal_scores(folder, images, methods, ("hair", "bubbles"), least)
 
 
 def glare_scores(
@@ -187,7 +224,6 @@ def glare_scores(
     images: pd.DataFrame,
     methods: dict[str, Method] | None = None,
     least: float = LEAST_GLARE,
-    size: int = 256,
 ) -> pd.DataFrame:
     """Score every method of bubble removal; as `hair_scores`, with hair left out instead.
 
@@ -195,77 +231,58 @@ def glare_scores(
     pale discs of the bubbles too, not only the glints that are near white.
     """
     methods = glare_methods() if methods is None else methods
-    return _removal_scores(folder, images, methods, ("bubbles", "hair"), least, size)
+    return _removal_scores(folder, images, methods, ("bubbles", "hair"), least)
 
 
-def color_scores(
-    folder: Path,
-    images: pd.DataFrame,
-    casts: int = 5,
-    seed: int = 2023,
-    size: int = 256,
-) -> pd.DataFrame:
+def color_scores(folder: Path, images: pd.DataFrame, casts: int = 5) -> pd.DataFrame:
     """Score colour constancy on every synthetic image, in two ways.
 
     The first compares the estimated illuminant with the true one. It is hard on any method that
-    takes the mean colour for the light's: what is estimated is the illuminant times the colour of
-    skin, which is not grey. Doing nothing means to take the light for white.
+    takes the mean colour for the illuminant: the estimate is the illuminant times the colour of
+    skin, which is not grey. Doing nothing means to take the illuminant for white.
 
-    The second asks only that a cast does not matter. The image is given several casts that are
-    known, the same for all images; the score is the angle between the mean colours of the result
-    with and without the cast. A cast that is removed leaves the same picture: 0.
-    Shades of gray reaches that by construction, up to rounding and clipping, since a gain of a
-    channel divides out; so would a method that takes every colour away. The first score is its
-    price.
-
-    Parameters
-    ----------
-    folder, images
-        As for `hair_scores`; the gains come from `truth/truth.csv`.
-    casts : int
-        How many casts each image is given.
+    The second asks whether a colour cast still matters: the angle between the mean colours of the
+    result with and without a known cast, the same casts for all images. Shades of gray reaches 0
+    by construction, up to rounding and clipping, because a gain of a channel divides out; so would
+    a method that removes every colour. The first score shows the price.
 
     Returns
     -------
     DataFrame
-        One row an image and method: `image_id`, `lesion_id`, `group_id`, `method`;
+        One row per image and method: `image_id`, `lesion_id`, `group_id`, `method`;
         `recovery_error`, `reproduction_error` and `cast_left`, degrees, the last a mean over the
         casts.
     """
     gains = _known_gains(folder, images["image_id"])
-    known_casts = quality_scores.draw_color_casts(casts, seed)
+    color_casts = quality_scores.draw_color_casts(casts, SEED)
     methods = {
         "nothing": (lambda image: np.ones(3), lambda image: image),
         "shades of gray": (pipeline.estimate_illuminant, pipeline.shades_of_gray),
     }
 
     def score(row) -> list[dict]:
-        image = pipeline.crop_and_resize(decode.read_image(folder / row.path), size)
-        with_cast = [quality_scores.apply_gains(image, each) for each in known_casts]
-        found = []
+        image = pipeline.crop_and_resize(decode.read_image(folder / row.path), SIZE)
+        illuminant = gains[row.image_id]
+        with_cast = [quality_scores.apply_gains(image, cast) for cast in color_casts]
+        rows = []
         for name, (estimate, correct) in methods.items():
-            light = estimate(image)
-            color = _mean_color(correct(image))
+            light, color = estimate(image), _mean_color(correct(image))
             left = [
-                quality_scores.angular_error(_mean_color(correct(each)), color)
-                for each in with_cast
+                quality_scores.angular_error(_mean_color(correct(other)), color)
+                for other in with_cast
             ]
-            found.append(
-                _identity(row, name)
-                | {
-                    "recovery_error": quality_scores.angular_error(light, gains[row.image_id]),
-                    "reproduction_error": quality_scores.reproduction_error(
-                        gains[row.image_id], light
-                    ),
-                    "cast_left": float(np.mean(left)),
-                }
-            )
-        return found
+            scores = {
+                "recovery_error": quality_scores.angular_error(light, illuminant),
+                "reproduction_error": quality_scores.reproduction_error(illuminant, light),
+                "cast_left": float(np.mean(left)),
+            }
+            rows.append(_identity(row, name) | scores)
+        return rows
 
     return _table(score, images)
 
 
-def noise_scores(folder: Path, images: pd.DataFrame, size: int = 256) -> pd.DataFrame:
+def noise_scores(folder: Path, images: pd.DataFrame, size: int = SIZE) -> pd.DataFrame:
     """Measure what small filters do to noise on flat skin and to the border of the lesion.
 
     Parameters
@@ -273,24 +290,25 @@ def noise_scores(folder: Path, images: pd.DataFrame, size: int = 256) -> pd.Data
     folder : Path
         A data set, synthetic or real.
     images : DataFrame
-        `image_id`, `lesion_id`, `group_id`, `path`, and `mask`, the lesion mask's path.
+        From `list_images`.
 
     Returns
     -------
     DataFrame
-        One row an image and filter: `image_id`, `lesion_id`, `group_id`, `method`; `noise`
-        (`flat_skin_noise`, on the same blocks for every filter) and `border_strength`.
+        One row per image and filter: `image_id`, `lesion_id`, `group_id`, `method`; `noise`
+        (`quality_scores.flat_skin_noise`, on the same blocks for every filter) and
+        `border_strength`.
 
     Raises
     ------
     ValueError
         An image has no lesion mask.
     """
-    without = images.loc[images["mask"].isna(), "image_id"]
-    if len(without):
+    missing = images.loc[images["mask"].isna(), "image_id"]
+    if len(missing):
         raise ValueError(
-            f"{folder.name}: {len(without)} images have no lesion mask, the first "
-            f"{without.iloc[0]}; expected only images with one"
+            f"{folder.name}: {len(missing)} images have no lesion mask, the first "
+            f"{missing.iloc[0]}; expected only images with one"
         )
     filters = {
         "nothing": lambda image: image,
@@ -317,94 +335,101 @@ def noise_scores(folder: Path, images: pd.DataFrame, size: int = 256) -> pd.Data
     return _table(score, images)
 
 
-# -------------------------------------------------------------------------------- what they say
+# ----------------------------------------------------------------------------------- summaries
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean of each score, one row a method, in the order of the table.
-
-    Returns
-    -------
-    DataFrame
-        Indexed by method: `images` and each score's mean over the images that have it; NaN where
-        none has.
-    """
-    by_method = rows.groupby("method", sort=False)
-    means = by_method[_score_names(rows)].mean()
-    means.insert(0, "images", by_method["image_id"].nunique())
-    return means
+def mean_scores(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean of each score: `score`, `method`, `images` and `mean`, as `MEANS_SCHEMA`."""
+    long = rows.melt(["image_id", "method"], _score_names(rows), "score").dropna()
+    means = long.groupby(["score", "method"], sort=False)["value"].agg(["size", "mean"])
+    return means.rename(columns={"size": "images"}).reset_index()
 
 
-def paired(
-    rows: pd.DataFrame,
-    better: str = "ours",
-    than: str = "textbook recipe",
-    groups: str = "group_id",
-    draws: int = 2000,
-    seed: int = 2023,
-    confidence: float = 0.95,
-) -> pd.DataFrame:
-    """Compare two methods on the same images: mean difference, with an interval over lesions.
+def paired_differences(rows: pd.DataFrame, method: str, other: str) -> pd.DataFrame:
+    """Compare two methods on the same images: mean differences, with intervals over lesions.
 
-    The interval is the percentile bootstrap of `metrics.lesion_weights`: images of one lesion are
-    drawn together.
+    The interval is the percentile bootstrap of `bootstrap.lesion_weights`: images of one lesion
+    are drawn together.
 
     Parameters
     ----------
     rows : DataFrame
         One of the tables above.
-    better, than : str
-        Two of its methods; the difference is the first less the second.
-    groups : str
-        The column that says which images are drawn together.
+    method, other : str
+        Two of its methods; the difference is the first minus the second.
 
     Returns
     -------
     DataFrame
-        Indexed by score: `images`, `groups` (those where both methods have the score), `value`,
-        `low`, `high`, and `difference`, the three as text. Where no image has the score for both
-        methods, `images` is 0 and the values are NaN.
+        One row per score that both methods have: `DIFFERENCES_SCHEMA` without `kind`.
 
     Raises
     ------
     ValueError
-        A method that the table does not have, or the two are on different images.
+        The table lacks a method, or the two are on different images.
     """
     known = rows["method"].unique().tolist()
-    for name in (better, than):
+    for name in (method, other):
         if name not in known:
             raise ValueError(f"method {name!r} is not in the table; it has: {', '.join(known)}")
-    one, other = (
-        rows[rows["method"] == name].set_index("image_id").sort_index() for name in (better, than)
+    one, two = (
+        rows[rows["method"] == name].set_index("image_id").sort_index() for name in (method, other)
     )
-    if not one.index.equals(other.index):
-        raise ValueError(f"{better} and {than}: expected both on the same images, each once")
-    differences = one[_score_names(rows)] - other[_score_names(rows)]
-    return pd.DataFrame.from_dict(
-        {
-            score: _mean_difference(column.dropna(), one[groups], draws, seed, confidence)
+    if not one.index.equals(two.index):
+        raise ValueError(f"{method} and {other}: expected both on the same images, each once")
+    differences = one[_score_names(rows)] - two[_score_names(rows)]
+    return pd.DataFrame(
+        [
+            {"score": score, "method": method, "other": other}
+            | _mean_difference(column.dropna(), one["group_id"])
             for score, column in differences.items()
-        },
-        orient="index",
+            if column.notna().any()
+        ]
     )
+
+
+def _mean_difference(values: pd.Series, groups: pd.Series) -> dict:
+    # one stratum: the scores are of all images alike, whatever their class
+    table = pd.DataFrame({"group_id": groups[values.index], "label": "any"})
+    weights = bootstrap.lesion_weights(table, DRAWS, SEED)
+    means = weights @ values.to_numpy() / weights.sum(axis=1)
+    counts = {"images": len(values), "lesions": table["group_id"].nunique()}
+    return counts | bootstrap.interval(means, CONFIDENCE)
+
+
+# ------------------------------------------------------------------------------------- the run
+
+
+def measure(folder: Path) -> list[Path]:
+    """Score the steps on a synthetic data set; return the files written."""
+    images = list_images(folder)
+    rows = {
+        "hair": hair_scores(folder, images),
+        "bubbles": glare_scores(folder, images),
+        "colour": color_scores(folder, images),
+        "noise": noise_scores(folder, images.dropna(subset="mask")),
+    }
+    pairs = [("hair", "ours", other) for other in hair_methods() if other != "ours"]
+    pairs += [("bubbles", "ours", other) for other in glare_methods() if other != "ours"]
+    pairs += [("colour", "shades of gray", "nothing")]
+    pairs += [("noise", f"median {size}", f"mean {size}") for size in (3, 5)]
+    means = pd.concat([mean_scores(table).assign(kind=kind) for kind, table in rows.items()])
+    differences = pd.concat(
+        [paired_differences(rows[kind], *names).assign(kind=kind) for kind, *names in pairs]
+    )
+    return [
+        tables.write_table(_checked(means, MEANS_SCHEMA), RESULTS / "restoration.csv"),
+        tables.write_table(
+            _checked(differences, DIFFERENCES_SCHEMA), RESULTS / "restoration_differences.csv"
+        ),
+    ]
+
+
+def _checked(table: pd.DataFrame, schema: pa.DataFrameSchema) -> pd.DataFrame:
+    return schema.validate(table[list(schema.columns)].round(DIGITS).reset_index(drop=True))
 
 
 # -------------------------------------------------------------------------------------- details
-
-
-def _mean_difference(
-    values: pd.Series, groups: pd.Series, draws: int, seed: int, confidence: float
-) -> dict:
-    of_image = groups[values.index]
-    count = {"images": len(values), "groups": of_image.nunique()}
-    if not len(values):
-        return count | dict.fromkeys(("value", "low", "high"), np.nan) | {"difference": "–"}
-    # one stratum: the scores are of all images alike, whatever their class
-    table = pd.DataFrame({"group_id": of_image, "label": "any"})
-    weights = bootstrap.lesion_weights(table, draws, seed)
-    means = weights @ values.to_numpy() / weights.sum(axis=1)
-    interval = bootstrap.interval(means, confidence)
-    return count | interval | {"difference": bootstrap.format_interval(interval)}
 
 
 def _simple_methods() -> dict[str, Method]:
@@ -418,7 +443,7 @@ def _simple_methods() -> dict[str, Method]:
 
 
 def _before_resizing(find: Callable, radius: int, height: int = 0, rim: int = 0) -> Method:
-    """Return a recipe that works at full resolution, or at so many rows if `height` is given."""
+    """Return a recipe that works at full resolution, or enlarged to `height` rows."""
 
     def method(image: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         if height:
@@ -446,15 +471,14 @@ def _removal_scores(
     methods: dict[str, Method],
     kinds: tuple[str, str],
     least: float,
-    size: int,
 ) -> pd.DataFrame:
-    """Score the removal of the first kind of truth; pixels near the second are left out."""
+    """Score the removal of the first kind of artefact; pixels near the second are left out."""
     truth_folder = folder / datasets.TRUTH
 
     def score(row) -> list[dict]:
         truth, left_out = (
             pipeline.preprocess_mask(
-                decode.read_mask(truth_folder / f"{row.image_id}_{kind}.png"), size
+                decode.read_mask(truth_folder / f"{row.image_id}_{kind}.png"), SIZE
             )
             for kind in kinds
         )
@@ -462,19 +486,19 @@ def _removal_scores(
             return []
         image = decode.read_image(folder / row.path)
         clean = decode.read_image(truth_folder / f"{row.image_id}_clean.jpg")
-        clean = pipeline.crop_and_resize(clean, size)
+        clean = pipeline.crop_and_resize(clean, SIZE)
         compared = ~quality_scores.grow_mask(left_out, quality_scores.SSIM_RADIUS)
         regions = {"inside": truth & compared, "outside": ~truth & compared}
-        found = []
+        rows = []
         for name, method in methods.items():
-            restored, mask = method(image, size)
+            restored, mask = method(image, SIZE)
             scores = dict.fromkeys(("dice", "precision", "recall"), np.nan)
             if mask is not None:
                 scores = quality_scores.mask_scores(mask & compared, truth & compared)
-            alike = quality_scores.image_similarity(clean, restored, regions)
-            scores |= {f"{s}_{r}": alike[r][s] for s in ("psnr", "ssim") for r in regions}
-            found.append(_identity(row, name) | scores)
-        return found
+            similarity = quality_scores.image_similarity(clean, restored, regions)
+            scores |= {f"{s}_{r}": similarity[r][s] for s in ("psnr", "ssim") for r in regions}
+            rows.append(_identity(row, name) | scores)
+        return rows
 
     return _table(score, images)
 
@@ -518,3 +542,7 @@ def _inpaint(image: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:
 
 def _mean_color(image: np.ndarray) -> np.ndarray:
     return image.mean(axis=(0, 1), dtype=np.float64)
+
+
+if __name__ == "__main__":
+    sys.exit(command.main("Score preprocessing against the truth of synthetic images.", measure))

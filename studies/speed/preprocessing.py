@@ -1,23 +1,18 @@
-"""How fast is preprocessing? Every step, and all against the textbook: `make bench-preprocessing`.
+"""How fast preprocessing is: every step alone, and the pipeline against the textbook loop.
 
-The images are those of a folder, brought to HAM10000's 600 x 450 pixels and written as JPEG files
-to a temporary folder. Enlarged images are smoother than originals, so their files are smaller and
-decode a little faster, and less of them is taken for hair; that is the same for everything compared
-here, but originals may take longer.
+The images of a folder are brought to HAM10000's 600 x 450 pixels and written as JPEG files to a
+temporary folder. Enlarged images are smoother than originals: their files are smaller and decode a
+little faster, and less of them is taken for hair. That is the same for everything compared here,
+but originals may take longer.
 
-What runs on all cores goes the pipeline's way: `preprocess_image` on the threads of
-`datasets.map_files`, but files are not hashed and no array is written. It is compared with what
-public notebooks do: one Python loop that reads an image, removes hair at full resolution by the
-textbook recipe, crops, resizes and filters. The loop has a process of its own,
-where it is faster. All is measured several times, one thing after the other, round by round, so
-that a busy moment of the machine falls on one round and not on one method.
+On all cores, `preprocess_image` runs on the threads of `threads.map_files` as in the pipeline, but
+files are not hashed and no array is written. The comparison is what public notebooks do: one
+Python loop that reads an image, removes hair at full resolution by the textbook recipe, crops,
+resizes and filters. The loop has a process of its own, where it is faster. Everything is measured
+round by round, so that a busy moment of the machine affects one round and not one method.
 """
 
-import argparse
-import json
 import multiprocessing
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -26,35 +21,30 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
-import numba
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
 from lib import config, paths, tables
 from lib.data import datasets
-from lib.evaluation import bootstrap
-from lib.networks.backend import processor
 from lib.preprocessing import decode, pipeline, threads
+from studies import command
 from studies.preprocessing import restoration
 
 WIDTH, HEIGHT = 600, 450  # pixels, as HAM10000's originals
 QUALITY = 95  # of the JPEG files
 CONFIGURATION = "configs/ham10000.yaml"
-BATCH = 100  # images whose pixels are held at once where single steps are timed
-GOAL = 6  # times the images a second of the textbook loop
-
-#: Where the published result lies, and the README's part on it.
-PUBLISHED = paths.ROOT / "reports" / "studies" / "speed"
-MARKS = "<!-- benchmark: make bench-preprocessing writes this -->", "<!-- end of benchmark -->"
+IMAGES, ROUNDS = 500, 5
+BATCH = 100  # images in memory at once while single steps are timed
+RESULTS = command.results_folder("speed")
 
 DECODING, READING = "JPEG decoding alone", "reading and checking"
 CONFIGURED, REMOVALS = f"all steps of {CONFIGURATION}", "crop, hair, bubbles, median"
 TEXTBOOK = "textbook recipe, plain loop"
 ONE, ALL, PLAIN = "one core", "all cores", "plain loop"
 
-#: `preprocessing.csv`: one row a measurement and round. Single steps start from pixels in
-#: memory, the others from files.
+#: `preprocessing.csv`: one row per measurement and round. Single steps start from pixels in memory,
+#: the others from files.
 SCHEMA = pa.DataFrameSchema(
     {
         "what": pa.Column(str),
@@ -73,12 +63,12 @@ def write_images(source: Path, target: Path, count: int) -> list[Path]:
     """Write up to `count` images of a folder in HAM10000's layout as 600 x 450 JPEG files.
 
     Images are enlarged until they cover the frame (cubic interpolation) and cropped to its shape.
-    They are taken at even distances from the list ordered by image_id.
+    They are spread evenly over the list ordered by image_id.
     """
     names = datasets.read_metadata(source)["image_id"].sort_values()
     files = datasets.find_images(source, names)
     if files.empty:
-        raise FileNotFoundError(f"{source.name}: no images there; expected at least one")
+        raise FileNotFoundError(f"{source.name}: found no images; expected at least one")
     picked = files.iloc[np.unique(np.linspace(0, len(files) - 1, count).astype(int))]
 
     def write(path: str) -> Path:
@@ -98,26 +88,13 @@ def cover(image: np.ndarray, width: int = WIDTH, height: int = HEIGHT) -> np.nda
     scale = max(width / image.shape[1], height / image.shape[0])
     needed = (width, height)
     size = [max(round(scale * image.shape[1 - i]), needed[i]) for i in (0, 1)]
-    way = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
-    large = cv2.resize(image, size, interpolation=way)
+    large = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     return large[top : top + height, left : left + width]
 
 
-def textbook_loop(files: list[Path], size: int, kernel: int) -> None:
-    """Preprocess the images one by one, as public notebooks do, with OpenCV's own threads.
-
-    The result is what `restoration` scores as the textbook recipe, and a median filter.
-    """
-    for file in files:
-        image = cv2.imread(str(file), cv2.IMREAD_COLOR_RGB)
-        image = pipeline.crop_square(restoration.textbook_hair_removal(image))
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-        cv2.medianBlur(image, kernel)
-
-
-def measure(files: list[Path], rounds: int) -> pd.DataFrame:
-    """Time everything, round by round; rows of `SCHEMA`."""
+def time_everything(files: list[Path], rounds: int) -> pd.DataFrame:
+    """Time everything, round by round: rows of `SCHEMA`."""
     settings = config.load_config(paths.resolve(CONFIGURATION)).preprocessing
     switched_off = {"color_constancy": False, "equalize_contrast": False}
     switched_on = {"remove_hair": True, "remove_bubbles": True}
@@ -140,124 +117,65 @@ def measure(files: list[Path], rounds: int) -> pd.DataFrame:
     # the loop in a process of its own: memory that other measurements used slows it
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
         # warm up: first calls load libraries, and compile
-        alone.submit(_time_loop, files[:3], settings.image_size, kernel).result()
+        alone.submit(_time_textbook_loop, files[:3], settings.image_size, kernel).result()
         threads.map_files(preprocess(everything), files[:3])
         for number in range(1, rounds + 1):
             seconds = {(what, ONE): _time_one(way, files) for what, way in ways.items()}
             seconds |= {(what, ALL): _time_all(way, files) for what, way in ways.items()}
-            loop = alone.submit(_time_loop, files, settings.image_size, kernel)
+            loop = alone.submit(_time_textbook_loop, files, settings.image_size, kernel)
             seconds[TEXTBOOK, PLAIN] = loop.result()
             seconds |= _time_steps(files, pipeline.enabled_steps(everything))
             for (what, cores), value in seconds.items():
                 rows.append((what, cores, number, len(files), value, len(files) / value))
-    return pd.DataFrame(rows, columns=list(SCHEMA.columns))
+    return SCHEMA.validate(pd.DataFrame(rows, columns=list(SCHEMA.columns)))
 
 
 def summarise(table: pd.DataFrame) -> dict:
-    """Return what `preprocessing.json` says: medians over the rounds, their spread, and the ratio.
+    """Return the medians over the rounds, with the lowest and the highest round.
 
-    Each value is a median with the lowest and the highest round. The ratio divides images a second
-    of our removals on all cores by those of the textbook loop in the same round.
+    Returns
+    -------
+    dict
+        `images_per_second` of every measurement; `times_the_textbook_loop`, the speed of our
+        removals divided by that of the loop in the same round; `decoding_share`, the proportion of
+        our time on one core that bare JPEG decoding takes.
     """
     speed = table.pivot(index="round", columns=["what", "cores"], values="images_per_second")
     loop = speed[TEXTBOOK, PLAIN]
-    shares = speed[REMOVALS, ONE] / speed[DECODING, ONE]
+    decoding = speed[REMOVALS, ONE] / speed[DECODING, ONE]
     return {
-        "decoding_share": round(float(shares.median()), 3),
+        "decoding_share": round(float(decoding.median()), 3),
         "images_per_second": [
             {"what": what, "cores": cores} | _spread(speed[what, cores])
             for what, cores in dict.fromkeys(zip(table["what"], table["cores"], strict=True))
         ],
         "times_the_textbook_loop": {
-            "all cores": _spread(speed[REMOVALS, ALL] / loop),
-            "one core": _spread(speed[REMOVALS, ONE] / loop),
-            "goal": GOAL,
+            cores: _spread(speed[REMOVALS, cores] / loop) for cores in (ALL, ONE)
         },
     }
 
 
-def speed_table(said: dict) -> pd.DataFrame:
-    """Return images a second in words: one row a measurement, one column a way to run."""
-    rows = pd.DataFrame(said["images_per_second"])
-    rows["text"] = [bootstrap.format_interval(row, 1) for row in said["images_per_second"]]
-    table = rows.pivot(index="what", columns="cores", values="text")
-    return table.loc[rows["what"].drop_duplicates(), [ONE, ALL, PLAIN]].fillna("–")
-
-
-def run(source: Path, count: int = 500, rounds: int = 5) -> Path:
-    """Run the benchmark; write its CSV, its JSON and the README's part on it.
-
-    Parameters
-    ----------
-    source : Path
-        A folder in HAM10000's layout.
-    count : int
-        Images; fewer where the folder has fewer.
-    rounds : int
-        How often everything is measured.
-
-    Returns
-    -------
-    Path
-        The CSV file.
-    """
-    if count < 1 or rounds < 1:
-        raise ValueError(f"found {count} images and {rounds} rounds; expected at least one of each")
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        files = write_images(source, Path(folder), count)
+def measure(folder: Path) -> list[Path]:
+    """Run the benchmark on the images of a folder; return the files written."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
+        files = write_images(folder, Path(temporary), IMAGES)
         sizes = [file.stat().st_size for file in files]
-        table = SCHEMA.validate(measure(files, rounds))
-    said = {
-        "folder": source.name,
+        table = time_everything(files, ROUNDS)
+    summary = {
+        "folder": folder.name,
         "images": len(files),
         "image": f"{WIDTH} x {HEIGHT} pixels, JPEG quality {QUALITY}",
         "mean_kilobytes": round(float(np.mean(sizes)) / 1000, 1),
-        "rounds": rounds,
-        "cores": os.cpu_count(),
-        "processor": processor(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "opencv": cv2.__version__,
+        "rounds": ROUNDS,
         "opencv_threads": cv2.getNumThreads(),
-        "numba": numba.__version__,
-    } | summarise(table)
-    PUBLISHED.mkdir(parents=True, exist_ok=True)
-    target = PUBLISHED / "preprocessing.csv"
-    tables.write_table(table.round({"seconds": 4, "images_per_second": 2}), target)
-    tables.write_json(said, target.with_suffix(".json"))
-    paths.write_part(PUBLISHED / "README.md", MARKS, describe(said))
-    return target
-
-
-def describe(said: dict) -> str:
-    """Return the README's part on the result, in Markdown.
-
-    Parameters
-    ----------
-    said : dict
-        The contents of `preprocessing.json`.
-    """
-    table = speed_table(said)
-    ratio, alone = (said["times_the_textbook_loop"][cores] for cores in (ALL, ONE))
-    verdict = "met" if ratio["value"] >= GOAL else "missed"
-    lines = [
-        f"{said['images']} images of {said['folder']}, enlarged to {said['image']}; originals hold "
-        f"more detail and may take longer. {said['cores']} cores ({said['processor']}), "
-        f"OpenCV {said['opencv']}, Numba {said['numba']}. Images a second: median of "
-        f"{said['rounds']} rounds, and the lowest and highest.",
-        "",
-        f"| | {ONE} | {ALL} | {PLAIN} |",
-        "|---|---|---|---|",
-        *(f"| {row.Index} | {' | '.join(row[1:])} |" for row in table.itertuples()),
-        "",
-        f"On all cores, the row `{REMOVALS}` is {bootstrap.format_interval(ratio, 2)} times as "
-        f"fast as the plain loop; the goal was {GOAL} times: {verdict}. On one core, it is "
-        f"{bootstrap.format_interval(alone, 2)} times as fast, and bare "
-        f"decoding is {said['decoding_share']:.0%} of its time. Single steps start from pixels in "
-        "memory, the rows above them from files.",
-        "",
+        **command.describe_machine(),
+        **summarise(table),
+    }
+    table = table.round({"seconds": 4, "images_per_second": 2})
+    return [
+        tables.write_table(table, RESULTS / "preprocessing.csv"),
+        tables.write_json(summary, RESULTS / "preprocessing.json"),
     ]
-    return "\n".join(lines)
 
 
 def _decode(file: Path) -> np.ndarray:
@@ -266,14 +184,22 @@ def _decode(file: Path) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
-def _time_loop(files: list[Path], size: int, kernel: int) -> float:
+def _time_textbook_loop(files: list[Path], size: int, kernel: int) -> float:
+    """Return the seconds of preprocessing the images one by one, with OpenCV's own threads.
+
+    The textbook recipe that `restoration` scores, and a median filter.
+    """
     started = time.perf_counter()
-    textbook_loop(files, size, kernel)
+    for file in files:
+        image = cv2.imread(str(file), cv2.IMREAD_COLOR_RGB)
+        image = pipeline.crop_square(restoration.textbook_hair_removal(image))
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+        cv2.medianBlur(image, kernel)
     return time.perf_counter() - started
 
 
 def _time_one(function: Callable, items: list) -> float:
-    """Return the seconds that one core takes; results are dropped at once."""
+    """Return the seconds on one core; results are dropped at once."""
     with threads.one_opencv_thread():
         started = time.perf_counter()
         for item in items:
@@ -282,21 +208,21 @@ def _time_one(function: Callable, items: list) -> float:
 
 
 def _time_all(function: Callable, items: list) -> float:
-    """Return the seconds that all cores take, the pipeline's way; results are dropped at once."""
+    """Return the seconds on all cores, as in the pipeline; results are dropped at once."""
 
     def drop(item) -> None:
         function(item)
 
-    with threads.one_opencv_thread():  # each, as in lib/preprocessing/threads.py
+    with threads.one_opencv_thread():
         started = time.perf_counter()
         threads.map_files(drop, items)
         return time.perf_counter() - started
 
 
 def _time_steps(files: list[Path], steps: dict[str, Callable]) -> dict[tuple[str, str], float]:
-    """Return the seconds of each step alone, each on what the one before it made.
+    """Return the seconds of each step alone, each on the output of the one before it.
 
-    Hair removal at two scales comes before the usual one, and what it makes is dropped.
+    Hair removal at two scales comes before the usual one, and its output is dropped.
     """
     first, *others = steps.items()
     two_scales = (pipeline.TWO_SCALES, pipeline.remove_thick_hair)
@@ -317,31 +243,5 @@ def _spread(values: pd.Series) -> dict[str, float]:
     return {"value": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Time the preprocessing and print a table of images a second."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="a folder in HAM10000's layout")
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=5)
-    chosen = parser.parse_args(arguments)
-    try:
-        file = run(chosen.folder.resolve(), chosen.images, chosen.rounds)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    said = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    print(
-        f"{said['images']} images, {said['image']}; {said['cores']} cores, OpenCV {said['opencv']} "
-        f"with {said['opencv_threads']} threads\nimages a second, median of {said['rounds']} rounds"
-        " (lowest to highest)\n"
-    )
-    print(speed_table(said).rename_axis(index=None, columns=None).to_string())
-    for cores in (ALL, ONE):
-        ratio = bootstrap.format_interval(said["times_the_textbook_loop"][cores], 2)
-        print(f"\nours on {cores}, times the textbook loop: {ratio}", end="")
-    print(f"; the goal on all cores is {GOAL}\n{paths.relative(file)}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main("Time preprocessing and the textbook loop.", measure))

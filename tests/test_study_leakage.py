@@ -1,14 +1,15 @@
-"""The leakage meter: what it compares, and that what it published is what it says."""
+"""The leakage study: what it compares, and that its committed files agree."""
+
+import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from lib import paths, tables
+from lib import tables
 from lib.data import datasets, duplicates
-from lib.evaluation import bootstrap
 from lib.preprocessing import decode
-from studies import leakage
+from studies import features, leakage
 
 
 @pytest.fixture(scope="module")
@@ -24,24 +25,34 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def features(images):
-    """Features that know the lesion and nothing of the class: chance, unless something leaks."""
+def inputs(images):
+    """Features of the lesion, independent of the class: chance, unless something leaks."""
     random = np.random.default_rng(0)
     _, group = np.unique(images["group_id"], return_inverse=True)
-    of_group = random.normal(size=(group.max() + 1, 200))
-    return of_group[group] + 0.1 * random.normal(size=(len(images), 200))
+    by_group = random.normal(size=(group.max() + 1, 200))
+    return by_group[group] + 0.1 * random.normal(size=(len(images), 200))
 
 
 @pytest.fixture(scope="module")
-def rows(images, features):
+def rows(images, inputs):
     return pd.DataFrame(
         [
             row
             for unit in leakage.UNITS
             for seed in range(4)
-            for row in leakage.score_split(images, features, unit, seed)
+            for row in leakage.score_split(images, inputs, unit, seed)
         ]
     )
+
+
+@pytest.fixture(scope="module")
+def result():
+    return tables.read_table(leakage.RESULTS / "leakage.csv", leakage.RESULT_SCHEMA)
+
+
+@pytest.fixture(scope="module")
+def summary():
+    return json.loads((leakage.RESULTS / "leakage.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("score", ["balanced_accuracy", "balanced_accuracy_several"])
@@ -66,10 +77,10 @@ def test_the_interval_allows_for_overlapping_splits():
     """Nadeau and Bengio: variance 1/12, (1/4 + 0.2/0.8) of it, t with 3 degrees of freedom."""
     values = np.array([0.0, 1.0, 0.0, 1.0]) / 2 + 0.25
     half = 3.1824 * np.sqrt((1 / 4 + 0.25) * 1 / 12)
-    found = leakage._interval(values)
-    assert found["value"] == 0.5
-    assert found["high"] - found["value"] == pytest.approx(half, rel=1e-4)
-    assert found["value"] - found["low"] == pytest.approx(half, rel=1e-4)
+    interval = leakage._interval(values)
+    assert interval["value"] == 0.5
+    assert interval["high"] - interval["value"] == pytest.approx(half, rel=1e-4)
+    assert interval["value"] - interval["low"] == pytest.approx(half, rel=1e-4)
 
 
 def test_differences_are_taken_seed_by_seed():
@@ -80,40 +91,42 @@ def test_differences_are_taken_seed_by_seed():
         for split, base in (("by image", 0.5), ("by lesion", 0.4), ("by group", 0.4))
         for seed in range(3)
     ]
-    said = leakage.summarise(pd.DataFrame(rows))["c"]
-    assert said["by image − by lesion"]["accuracy"] == pytest.approx(
+    summary = leakage.summarise(pd.DataFrame(rows))["c"]
+    assert summary["by image − by lesion"]["accuracy"] == pytest.approx(
         {"value": 0.1, "low": 0.1, "high": 0.1}
     )
-    assert said["by image"]["accuracy"]["high"] > said["by image"]["accuracy"]["value"] + 0.1
+    assert summary["by image"]["accuracy"]["high"] > summary["by image"]["accuracy"]["value"] + 0.1
 
 
-def test_features_are_computed_once_for_the_same_images(data_folder, tmp_path, monkeypatch):
+@pytest.fixture
+def store(tmp_path):
+    """Features that cost nothing: the mean colour."""
+    file = tmp_path / "features.npz"
+    return features.FeatureStore(file, lambda pictures: pictures.mean(axis=(1, 2)), "mean colour")
+
+
+def test_features_of_the_same_images_are_computed_once(data_folder, store):
     files = pd.Series([f"images/SYN_000000{i}.jpg" for i in range(1, 4)])
-    kept = tmp_path / "features.npy"
-    first = leakage.deep_features(data_folder, files, kept)
-    assert first.shape == (3, 1280)
-    kept.write_bytes(b"")
-    np.save(kept, first + 1)
-    assert np.array_equal(leakage.deep_features(data_folder, files, kept), first + 1)
-    again = leakage.deep_features(data_folder, files.iloc[::-1], kept)
-    np.testing.assert_allclose(again[::-1], first, rtol=1e-4, atol=1e-4)
+    first = leakage.compute_features(data_folder, files, store)
+    assert (first.shape, first.dtype) == ((3, 3), np.float32)
+    again = features.FeatureStore(store.file, None, store.model)  # it cannot compute anything
+    reverse = leakage.compute_features(data_folder, files.iloc[::-1], again)
+    np.testing.assert_array_equal(reverse[::-1], first)
 
 
-def test_the_published_summary_is_that_of_the_published_rows():
-    result, said = leakage.read_result()
+def test_the_published_summary_is_that_of_the_published_rows(result, summary):
     cells = len(leakage.CLASSIFIERS) * len(leakage.UNITS) * len(leakage.SEEDS)
     assert len(result) == cells
-    found = leakage.summarise(result)
-    assert found.keys() == said["scores"].keys() == leakage.CLASSIFIERS.keys()
-    for classifier, ways in found.items():
+    computed = leakage.summarise(result)
+    assert computed.keys() == summary["scores"].keys() == leakage.CLASSIFIERS.keys()
+    for classifier, ways in computed.items():
         for way, scores in ways.items():
             for score, values in scores.items():
-                assert values == pytest.approx(said["scores"][classifier][way][score], abs=1e-9)
+                assert values == pytest.approx(summary["scores"][classifier][way][score], abs=1e-9)
 
 
-def test_the_published_search_found_the_copies_and_took_little_time_and_memory():
-    _, said = leakage.read_result()
-    searched = said["near_duplicates"]
+def test_the_published_search_found_the_copies_and_took_little_time_and_memory(summary):
+    searched = summary["near_duplicates"]
     assert searched["images"] == 10_015
     assert searched["planted_copies"] == 200
     assert searched["planted_copies_found"] >= 190
@@ -123,66 +136,52 @@ def test_the_published_search_found_the_copies_and_took_little_time_and_memory()
     assert searched["peak_memory_gib"] < 2
 
 
-def test_every_published_pair_of_different_lesions_was_looked_at():
-    _, searched = leakage.read_result()
-    said = searched["near_duplicates"]
-    pairs = tables.read_table(leakage.PUBLISHED / "duplicates.csv", leakage.duplicates.PAIRS_SCHEMA)
-    assert len(pairs) == said["pairs"]
+def test_every_published_pair_of_different_lesions_was_inspected(summary):
+    search = summary["near_duplicates"]
+    pairs = tables.read_table(leakage.RESULTS / "duplicates.csv", duplicates.PAIRS_SCHEMA)
+    assert len(pairs) == search["pairs"]
     across = pairs[pairs["lesion_id_1"] != pairs["lesion_id_2"]]
-    seen = leakage.read_inspected()
+    seen = tables.read_table(leakage.RESULTS / "inspected_pairs.csv", leakage.INSPECTED_SCHEMA)
     key = ["image_id_1", "image_id_2"]
     assert set(map(tuple, across[key].to_numpy())) <= set(map(tuple, seen[key].to_numpy()))
     assert (seen["verdict"] == "same view").all()
-    assert said["images"] == 10_015
+    assert search["images"] == 10_015
 
 
-def test_the_regularisation_is_the_best_by_lesion_of_those_tried():
-    _, said = leakage.read_result()
-    grid = {row["strength"]: row["by lesion"] for row in said["regularisation_grid"]}
+def test_the_regularisation_is_the_best_by_lesion_of_those_tried(summary):
+    grid = {row["strength"]: row["by lesion"] for row in summary["regularisation_grid"]}
     assert tuple(grid) == leakage.STRENGTHS
-    assert max(grid, key=grid.get) == leakage.REGULARISATION == said["regularisation"]
+    assert max(grid, key=grid.get) == leakage.REGULARISATION == summary["regularisation"]
 
 
 def test_data_with_one_image_a_lesion_are_refused(write_folder):
     folder = write_folder([(f"I{i}", f"L{i}", "nv") for i in range(4)])
     with pytest.raises(ValueError, match="one image a lesion; expected HAM10000 with all of them"):
-        leakage.run(folder)
+        leakage.measure(folder)
 
 
 def test_a_class_without_a_test_image_is_named():
-    right, label = np.ones(2), np.array(["mel", "mel"])
+    correct, label = np.ones(2), np.array(["mel", "mel"])
     with pytest.raises(ValueError, match="no test image of class nv whose lesion has several"):
-        leakage._balanced(right, label, np.array(["mel", "nv"]))
+        leakage._balanced(correct, label, np.array(["mel", "nv"]))
 
 
 def test_nothing_published_is_an_image():
-    suffixes = {file.suffix for file in leakage.PUBLISHED.iterdir()}
+    suffixes = {file.suffix for file in leakage.RESULTS.iterdir()}
     assert suffixes <= {".csv", ".json", ".md"}
 
 
-def test_what_notebook_01_says_of_the_published_scores_holds():
-    """Who remembers gains by a split by image; the regularised classifier hardly; names nothing."""
-    _, said = leakage.read_result()
+def test_memorising_gains_by_a_split_by_image_and_regularising_hardly(summary):
+    """What the prose says of the committed scores."""
     gain = {
         classifier: ways["by image − by lesion"]["balanced_accuracy_several"]
-        for classifier, ways in said["scores"].items()
+        for classifier, ways in summary["scores"].items()
     }
     assert gain["nearest neighbour"]["low"] > 0.1
     assert gain["logistic regression"]["low"] < 0 < gain["logistic regression"]["value"] < 0.05
-    for ways in said["scores"].values():
+    for ways in summary["scores"].values():
         for score in ways["by lesion − by group"].values():
             assert score["low"] < 0 < score["high"]
-
-
-def test_the_readme_quotes_the_published_scores():
-    _, said = leakage.read_result()
-    text = (paths.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    for classifier, ways in said["scores"].items():
-        cells = [
-            bootstrap.format_interval(ways[way]["balanced_accuracy"])
-            for way in ("by image", "by lesion", "by image − by lesion")
-        ]
-        assert f"| {classifier} | {' | '.join(cells)} |" in text
 
 
 @pytest.mark.parametrize("alteration", leakage.ALTERATIONS)
@@ -192,7 +191,7 @@ def test_an_altered_copy_is_found(data_folder, alteration):
     pictures = [decode.read_image(data_folder / path) for path in files]
     random = np.random.default_rng(1)
     copies = [leakage.alter(picture, alteration, random) for picture in pictures]
-    both = duplicates.stack([duplicates.thumbnail(each) for each in [*pictures, *copies]])
+    both = duplicates.stack([duplicates.thumbnail(picture) for picture in [*pictures, *copies]])
     pairs = duplicates.find_pairs(both)
     wanted = {(i, len(pictures) + i) for i in range(len(pictures))}
     missed = wanted - set(zip(pairs["first"], pairs["second"], strict=True))

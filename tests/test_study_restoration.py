@@ -1,15 +1,27 @@
-"""Restoration: scores worked by hand, the textbook recipe, and tables on synthetic images."""
+"""Restoration: the textbook recipe, tables on synthetic images, and intervals worked by hand."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from lib import tables
 from lib.data import datasets
 from lib.preprocessing import decode, pipeline, quality_scores
 from studies.preprocessing import restoration
 from tools import synthetic
 
 NAN = np.nan
+images_of = restoration.list_images
+
+
+def means(rows):
+    """The mean of each score, one row per method."""
+    long = restoration.mean_scores(rows)
+    return long.pivot(index="method", columns="score", values="mean")
+
+
+def difference(rows, method="ours", other="textbook recipe"):
+    return restoration.paired_differences(rows, method, other).set_index("score")
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +40,9 @@ def hair_rows(data_folder, images):
 def test_the_textbook_recipe_finds_a_dark_hair_and_no_light_one():
     image = np.full((100, 100, 3), 180, np.uint8)
     image[:, 30:33], image[:, 60:63] = 120, 240
-    found = restoration.textbook_hair_mask(image)
-    assert found[:, 30:33].all()
-    assert found.sum() == 300
+    mask = restoration.textbook_hair_mask(image)
+    assert mask[:, 30:33].all()
+    assert mask.sum() == 300
     removed = restoration.textbook_hair_removal(image)
     assert abs(removed[:, :50].astype(int) - 180).max() <= 1
     np.testing.assert_array_equal(removed[:, 50:], image[:, 50:])
@@ -39,17 +51,17 @@ def test_the_textbook_recipe_finds_a_dark_hair_and_no_light_one():
 def test_the_textbook_threshold_is_ten_grey_levels():
     image = np.full((60, 60, 3), 100, np.uint8)
     image[:, 20:22], image[:, 40:42] = 90, 89
-    found = restoration.textbook_hair_mask(image)
-    assert not found[:, 20:22].any()
-    assert found[:, 40:42].all()
+    mask = restoration.textbook_hair_mask(image)
+    assert not mask[:, 20:22].any()
+    assert mask[:, 40:42].all()
 
 
 def test_the_textbook_recipe_for_glare_is_a_fixed_threshold():
     image = np.full((60, 60, 3), 150, np.uint8)
     image[20:24, 20:24], image[40:44, 40:44] = 255, 195
-    found = restoration.textbook_glare_mask(image)
-    assert found[19:25, 19:25].all()
-    assert found.sum() == 36
+    mask = restoration.textbook_glare_mask(image)
+    assert mask[19:25, 19:25].all()
+    assert mask.sum() == 36
     removed, _ = restoration.glare_methods()["textbook recipe"](image, 60)
     assert abs(removed[:36].astype(int) - 150).max() <= 3
     assert (removed[40:44, 40:44] == 195).all()
@@ -82,15 +94,15 @@ def fresh_rows(tmp_path_factory):
 @pytest.mark.parametrize("score", ["dice", "psnr_inside", "psnr_outside"])
 def test_hair_removal_is_better_than_the_textbook_recipe(fresh_rows, score):
     """In the mask, under the hair and beside it, each with the whole of its interval."""
-    difference = restoration.paired(fresh_rows).loc[score]
-    assert difference["images"] > 50
-    assert difference["low"] > 0
+    row = difference(fresh_rows).loc[score]
+    assert row["images"] > 50
+    assert row["low"] > 0
 
 
 def test_a_recipe_at_more_rows_is_another_recipe(data_folder, images):
     """At the originals' 450 rows it finds less that is no hair; a rim changes the picture only."""
     rows = restoration.hair_scores(data_folder, images.head(24))
-    mean = restoration.summary(rows)
+    mean = means(rows)
     enlarged, rimmed = mean.loc["textbook, 450 rows"], mean.loc["textbook, 450 rows, rim"]
     assert mean.loc["textbook recipe", "precision"] < enlarged["precision"]
     assert rimmed["dice"] == enlarged["dice"]
@@ -98,13 +110,13 @@ def test_a_recipe_at_more_rows_is_another_recipe(data_folder, images):
 
 
 def test_hair_removal_restores_more_than_a_median_filter_and_the_textbook_recipe(hair_rows):
-    mean = restoration.summary(hair_rows)
+    mean = means(hair_rows)
     inside = mean["psnr_inside"]
     assert inside["ours"] > inside["textbook recipe"] > inside["nothing"]
     assert inside["ours"] > inside["median filter"] > inside["nothing"]
     assert mean.loc["ours", "dice"] > mean.loc["textbook recipe", "dice"]
-    of_masks = mean.loc[["nothing", "median filter"], ["dice", "precision", "recall"]]
-    assert of_masks.isna().to_numpy().all()
+    without_mask = mean.loc[["nothing", "median filter"], ["dice", "precision", "recall"]]
+    assert without_mask.isna().to_numpy().all()
 
 
 def truth_of(folder, image_id, kind):
@@ -156,7 +168,7 @@ def test_glare_has_the_same_table(data_folder, images, hair_rows):
     rows = restoration.glare_scores(data_folder, images)
     assert list(rows.columns) == list(hair_rows.columns)
     assert rows["image_id"].nunique() > 3
-    mean = restoration.summary(rows)
+    mean = means(rows)
     assert mean.loc["ours", "psnr_inside"] > mean.loc["nothing", "psnr_inside"]
 
 
@@ -185,7 +197,7 @@ def test_a_row_without_an_image_is_named(data_folder, tmp_path):
 
 def test_larger_filters_take_more_noise_and_more_of_the_border(data_folder, images):
     rows = restoration.noise_scores(data_folder, images)
-    mean = restoration.summary(rows)
+    mean = means(rows)
     assert len(rows) == 5 * len(images)
     for score in ("noise", "border_strength"):
         for kind in ("median", "mean"):
@@ -195,7 +207,7 @@ def test_larger_filters_take_more_noise_and_more_of_the_border(data_folder, imag
 
 def test_colour_constancy_takes_casts_off_and_takes_skin_for_light(data_folder, images):
     rows = restoration.color_scores(data_folder, images.head(12), casts=2)
-    mean = restoration.summary(rows)
+    mean = means(rows)
     assert mean.loc["shades of gray", "cast_left"] < 0.1 < 1 < mean.loc["nothing", "cast_left"]
     assert mean.loc["shades of gray", "recovery_error"] > mean.loc["nothing", "recovery_error"]
     # with nothing done, the error is that of a grey guess
@@ -215,7 +227,7 @@ def test_an_image_without_known_gains_is_named(data_folder, images):
 
 
 def score_rows(ours, recipe, groups=None):
-    """Two methods' dice on images a, b, c ...; each image a lesion of its own unless said."""
+    """Two methods' dice on images a, b, c ...; by default each image a lesion of its own."""
     names = [chr(ord("a") + i) for i in range(len(ours))]
     groups = groups or names
     return pd.DataFrame(
@@ -227,49 +239,82 @@ def score_rows(ours, recipe, groups=None):
     )
 
 
-def test_the_summary_is_the_mean_over_the_images_that_have_a_score():
-    found = restoration.summary(score_rows([0.5, 0.7, NAN], [0.1, 0.2, 0.3]))
-    assert found.index.tolist() == ["textbook recipe", "ours"]
-    assert found["images"].tolist() == [3, 3]
-    assert found["dice"].tolist() == pytest.approx([0.2, 0.6])
+def test_a_mean_is_over_the_images_that_have_the_score():
+    rows = restoration.mean_scores(score_rows([0.5, 0.7, NAN], [0.1, 0.2, 0.3]))
+    assert rows["method"].tolist() == ["textbook recipe", "ours"]
+    assert rows["images"].tolist() == [3, 2]
+    assert rows["mean"].tolist() == pytest.approx([0.2, 0.6])
 
 
 def test_a_constant_difference_has_no_spread():
-    found = restoration.paired(score_rows([0.5, 0.7, 0.9], [0.4, 0.6, 0.8])).loc["dice"]
-    assert found[["value", "low", "high"]].tolist() == pytest.approx([0.1, 0.1, 0.1])
-    assert (found["images"], found["groups"]) == (3, 3)
-    assert found["difference"] == "0.100 (0.100 to 0.100)"
+    row = difference(score_rows([0.5, 0.7, 0.9], [0.4, 0.6, 0.8])).loc["dice"]
+    assert row[["value", "low", "high"]].tolist() == pytest.approx([0.1, 0.1, 0.1])
+    assert (row["images"], row["lesions"]) == (3, 3)
 
 
 def test_images_are_paired_whatever_their_order():
     rows = score_rows([0.5, 0.7, 0.9], [0.4, 0.6, 0.8])
     shuffled = rows.sample(frac=1, random_state=3)
-    assert restoration.paired(shuffled).loc["dice", "low"] == pytest.approx(0.1)
+    assert difference(shuffled).loc["dice", "low"] == pytest.approx(0.1)
 
 
 def test_images_of_one_lesion_widen_the_interval():
     random = np.random.default_rng(1)
     per_lesion = random.normal(0.1, 0.1, 20).repeat(3)
-    alone = restoration.paired(score_rows(per_lesion, 0 * per_lesion)).loc["dice"]
+    alone = difference(score_rows(per_lesion, 0 * per_lesion)).loc["dice"]
     lesions = [f"lesion {i // 3}" for i in range(60)]
-    together = restoration.paired(score_rows(per_lesion, 0 * per_lesion, lesions)).loc["dice"]
-    assert together["groups"] == 20
+    together = difference(score_rows(per_lesion, 0 * per_lesion, lesions)).loc["dice"]
+    assert together["lesions"] == 20
     assert together["value"] == pytest.approx(alone["value"]) == pytest.approx(per_lesion.mean())
     assert together["high"] - together["low"] > 1.4 * (alone["high"] - alone["low"])
 
 
 def test_only_images_where_both_have_the_score_are_compared():
-    found = restoration.paired(score_rows([0.5, NAN, 0.9], [0.4, 0.6, 0.8])).loc["dice"]
-    assert found["images"] == 2
-    assert found["value"] == pytest.approx(0.1)
-    none = restoration.paired(score_rows([NAN, NAN], [0.4, 0.6])).loc["dice"]
-    assert none["images"] == 0
-    assert np.isnan(none["value"])
+    row = difference(score_rows([0.5, NAN, 0.9], [0.4, 0.6, 0.8])).loc["dice"]
+    assert row["images"] == 2
+    assert row["value"] == pytest.approx(0.1)
+    rows = score_rows([NAN, NAN], [0.4, 0.6])
+    assert restoration.paired_differences(rows, "ours", "textbook recipe").empty
 
 
 def test_methods_that_are_not_there_or_on_other_images_are_refused():
     rows = score_rows([0.5, 0.7], [0.4, 0.6])
     with pytest.raises(ValueError, match="method 'theirs' is not in the table; it has: textbook"):
-        restoration.paired(rows, than="theirs")
+        difference(rows, other="theirs")
     with pytest.raises(ValueError, match="expected both on the same images"):
-        restoration.paired(rows.iloc[1:])
+        difference(rows.iloc[1:])
+
+
+# ------------------------------------------------------------------------------- what is published
+
+
+@pytest.fixture(scope="module")
+def published():
+    return {
+        name: tables.read_table(restoration.RESULTS / f"{name}.csv", schema)
+        for name, schema in {
+            "restoration": restoration.MEANS_SCHEMA,
+            "restoration_differences": restoration.DIFFERENCES_SCHEMA,
+        }.items()
+    }
+
+
+def test_the_published_differences_are_those_of_the_published_means(published):
+    keys = ["kind", "score", "method"]
+    mean = published["restoration"].set_index(keys)["mean"]
+    for row in published["restoration_differences"].itertuples():
+        if row.kind != "noise":
+            difference = (
+                mean[row.kind, row.score, row.method] - mean[row.kind, row.score, row.other]
+            )
+            assert row.value == pytest.approx(difference, abs=2e-6)
+        assert row.low <= row.value <= row.high
+
+
+def test_a_small_run_writes_both_tables(data_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(restoration, "RESULTS", tmp_path)
+    monkeypatch.setattr(restoration, "list_images", lambda folder: images_of(folder).head(30))
+    files = restoration.measure(data_folder)
+    assert [file.name for file in files] == ["restoration.csv", "restoration_differences.csv"]
+    table = tables.read_table(files[0], restoration.MEANS_SCHEMA)
+    assert table["kind"].unique().tolist() == list(restoration.KINDS)
