@@ -1,4 +1,4 @@
-"""The environment: pyproject.toml, requirements.lock and environment.yml say the same."""
+"""The environment: pyproject.toml, requirements.lock and environment.yml agree."""
 
 import ast
 import importlib.metadata
@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-
 ENVIRONMENT = yaml.safe_load((paths.ROOT / "environment.yml").read_text(encoding="utf-8"))
 LOCK = (paths.ROOT / "requirements.lock").read_text(encoding="utf-8")
 
-#: What decides a marker on the platforms that are promised.
+#: Values of the markers on the supported platforms.
 PLATFORMS = {
     f"{system}-{machine}-{python}": {
         "sys_platform": system,
@@ -39,14 +39,14 @@ PLATFORMS = {
 
 
 def locked(platform):
-    """Return the lock's versions for a platform: name to version."""
-    found = {}
+    """Return the versions of the lock for a platform, by name."""
+    versions = {}
     for line in re.findall(r"^[a-zA-Z0-9].*?(?= \\$)", LOCK, flags=re.MULTILINE):
         name_version, _, marker = line.partition(" ; ")
         if not marker or Marker(marker).evaluate(platform):
             name, version = name_version.split("==")
-            found[canonicalize_name(name)] = version
-    return found
+            versions[canonicalize_name(name)] = version
+    return versions
 
 
 def direct(platform):
@@ -56,7 +56,7 @@ def direct(platform):
 
 
 @pytest.mark.parametrize("platform", PLATFORMS.values(), ids=PLATFORMS)
-def test_the_lock_has_every_direct_dependency_in_a_version_that_is_asked_for(platform):
+def test_the_lock_has_every_direct_dependency_in_a_required_version(platform):
     versions = locked(platform)
     for requirement in direct(platform):
         name = canonicalize_name(requirement.name)
@@ -71,7 +71,7 @@ def imported():
         for part in ("lib", "tools", "studies", "tests")
         for f in (paths.ROOT / part).rglob("*.py")
     ]
-    for file in (paths.ROOT / "notebooks").glob("*.ipynb"):
+    for file in (paths.ROOT / "notebooks").rglob("*.ipynb"):
         cells = nbformat.read(file, as_version=4).cells
         sources += [cell.source for cell in cells if cell.cell_type == "code"]
     for node in (node for source in sources for node in ast.walk(ast.parse(source))):
@@ -81,16 +81,16 @@ def imported():
             yield node.module.split(".")[0]
 
 
-#: Keras's other backends: imported only where they are the one in use, so never required.
+#: Keras's other backends: imported only when they are in use, so never required.
 OTHER_BACKENDS = {"jax", "torch"}
 
 
-def test_what_is_imported_is_a_direct_dependency():
+def test_every_imported_package_is_a_direct_dependency():
     tests = {file.stem for file in (paths.ROOT / "tests").glob("*.py")}
-    ours = {"lib", "tools", "studies", *tests, *sys.stdlib_module_names}
+    own = {"lib", "tools", "studies", *tests, *sys.stdlib_module_names}
     known = {canonicalize_name(r.name) for r in direct(PLATFORMS["linux-x86_64-3.11"])}
     distributions = importlib.metadata.packages_distributions()
-    for module in sorted(set(imported()) - ours - OTHER_BACKENDS):
+    for module in sorted(set(imported()) - own - OTHER_BACKENDS):
         names = {canonicalize_name(name) for name in distributions[module]}
         assert names & known, f"{module} is imported, but {names} is not in pyproject.toml"
 
@@ -100,7 +100,7 @@ def test_every_line_of_the_lock_has_hashes():
         assert "--hash=sha256:" in entry, entry.splitlines()[0]
 
 
-def test_conda_s_python_and_pip_part_are_ours():
+def test_the_conda_environment_installs_the_lock_on_a_supported_python():
     python, pip, pip_part = ENVIRONMENT["dependencies"]
     assert SpecifierSet(python.removeprefix("python ")) == SpecifierSet(PROJECT["requires-python"])
     assert pip == "pip"
@@ -108,7 +108,7 @@ def test_conda_s_python_and_pip_part_are_ours():
     assert ENVIRONMENT["name"] == PROJECT["name"]
 
 
-def test_every_dependency_says_why_it_is_there():
+def test_every_dependency_has_a_comment_with_its_use():
     text = (paths.ROOT / "pyproject.toml").read_text(encoding="utf-8")
     block = re.search(r"^dependencies = \[\n(.*?)^\]", text, flags=re.MULTILINE | re.DOTALL)[1]
     for line in block.splitlines():
@@ -122,6 +122,6 @@ def test_linux_x86_gets_tensorflow_without_cuda_and_others_get_tensorflow():
 
 
 def test_only_the_headless_opencv_is_installed():
-    """Both at once overwrite each other's files; the plain one needs libGL."""
+    """Both at once overwrite each other's files, and the other one needs libGL."""
     assert "opencv-python-headless" in locked(PLATFORMS["linux-x86_64-3.11"])
     assert not re.search(r"^opencv-python==", LOCK, flags=re.MULTILINE)
