@@ -809,7 +809,7 @@ def test_large_rows_of_a_file_are_announced_and_small_ones_are_not(tmp_path):
 
 @pytest.mark.parametrize(
     ("which", "rate"),
-    [("on_kept_views", 5e-5), ("on_new_views", 5e-5), ("at_a_smaller_rate", 1e-5)],
+    [("on_cached_views", 5e-5), ("on_new_views", 5e-5), ("at_a_smaller_rate", 1e-5)],
 )
 def test_what_is_said_of_a_fine_tuning_that_was_tried_stands_in_its_history(which, rate):
     folder = paths.ROOT / "reports" / "studies" / "tuning"
