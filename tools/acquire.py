@@ -28,6 +28,7 @@ from lib import paths, tables
 from lib.data import datasets, quality
 from lib.preprocessing import decode, threads
 from tools import download, registry, source_tables
+from tools.command_line import run_command
 from tools.registry import Dataset, File, Source
 
 DATA = paths.ROOT / "data"
@@ -57,28 +58,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="ham10000", help="a name in data/registry.yaml")
     options = parser.parse_args(arguments)
     try:
-        known = registry.load_registry()
-        if options.dataset not in known:
-            raise ValueError(f"no data set {options.dataset!r}; there are: {', '.join(known)}")
-        if options.sample is not None and options.sample < 1:
-            raise BadSample(f"a sample of {options.sample} images; expected at least 1")
-        if options.source and options.sample:
-            raise ValueError("a sample is downloaded, not taken from a copy: FROM or SAMPLE")
-        target, dataset = DATA / options.dataset, known[options.dataset]
-        if options.source:
-            counts = import_copy(options.source, target, dataset)
-        else:
-            counts = fetch(target, dataset, options.sample)
+        return run_command(lambda: acquire(options.dataset, options.source, options.sample))
     except KeyboardInterrupt:
         print("\nstopped; repeat the command to resume", file=sys.stderr)
         return 130
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+
+def acquire(name: str, source: Path | None = None, sample: int | None = None) -> None:
+    """Import a data set from `source`, or download it or a sample of it, and print what it has."""
+    known = registry.load_registry()
+    if name not in known:
+        raise ValueError(f"no data set {name!r}; there are: {', '.join(known)}")
+    if sample is not None and sample < 1:
+        raise BadSample(f"a sample of {sample} images; expected at least 1")
+    if source and sample:
+        raise ValueError("a sample is downloaded, not taken from a copy: FROM or SAMPLE")
+    target, dataset = DATA / name, known[name]
+    if source:
+        counts = import_copy(source, target, dataset)
+    else:
+        counts = fetch(target, dataset, sample)
     if counts is not None:
         print(f"{_describe(target)}\n{counts}")
         print(f"{counts['images'].sum()} images, all readable")
-    return 0
 
 
 # --------------------------------------------------------------------------------- from a server
