@@ -7,19 +7,19 @@ import cv2
 import numpy as np
 import pytest
 
-from lib.preprocessing import artefacts, decode, pipeline
-from lib.preprocessing.artefacts import (
+from lib.preprocessing import bubbles, decode, hair, pipeline
+from lib.preprocessing.hair import (
     FRAME_RIM,
     LINES,
     MARGIN,
     STRAND_COLOR,
     STRAND_CONTRAST,
     STRAND_COVER,
-    STRAND_FRAME,
     STRAND_LENGTH,
     STRAND_TEXTURE,
     STRAND_TEXTURE_CAP,
 )
+from lib.preprocessing.inpainting import REFERENCE_SIZE
 
 # ---------------------------------------------------------------- the same, step by step in OpenCV
 
@@ -82,7 +82,7 @@ def cut_back(channel, strands, scale):
 
 def hair_step_by_step(image, times=1):
     height, width = image.shape[:2]
-    scale = times * max(1, max(height, width) / STRAND_FRAME)
+    scale = times * max(1, max(height, width) / REFERENCE_SIZE)
     frame = round(width / scale), round(height / scale)
     red, green, _ = cv2.split(image)
     color, *channels = (
@@ -104,7 +104,7 @@ def glare_step_by_step(image):
     touched = np.bincount(labels[(excess > 40) & (least > 190)], minlength=count) > 0
     keep = touched & (spots[:, cv2.CC_STAT_AREA] < 2 * side**2)
     keep[0] = False
-    rim = 2 * round(max(1, max(image.shape[:2]) / STRAND_FRAME)) + 1
+    rim = 2 * round(max(1, max(image.shape[:2]) / REFERENCE_SIZE)) + 1
     return cv2.dilate(keep[labels].astype(np.uint8), square(rim)) > 0
 
 
@@ -149,7 +149,7 @@ def pictures(data_folder):
 def test_the_compiled_code_marks_the_hair_that_opencv_s_steps_mark(pictures, times):
     hairy = 0
     for i, image in enumerate(pictures):
-        found, expected = artefacts._hair_at(image, times), hair_step_by_step(image, times)
+        found, expected = hair._hair_at_scale(image, times), hair_step_by_step(image, times)
         np.testing.assert_array_equal(found, expected, err_msg=f"picture {i}, {image.shape}")
         hairy += expected.any()
     assert hairy > 10
@@ -158,7 +158,7 @@ def test_the_compiled_code_marks_the_hair_that_opencv_s_steps_mark(pictures, tim
 def test_the_compiled_code_marks_the_glare_that_opencv_s_steps_mark(pictures):
     shiny = 0
     for i, image in enumerate(pictures):
-        found, expected = artefacts.bubble_mask(image), glare_step_by_step(image)
+        found, expected = bubbles.bubble_mask(image), glare_step_by_step(image)
         np.testing.assert_array_equal(found, expected, err_msg=f"picture {i}, {image.shape}")
         shiny += expected.any()
     assert shiny > 10
@@ -168,13 +168,13 @@ def test_two_scales_find_what_one_finds_and_thicker_hair():
     image = np.full((256, 256, 3), (220, 160, 150), np.uint8)
     cv2.line(image, (10, 40), (240, 60), (60, 45, 40), 2, cv2.LINE_AA)
     cv2.line(image, (10, 150), (240, 190), (60, 45, 40), 9, cv2.LINE_AA)
-    one, two = artefacts.hair_mask(image), artefacts.hair_mask(image, thick=True)
+    one, two = hair.hair_mask(image), hair.hair_mask(image, thick=True)
     assert (two >= one).all()
     thick = cv2.line(np.zeros((256, 256), np.uint8), (10, 150), (240, 190), 1, 5) > 0
     assert one[thick].mean() < 0.1 < 0.9 < two[thick].mean()
 
 
-@pytest.mark.parametrize("mask", [artefacts.hair_mask, artefacts.bubble_mask])
+@pytest.mark.parametrize("mask", [hair.hair_mask, bubbles.bubble_mask])
 @pytest.mark.parametrize(
     "view",
     [lambda image: image[:, ::-1], lambda image: image.transpose(1, 0, 2), lambda i: i[3:-5, 7:]],
@@ -185,7 +185,7 @@ def test_a_view_of_an_image_is_an_image(mask, view):
     np.testing.assert_array_equal(mask(image), mask(image.copy()))
 
 
-@pytest.mark.parametrize("mask", [artefacts.hair_mask, artefacts.bubble_mask])
+@pytest.mark.parametrize("mask", [hair.hair_mask, bubbles.bubble_mask])
 def test_an_image_is_left_as_it_is_even_where_it_may_be_written(mask):
     image = scribbles(256, 256, 1)
     before = image.copy()
@@ -200,19 +200,19 @@ def test_an_image_with_no_room_for_hair_has_none(shape):
     """A line must fit in between the mirrored margins: 12 pixels, in a frame of 256."""
     image = scribbles(*shape, 2)
     for thick in (False, True):
-        found = artefacts.hair_mask(image, thick)
+        found = hair.hair_mask(image, thick)
         assert found.shape == shape and not found.any()
-    assert artefacts.bubble_mask(image).shape == shape
+    assert bubbles.bubble_mask(image).shape == shape
 
 
 def test_an_image_just_wide_enough_for_hair_has_some():
     image = np.full((256, 13, 3), (220, 160, 150), np.uint8)
     image[:, 6:8] = (60, 45, 40)
-    assert artefacts.hair_mask(image)[20:-20, 6:8].all()
-    assert not artefacts.hair_mask(image[:, 1:]).any()
+    assert hair.hair_mask(image)[20:-20, 6:8].all()
+    assert not hair.hair_mask(image[:, 1:]).any()
 
 
-@pytest.mark.parametrize("mask", [artefacts.hair_mask, artefacts.bubble_mask])
+@pytest.mark.parametrize("mask", [hair.hair_mask, bubbles.bubble_mask])
 @pytest.mark.parametrize(
     "image",
     [np.zeros((64, 64), np.uint8), np.zeros((64, 64, 1), np.uint8), np.zeros((64, 64, 4), np.uint8)]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from lib.data import quality
-from lib.preprocessing import decode, pipeline
+from lib.preprocessing import decode, hair, pipeline
 
 NOISE = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
 
@@ -244,7 +244,7 @@ def test_every_step_takes_an_image_of_one_colour(run, color, side):
         assert image.shape == (256, 256, 3), name
         assert image.dtype == np.uint8, name
         assert np.ptp(image, axis=(0, 1)).max() == 0, f"{name} makes something of nothing"
-    assert not pipeline.hair_mask(image).any()
+    assert not hair.hair_mask(image).any()
 
 
 def test_an_all_black_image_stays_all_but_black(run):

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lib.preprocessing import decode, pipeline
+from lib.preprocessing import bubbles, color_correction, decode, hair, inpainting, pipeline
 
 
 def skin(size=256, seed=0):
@@ -63,29 +63,29 @@ def test_any_size_becomes_the_size_of_the_run(run, shape):
 def test_hairs_are_found_and_filled(color):
     clean = skin()
     hairy, truth = with_hairs(clean, color)
-    found = pipeline.hair_mask(hairy)
+    found = hair.hair_mask(hairy)
     assert (found & truth).sum() / truth.sum() > 0.8
     assert (found & ~cv2.dilate(truth.astype(np.uint8), np.ones((5, 5))).astype(bool)).mean() < 0.01
-    after = pipeline.remove_hair(hairy)
+    after = hair.remove_hair(hairy)
     error_before = np.abs(hairy[truth].astype(int) - clean[truth]).mean()
     assert np.abs(after[truth].astype(int) - clean[truth]).mean() < error_before / 4
 
 
 def test_an_image_without_hair_is_left_as_it_is():
-    assert not pipeline.hair_mask(skin()).any()
-    np.testing.assert_array_equal(pipeline.remove_hair(skin()), skin())
+    assert not hair.hair_mask(skin()).any()
+    np.testing.assert_array_equal(hair.remove_hair(skin()), skin())
 
 
 def test_the_border_of_a_lesion_is_no_hair():
     image = np.full((256, 256, 3), 220, np.uint8)
     cv2.circle(image, (128, 128), 60, (90, 60, 40), -1, cv2.LINE_AA)
-    assert pipeline.hair_mask(image).mean() < 0.002
+    assert hair.hair_mask(image).mean() < 0.002
 
 
 def test_hair_is_found_in_larger_images_too():
     hairy, truth = with_hairs(skin())
     large = [cv2.resize(each.astype(np.uint8), (640, 640)) for each in (hairy, truth)]
-    found = pipeline.hair_mask(large[0])
+    found = hair.hair_mask(large[0])
     assert found.shape == (640, 640)
     assert (found & (large[1] > 0)).sum() / large[1].sum() > 0.8
     assert found.mean() < 2 * large[1].mean()
@@ -97,18 +97,18 @@ def test_dark_corners_are_no_hair(radius):
     y, x = np.mgrid[:256, :256] - 127.5
     dark = 1 / (1 + np.exp((np.hypot(x, y) - radius) / 3))[..., None]
     image = (skin() * dark).astype(np.uint8)
-    assert not pipeline.hair_mask(image).any()
+    assert not hair.hair_mask(image).any()
     crossed = image.copy()
     cv2.line(crossed, (0, 90), (60, 110), (50, 40, 40), 2, cv2.LINE_AA)
-    assert pipeline.hair_mask(crossed)[:, :20].any()
+    assert hair.hair_mask(crossed)[:, :20].any()
 
 
 def test_a_red_vessel_is_no_hair():
     """It is a thin dark strand too, but more colourful than the skin."""
     vessels, where = with_hairs(skin(), color=(180, 60, 60))
-    assert pipeline.hair_mask(vessels)[where].mean() < 0.05
+    assert hair.hair_mask(vessels)[where].mean() < 0.05
     gray_hairs, where = with_hairs(skin(), color=(110, 100, 100))
-    assert pipeline.hair_mask(gray_hairs)[where].mean() > 0.5
+    assert hair.hair_mask(gray_hairs)[where].mean() > 0.5
 
 
 def test_a_pigment_network_is_no_hair():
@@ -117,18 +117,18 @@ def test_a_pigment_network_is_no_hair():
     waves = [np.cos((x * np.cos(a) + y * np.sin(a)) * 2 * np.pi / 9) for a in (0.3, 1.35, 2.4)]
     network = skin().astype(float) - 14 * np.maximum(sum(waves), 0)[..., None]
     network = np.clip(network, 0, 255).astype(np.uint8)
-    assert pipeline.hair_mask(network).mean() < 0.005
+    assert hair.hair_mask(network).mean() < 0.005
     crossed = network.copy()
     cv2.line(crossed, (10, 40), (245, 200), (45, 35, 35), 3, cv2.LINE_AA)
     truth = np.zeros((256, 256), np.uint8)
     cv2.line(truth, (10, 40), (245, 200), 1, 3)
-    found = pipeline.hair_mask(crossed)
+    found = hair.hair_mask(crossed)
     assert (found & (truth > 0)).sum() / truth.sum() > 0.7
 
 
 def test_filling_touches_no_pixel_outside_the_mask():
     hairy, truth = with_hairs(skin())
-    after = pipeline.fill(hairy, truth)
+    after = inpainting.fill(hairy, truth)
     np.testing.assert_array_equal(after[~truth], hairy[~truth])
     assert (after[truth] != hairy[truth]).mean() > 0.9
 
@@ -147,16 +147,16 @@ def test_only_the_surroundings_of_the_mask_are_given_to_opencv_and_the_result_is
         mask[rows, columns] = True
         mask &= np.random.default_rng(0).random(mask.shape) < 0.7
         expected = cv2.inpaint(image, mask.astype(np.uint8), 1, cv2.INPAINT_NS)
-        np.testing.assert_array_equal(pipeline.fill(image, mask), expected)
+        np.testing.assert_array_equal(inpainting.fill(image, mask), expected)
 
 
 def test_a_mask_of_another_size_is_refused_and_one_of_numbers_is_not():
     image, mask = skin(), np.zeros((256, 256), np.int64)
     with pytest.raises(ValueError, match=r"\(512, 512\); expected \(256, 256\)"):
-        pipeline.fill(image, np.ones((512, 512), bool))
+        inpainting.fill(image, np.ones((512, 512), bool))
     mask[100:110, 20:40] = 256
-    expected = pipeline.fill(image, mask > 0)
-    np.testing.assert_array_equal(pipeline.fill(image, mask), expected)
+    expected = inpainting.fill(image, mask > 0)
+    np.testing.assert_array_equal(inpainting.fill(image, mask), expected)
     assert (expected[mask > 0] != image[mask > 0]).any()
 
 
@@ -185,16 +185,16 @@ def test_hair_removal_beats_a_median_filter_on_synthetic_hair(data_folder):
             pipeline.resize(pipeline.crop_square(decode.read_image(data_folder / image)), 256)
             for image in images
         )
-        hair = pipeline.preprocess_mask(decode.read_mask(file), 256)
-        if hair.mean() < 0.01:
+        true_hair = pipeline.preprocess_mask(decode.read_mask(file), 256)
+        if true_hair.mean() < 0.01:
             continue
         after = {
             "nothing": before,
             "median": cv2.medianBlur(before, 5),
-            "removed": pipeline.remove_hair(before),
+            "removed": hair.remove_hair(before),
         }
         for key, image in after.items():
-            errors[key].append(np.mean((image[hair].astype(float) - clean[hair]) ** 2))
+            errors[key].append(np.mean((image[true_hair].astype(float) - clean[true_hair]) ** 2))
     assert len(errors["nothing"]) > 5
     nothing, median, removed = (np.median(errors[key]) for key in ("nothing", "median", "removed"))
     assert removed < median < nothing
@@ -206,40 +206,40 @@ def test_hair_removal_beats_a_median_filter_on_synthetic_hair(data_folder):
 def test_glare_is_found_and_pale_skin_is_not():
     image = np.full((256, 256, 3), 200, np.uint8)
     cv2.circle(image, (100, 100), 4, (255, 255, 255), -1)
-    found = pipeline.bubble_mask(image)
+    found = bubbles.bubble_mask(image)
     assert found[100, 100]
     assert found.sum() < 150
-    assert not pipeline.bubble_mask(np.full((256, 256, 3), 240, np.uint8)).any()
+    assert not bubbles.bubble_mask(np.full((256, 256, 3), 240, np.uint8)).any()
 
 
 def test_a_bright_lesion_or_a_white_patch_is_no_glare():
     image = np.full((256, 256, 3), 150, np.uint8)
     cv2.circle(image, (128, 128), 60, (250, 250, 250), -1)
-    assert pipeline.bubble_mask(image).mean() < 0.005  # the tips of a drawn circle
+    assert bubbles.bubble_mask(image).mean() < 0.005  # the tips of a drawn circle
 
 
 @pytest.mark.parametrize("norm", [1, 6])
 def test_the_illuminant_of_one_colour_is_that_colour(norm):
     image = np.full((8, 8, 3), (200, 150, 100), np.uint8)
-    np.testing.assert_allclose(pipeline.estimate_illuminant(image, norm), (200, 150, 100))
+    np.testing.assert_allclose(color_correction.estimate_illuminant(image, norm), (200, 150, 100))
 
 
 def test_the_illuminant_is_the_minkowski_mean_worked_out_by_hand():
     image = np.array([[[1, 0, 4], [7, 0, 4]]], np.uint8)
-    np.testing.assert_allclose(pipeline.estimate_illuminant(image, 2), (5, 0, 4))
+    np.testing.assert_allclose(color_correction.estimate_illuminant(image, 2), (5, 0, 4))
 
 
 def test_shades_of_gray_takes_a_cast_off():
     gray = np.random.default_rng(1).integers(60, 180, (64, 64, 1)).repeat(3, axis=2)
     cast = np.clip(gray * (1.2, 1.0, 0.8), 0, 255).astype(np.uint8)
-    mean = pipeline.shades_of_gray(cast).mean(axis=(0, 1))
+    mean = color_correction.shades_of_gray(cast).mean(axis=(0, 1))
     assert np.ptp(cast.mean(axis=(0, 1))) > 30
     assert np.ptp(mean) < 2
 
 
 def test_contrast_changes_lightness_and_keeps_hue():
     image = skin()
-    after = pipeline.equalize_contrast(image)
+    after = color_correction.equalize_contrast(image)
     assert after.std() > image.std()
     hue = [
         cv2.cvtColor(each, cv2.COLOR_RGB2LAB)[..., 1:].mean(axis=(0, 1)) for each in (image, after)

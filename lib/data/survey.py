@@ -14,6 +14,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from lib.preprocessing import decode, pipeline, threads
+from lib.preprocessing.hair import hair_mask
 
 #: Pixels of the shorter side at which the detectors work; larger images are shrunk to it.
 WORKING_SIZE = 224
@@ -83,7 +84,7 @@ def measure(image: np.ndarray, lesion_mask: np.ndarray | None = None) -> dict:
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small, lesion = shrink(image), None if lesion_mask is None else shrink(lesion_mask * 1.0) > 0.5
     small_gray, lab = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), to_lab(small)
-    hair, outside = pipeline.hair_mask(small), outside_lesion(small_gray, lesion)
+    hair, outside = hair_mask(small), outside_lesion(small_gray, lesion)
     skin = bare_skin(small_gray, outside & ~hair, lesion)
     ita = skin_angle(lab, skin)
     scores = {

@@ -89,6 +89,14 @@ def read_mask(file: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     return mask > 127
 
 
+def check_rgb(image: np.ndarray) -> None:
+    """Raise ValueError unless an array is an image as `read_image` returns it."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"{image.dtype} of shape {image.shape}; expected uint8 of shape (height, width, 3)"
+        )
+
+
 def read_header(
     data: bytes, modes: Iterable[str] = IMAGE_MODES, smallest_side: int = SMALLEST_SIDE
 ) -> tuple[Image.Image | None, str, str]:

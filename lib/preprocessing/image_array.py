@@ -23,7 +23,17 @@ from tqdm import tqdm
 
 from lib import paths
 from lib.config import Config, Preprocessing
-from lib.preprocessing import area, artefacts, compiled, decode, pipeline, threads
+from lib.preprocessing import (
+    area_average,
+    bubbles,
+    color_correction,
+    compiled,
+    decode,
+    hair,
+    inpainting,
+    pipeline,
+    threads,
+)
 
 KEY_BYTES = hashlib.sha256().digest_size
 
@@ -32,7 +42,16 @@ CHUNK_BYTES = 32 * 2**20  # of rows made at a time; at least one a core
 #: The code that makes a row of a file, read with the import: the code that runs.
 _SOURCES = {
     Path(module.__file__): Path(module.__file__).read_bytes()
-    for module in (decode, pipeline, area, artefacts, compiled)
+    for module in (
+        decode,
+        pipeline,
+        area_average,
+        hair,
+        bubbles,
+        inpainting,
+        color_correction,
+        compiled,
+    )
 }
 
 

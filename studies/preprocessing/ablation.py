@@ -56,7 +56,7 @@ NOTHING = Preprocessing(
         if name != "image_size"
     },
 )
-#: How each step is switched on; the names are those of `pipeline.steps`.
+#: How each step is switched on; the names are those of `pipeline.enabled_steps`.
 STEPS = {
     "hair removal": {"remove_hair": True},
     pipeline.TWO_SCALES: {"remove_hair": True, "thick_hair": True},

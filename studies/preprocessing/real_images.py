@@ -8,7 +8,7 @@ images.
 
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import pandera.pandas as pa
 
 from lib import tables
 from lib.evaluation import bootstrap
-from lib.preprocessing import decode, pipeline, quality_scores, threads
+from lib.preprocessing import decode, hair, pipeline, quality_scores, threads
 from studies import command
 from studies.preprocessing import ablation, restoration
 
@@ -201,7 +201,7 @@ def false_alarms(folder: Path, judged: pd.DataFrame) -> pd.DataFrame:
 
     def score(row) -> dict:
         image, lesion = _read(folder, row)
-        removals = pipeline.remove_hair, pipeline.remove_thick_hair
+        removals = hair.remove_hair, partial(hair.remove_hair, thick=True)
         changed = [(remove(image) != image).any(axis=2) for remove in removals]
         scores = [
             pixels[region].mean() if region.any() else np.nan

@@ -22,7 +22,15 @@ import pandera.pandas as pa
 from lib import tables
 from lib.data import datasets
 from lib.evaluation import bootstrap
-from lib.preprocessing import decode, pipeline, quality_scores, threads
+from lib.preprocessing import (
+    bubbles,
+    color_correction,
+    decode,
+    hair,
+    pipeline,
+    quality_scores,
+    threads,
+)
 from studies import command
 
 #: The proportion of the pixels that hair, or bubbles and reflections, must cover for an image to
@@ -134,9 +142,9 @@ def hair_methods() -> dict[str, Method]:
         "textbook recipe": _before_resizing(recipe, radius=1),
         f"textbook, {full} rows": _before_resizing(recipe, radius=1, height=full),
         f"textbook, {full} rows, rim": _before_resizing(recipe, radius=1, height=full, rim=1),
-        "ours": _after_resizing(pipeline.hair_mask, pipeline.remove_hair),
+        "ours": _after_resizing(hair.hair_mask, hair.remove_hair),
         "ours, two scales": _after_resizing(
-            partial(pipeline.hair_mask, thick=True), pipeline.remove_thick_hair
+            partial(hair.hair_mask, thick=True), partial(hair.remove_hair, thick=True)
         ),
     }
 
@@ -145,7 +153,7 @@ def glare_methods() -> dict[str, Method]:
     """Return the compared ways to remove bubbles and reflections: name to method."""
     return _simple_methods() | {
         "textbook recipe": _before_resizing(textbook_glare_mask, radius=3),
-        "ours": _after_resizing(pipeline.bubble_mask, pipeline.remove_bubbles),
+        "ours": _after_resizing(bubbles.bubble_mask, bubbles.remove_bubbles),
     }
 
 
@@ -257,7 +265,7 @@ def color_scores(folder: Path, images: pd.DataFrame, casts: int = 5) -> pd.DataF
     color_casts = quality_scores.draw_color_casts(casts, SEED)
     methods = {
         "nothing": (lambda image: np.ones(3), lambda image: image),
-        "shades of gray": (pipeline.estimate_illuminant, pipeline.shades_of_gray),
+        "shades of gray": (color_correction.estimate_illuminant, color_correction.shades_of_gray),
     }
 
     def score(row) -> list[dict]:

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -27,7 +28,7 @@ import pandera.pandas as pa
 
 from lib import config, paths, tables
 from lib.data import datasets
-from lib.preprocessing import decode, pipeline, threads
+from lib.preprocessing import decode, hair, pipeline, threads
 from studies import command
 from studies.preprocessing import restoration
 
@@ -225,7 +226,7 @@ def _time_steps(files: list[Path], steps: dict[str, Callable]) -> dict[tuple[str
     Hair removal at two scales comes before the usual one, and its output is dropped.
     """
     first, *others = steps.items()
-    two_scales = (pipeline.TWO_SCALES, pipeline.remove_thick_hair)
+    two_scales = (pipeline.TWO_SCALES, partial(hair.remove_hair, thick=True))
     steps = dict([first, two_scales, *others])
     seconds = dict.fromkeys(((name, cores) for name in steps for cores in (ONE, ALL)), 0.0)
     for start in range(0, len(files), BATCH):
