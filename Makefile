@@ -62,8 +62,8 @@ STUDY_RUNS  := $(OUTPUT)/runs/studies/notebooks
 STUDY_HTML  := $(STUDIES:%=$(OUTPUT)/reports/studies/%.html)
 
 LIB         := $(wildcard lib/*.py lib/*/*.py)
-RENDERER    := tools/render.py tools/index_page.py tools/narrow_tables.py tools/notebook_files.py \
-               $(wildcard tools/templates/*.j2 tools/templates/report/* tools/templates/report/static/*)
+RENDERER    := $(wildcard tools/render.py tools/index_page.py tools/narrow_tables.py tools/notebook_files.py \
+               tools/templates/*.j2 tools/templates/report/* tools/templates/report/static/*)
 
 # synthetic images are drawn once; a configuration without the section data.synthetic needs none
 SYNTHETIC   := $(if $(shell grep -s '^  synthetic:' $(CONFIG_FILE)),$(FOLDER)/synthetic.json)
