@@ -15,14 +15,14 @@ from lib.config import load_config
 from lib.data import datasets
 from tools import synthetic, synthetic_images
 
-LESIONS, SEED = 40, 3
+LESIONS, SEED = 40, 3  # of `data_folder`
 DISTRACTORS = ["hairs", "bubbles", "reflections", "ruler", "dark_corners"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    target = tmp_path_factory.mktemp("synthetic") / "drawn"
-    return synthetic.generate(target, lesions=LESIONS, seed=SEED, workers=2)
+def folder(data_folder):
+    """The images that the other tests use, too."""
+    return data_folder
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,17 @@ def dilated(mask: np.ndarray, reach: int) -> np.ndarray:
     return cv2.dilate(mask, kernel) > 0
 
 
-def test_same_seed_gives_the_same_bytes_whatever_the_workers(folder, tmp_path):
-    again = synthetic.generate(tmp_path / "again", lesions=LESIONS, seed=SEED, workers=1)
-    assert contents(again) == contents(folder)
+def test_the_files_do_not_depend_on_the_number_of_workers(folder, tmp_path, monkeypatch):
+    plan = synthetic.image_plan(LESIONS, SEED).head(6)
+    monkeypatch.setattr(synthetic, "image_plan", lambda *_: plan)
+    drawn = [
+        contents(synthetic.generate(tmp_path / f"{workers}", seed=SEED, workers=workers))
+        for workers in (1, 2)
+    ]
+    assert drawn[0] == drawn[1]
+    images = [name for name in drawn[0] if name.startswith(("images", "masks"))]
+    assert len(images) == 12
+    assert all(drawn[0][name] == (folder / name).read_bytes() for name in images)
 
 
 def test_another_seed_gives_other_lesions_and_images():
