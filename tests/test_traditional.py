@@ -125,7 +125,7 @@ def test_masks_are_read_by_the_row_of_the_index(data_folder, pictures, tmp_path)
     image_ids = datasets.read_metadata(data_folder)["image_id"][:6]
     files = datasets.find_images(data_folder, image_ids)
     index = files.rename_axis("image_id").reset_index()
-    read = datasets.mask_reader(data_folder, index, SIZE)
+    read = datasets.lesion_mask_reader(data_folder, index, SIZE)
     for row, mask in enumerate(pictures[1]):
         np.testing.assert_array_equal(read(row), mask)
     for row in (0, 2):
@@ -133,7 +133,7 @@ def test_masks_are_read_by_the_row_of_the_index(data_folder, pictures, tmp_path)
         cv2.imwrite(str(tmp_path / name), uniform(100))
         index.loc[row, "path"] = name
     cv2.imwrite(str(tmp_path / f"{image_ids[2]}_segmentation.png"), uniform(255)[1:])
-    read = datasets.mask_reader(tmp_path, index, SIZE)
+    read = datasets.lesion_mask_reader(tmp_path, index, SIZE)
     assert read(0) is None
     with pytest.raises(ValueError, match="256 x 255 pixels; expected the image's 256 x 256"):
         read(2)

@@ -1,81 +1,67 @@
-"""Data sets in HAM10000's layout: reading, checking, splitting, and the index of a run.
+"""Data sets in HAM10000's layout: read and check the metadata, find files, build the index of a run.
 
 The layout (Tschandl et al., Sci. Data 5:180161, 2018): `HAM10000_metadata.csv`, JPEG images named
 by `image_id` anywhere below it, and optionally lesion masks `<image_id>_segmentation.png`.
 """
 
 import filecmp
-import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from pathlib import Path
-import cv2
+
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+
 from lib import paths, tables
-from lib.data import splits
 from lib.config import CLASS_NAMES, Config, Synthetic
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import NamedTuple
-import cv2
-import numpy as np
-import pandas as pd
-from skimage.feature import graycomatrix, graycoprops, local_binary_pattern
-from skimage.measure import regionprops
-from sklearn.base import clone
-from sklearn.ensemble import RandomForestClassifier, StackingClassifier
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import ParameterGrid, cross_val_score
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
+from lib.data import splits
 from lib.preprocessing import decode, pipeline
 
-
 METADATA = "HAM10000_metadata.csv"
-
 MASK_SUFFIX = "_segmentation"
-
-SYNTHETIC_NOTE = "synthetic.json"
-#: Counts up when the same seed draws other images; images of another version are not used.
-SYNTHETIC_VERSION = 1
-
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
-#: of the synthetic images: what a test of the preprocessing needs, no images of the data set
+SYNTHETIC_NOTE = "synthetic.json"
+#: Increases when the same seed draws other images; images of another version are not used.
+SYNTHETIC_VERSION = 1
+#: folder of the synthetic images' ground truth, which holds no images of the data set
 TRUTH = "truth"
 
-#: What may be left out of the metadata; it is empty then. `dataset` is a column of later editions.
+#: Optional columns of the metadata; empty where absent. Only later editions have `dataset`.
 OPTIONAL = ("dx_type", "age", "sex", "localization", "dataset")
+
+# -------------------------------------------------------------------------------------- schemas
 
 
 def metadata_schema(names: Iterable[str] = CLASS_NAMES) -> pa.DataFrameSchema:
-    """Return the schema of the metadata, one row an image; `names` are the diagnoses it may have.
+    """Return the schema of the metadata, one row an image, with `names` as possible diagnoses.
 
-    `dx_type` (how the diagnosis was made) is never a feature.
+    `dx_type` (how the diagnosis was made) leaks the label and is never a feature.
     """
+    optional_text = {
+        name: pa.Column(str, nullable=True, required=False) for name in OPTIONAL if name != "age"
+    }
     return pa.DataFrameSchema(
         {
             "lesion_id": pa.Column(str),
             "image_id": pa.Column(str, unique=True),
             "dx": pa.Column(str, pa.Check.isin(list(names))),
-            "dx_type": pa.Column(str, nullable=True, required=False),
             "age": pa.Column(  # years
                 float, pa.Check.in_range(0, 120), nullable=True, coerce=True, required=False
             ),
-            "sex": pa.Column(str, nullable=True, required=False),
-            "localization": pa.Column(str, nullable=True, required=False),
-            "dataset": pa.Column(str, nullable=True, required=False),
-        },
+        }
+        | optional_text,
         checks=pa.Check(_one_diagnosis, name="one diagnosis a lesion"),
         strict=True,
     )
+
+
+def _one_diagnosis(metadata: pd.DataFrame) -> pd.Series:
+    if not {"lesion_id", "dx"} <= set(metadata):
+        return pd.Series(True, index=metadata.index)  # the missing column is reported anyway
+    return metadata.groupby("lesion_id")["dx"].transform("nunique") <= 1
 
 
 def index_schema(config: Config) -> pa.DataFrameSchema:
@@ -84,7 +70,7 @@ def index_schema(config: Config) -> pa.DataFrameSchema:
         {
             "image_id": pa.Column(str, unique=True),
             "lesion_id": pa.Column(str),
-            "group_id": pa.Column(str),  # images that must not be torn apart
+            "group_id": pa.Column(str),  # lesions that share an image
             "label": pa.Column(str, pa.Check.isin(config.classes)),
             "split": pa.Column(str, pa.Check.isin(splits.SPLITS)),
             "fold": pa.Column(int, pa.Check.in_range(0, config.split.folds - 1)),
@@ -94,17 +80,21 @@ def index_schema(config: Config) -> pa.DataFrameSchema:
     )
 
 
+# ------------------------------------------------------------------------------ folder and files
+
+
 def open_folder(config: Config) -> Path:
-    """Return the folder of the run's images, checked to be the ones that the run names.
+    """Return the folder of the run's images and check that it holds what the configuration names.
 
     Raises
     ------
     FileNotFoundError
-        The images are not there; the message says which command draws or brings them.
+        There are no images; the message names the command that draws or brings them.
     ValueError
-        Synthetic images that were drawn with other settings, or would be taken for real ones.
+        Synthetic images drawn with other settings, or where real ones are expected.
     """
-    folder, synthetic = paths.resolve(config.data.folder), config.data.synthetic
+    name, synthetic = config.data.folder, config.data.synthetic
+    folder = paths.resolve(name)
     if not (folder / METADATA).is_file():
         command = (
             "bring HAM10000 with `make data`, or a copy you have with `make data FROM=<folder>` "
@@ -112,12 +102,12 @@ def open_folder(config: Config) -> Path:
             if synthetic is None
             else f"draw the synthetic images with `make images CONFIG={config.name}`"
         )
-        raise FileNotFoundError(f"{config.data.folder}: no {METADATA} there; {command}")
+        raise FileNotFoundError(f"{name}: no {METADATA} there; {command}")
     if synthetic is not None:
         check_synthetic(folder, synthetic)
     elif (folder / SYNTHETIC_NOTE).is_file():
         raise ValueError(
-            f"{config.data.folder}: synthetic images ({SYNTHETIC_NOTE} is there); expected the key "
+            f"{name}: synthetic images ({SYNTHETIC_NOTE} is there); expected the key "
             "data.synthetic, or a folder of real images"
         )
     return folder
@@ -126,12 +116,10 @@ def open_folder(config: Config) -> Path:
 def check_synthetic(folder: Path, settings: Synthetic) -> None:
     """Raise ValueError if a folder's synthetic images were drawn with other settings."""
     note, expected = folder / SYNTHETIC_NOTE, settings.model_dump() | {"version": SYNTHETIC_VERSION}
-    found = (
-        json.loads(note.read_text(encoding="utf-8")) if note.is_file() else f"no {SYNTHETIC_NOTE}"
-    )
-    if found != expected:
+    drawn = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else f"no {note.name}"
+    if drawn != expected:
         raise ValueError(
-            f"{paths.relative(folder)} was drawn with other settings: found {found}, expected "
+            f"{paths.relative(folder)} was drawn with other settings: found {drawn}, expected "
             f"{expected}; delete the folder or name another one under data.folder"
         )
 
@@ -147,19 +135,39 @@ def read_metadata(folder: Path, names: Iterable[str] = CLASS_NAMES) -> pd.DataFr
     Returns
     -------
     DataFrame
-        `metadata_schema`, in the file's order, the columns of `OPTIONAL` empty where it has none.
+        `metadata_schema`, in the file's order; absent columns of `OPTIONAL` are added empty.
 
     Raises
     ------
     ValueError
-        A column that is missing or unknown, a class that is unknown, an image listed twice, or a
-        lesion with two diagnoses; the message names the file and the rows at fault.
+        A missing or unknown column, an unknown class, an image listed twice, or a lesion with two
+        diagnoses; the message names the file and the rows at fault.
     """
     file = folder / METADATA
     metadata = tables.read_table(file, metadata_schema(names))
     if metadata.empty:
         raise ValueError(f"{paths.relative(file)}: no rows; expected one an image")
     return metadata.reindex(columns=["lesion_id", "image_id", "dx", *OPTIONAL])
+
+
+def is_mask_file(path: str | Path) -> bool:
+    """Decide by its name whether a file is a lesion mask.
+
+    >>> is_mask_file("masks/ISIC_0024306_segmentation.png")
+    True
+    """
+    name = Path(path).name.lower()
+    return name.endswith(f"{MASK_SUFFIX}.png") and not name.startswith(".")
+
+
+def is_image_file(path: str | Path) -> bool:
+    """Decide by its name whether a file is a JPEG or PNG image, and no lesion mask.
+
+    >>> is_image_file("ISIC_0024306.JPG"), is_image_file(".hidden.jpg")
+    (True, False)
+    """
+    name = Path(path).name.lower()
+    return name.endswith(IMAGE_SUFFIXES) and not name.startswith(".") and not is_mask_file(name)
 
 
 def find_images(folder: Path, image_ids: Iterable[str]) -> pd.Series:
@@ -175,44 +183,93 @@ def find_images(folder: Path, image_ids: Iterable[str]) -> pd.Series:
     ValueError
         An image with two files that differ.
     """
-    return _find(folder, _image_paths(folder), image_ids).rename("path")
-
-
-def unlisted_files(folder: Path, image_ids: Iterable[str]) -> list[str]:
-    """Return image files and masks, relative to `folder`, that belong to no row of the metadata."""
-    listed = set(image_ids)
-    return [
-        path
-        for path in [*_image_paths(folder), *_mask_paths(folder)]
-        if Path(path).stem.removesuffix(MASK_SUFFIX) not in listed
-    ]
+    return _find(folder, is_image_file, image_ids).rename("path")
 
 
 def find_masks(folder: Path, image_ids: Iterable[str]) -> pd.Series:
-    """Find lesion masks `<image_id>_segmentation.png`; images without one are left out.
+    """Find the lesion mask of each image, like `find_images`; the Series is named `mask`."""
+    return _find(folder, is_mask_file, image_ids).rename("mask")
+
+
+def unlisted_files(folder: Path, image_ids: Iterable[str]) -> list[str]:
+    """Return the images and then the masks, relative to `folder`, without a row of the metadata."""
+    listed, files = set(image_ids), _list_files(folder)
+    candidates = [*filter(is_image_file, files), *filter(is_mask_file, files)]
+    return [path for path in candidates if _image_id(path) not in listed]
+
+
+def _find(folder: Path, is_wanted: Callable[[str], bool], image_ids: Iterable[str]) -> pd.Series:
+    """Return the file of each image; copies of one file count once."""
+    files: dict[str, str] = {}
+    for path in filter(is_wanted, _list_files(folder)):
+        first = files.setdefault(_image_id(path), path)
+        if first != path and not filecmp.cmp(folder / first, folder / path, shallow=False):
+            raise ValueError(
+                f"{folder.name}: image {_image_id(path)} is there twice, and differs: {first}, "
+                f"{path}"
+            )
+    return pd.Series({name: files[name] for name in image_ids if name in files}, dtype=str)
+
+
+def _image_id(path: str) -> str:
+    return Path(path).stem.removesuffix(MASK_SUFFIX)
+
+
+def _list_files(folder: Path) -> list[str]:
+    """List every file below `folder`, in order and relative to it, but neither hidden nor truth."""
+    files = []
+    # unlike Path.rglob, os.walk follows links such as data/ham10000 in every version of Python
+    for top, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if name != TRUTH and name[0] != ".")
+        files += [(Path(top) / name).relative_to(folder).as_posix() for name in sorted(names)]
+    return files
+
+
+def lesion_mask_reader(
+    folder: Path, index: pd.DataFrame, size: int
+) -> Callable[[int], np.ndarray | None]:
+    """Return a function that reads the preprocessed lesion mask of a row of the index.
+
+    Parameters
+    ----------
+    folder : Path
+        The data folder, which the paths of the index are relative to.
+    index : DataFrame
+        `image_id` and `path`, one row an image.
+    size : int
+        Side of the preprocessed images, in pixels.
 
     Returns
     -------
-    Series of str
-        Paths relative to `folder`, indexed by image_id.
-
-    Raises
-    ------
-    ValueError
-        An image with two masks that differ.
+    function
+        From a row number to the cropped and resized mask, ndarray of bool, shape (size, size), or
+        None where the image has no mask. Raises ValueError for a mask of another size than its
+        image.
     """
-    return _find(folder, _mask_paths(folder), image_ids).rename("mask")
+    masks = find_masks(folder, index["image_id"])
+
+    def read(row: int) -> np.ndarray | None:
+        image_id, path = index.iloc[row][["image_id", "path"]]
+        if image_id not in masks:
+            return None
+        shape = decode.read_image(folder / path).shape[:2]
+        return pipeline.preprocess_mask(decode.read_mask(folder / masks[image_id], shape), size)
+
+    return read
+
+
+# ---------------------------------------------------------------------------------------- index
 
 
 def build_index(
     metadata: pd.DataFrame, files: pd.Series, groups: pd.Series, config: Config
 ) -> pd.DataFrame:
-    """Choose the run's images, split their groups and deal them to folds.
+    """Choose the run's images and assign their groups to splits and folds.
 
     Parameters
     ----------
     metadata : DataFrame
-        From `read_metadata`, the images that can be used.
+        From `read_metadata`, the usable images.
     files : Series of str
         From `find_images`.
     groups : Series of str
@@ -222,6 +279,11 @@ def build_index(
     -------
     DataFrame
         `index_schema`, ordered by image_id.
+
+    Raises
+    ------
+    ValueError
+        A class without images or with too few groups.
     """
     chosen = metadata.loc[metadata["dx"].isin(config.classes), ["image_id", "lesion_id", "dx"]]
     chosen = chosen.rename(columns={"dx": "label"})
@@ -247,12 +309,11 @@ def build_index(
 
 
 def write_index(index: pd.DataFrame, config: Config) -> Path:
-    """Write the run's `index.csv`, and say in `index.json` what it was made from."""
+    """Write the run's `index.csv`, and to `index.json` the settings it was built from."""
     note = paths.run_folder(config.name) / "index.json"
     note.unlink(missing_ok=True)
     file = tables.write_table(index, note.with_suffix(".csv"))
-    said = _origin(config) | {"split_sha256": splits.digest(index)}
-    paths.write_text(note, json.dumps(said, indent=1) + "\n")
+    tables.write_json(_origin(config) | {"split_sha256": splits.digest(index)}, note)
     return file
 
 
@@ -264,8 +325,8 @@ def read_index(config: Config) -> pd.DataFrame:
     FileNotFoundError
         Notebook 01 has not written it.
     ValueError
-        Made with other settings, changed since, not as `index_schema` has it, a group on two
-        sides of the split, or a class that is missing from a side.
+        It was built with other settings, changed since, or does not fit `index_schema`; a group
+        is in two splits, or a split lacks a class.
     """
     file = paths.run_folder(config.name) / "index.csv"
     paths.check_note(file, _origin(config), "notebook 01")
@@ -282,79 +343,3 @@ def _origin(config: Config) -> dict:
         "split": config.split.model_dump(),
         "seed": config.seed,
     }
-
-
-def _one_diagnosis(metadata: pd.DataFrame) -> pd.Series:
-    if not {"lesion_id", "dx"} <= set(metadata):
-        return pd.Series(True, index=metadata.index)  # that they are missing is said anyway
-    return metadata.groupby("lesion_id")["dx"].transform("nunique") <= 1
-
-
-def _find(folder: Path, candidates: Iterable[str], image_ids: Iterable[str]) -> pd.Series:
-    """Return the file of each image; the same file in two places counts once."""
-    found: dict[str, str] = {}
-    for path in candidates:
-        name = Path(path).stem.removesuffix(MASK_SUFFIX)
-        if name in found and not filecmp.cmp(folder / found[name], folder / path, shallow=False):
-            raise ValueError(
-                f"{folder.name}: image {name} is there twice, and differs: {found[name]}, {path}"
-            )
-        found.setdefault(name, path)
-    return pd.Series({each: found[each] for each in image_ids if each in found}, dtype=str)
-
-
-def _image_paths(folder: Path) -> Iterator[str]:
-    for path in _walk(folder):
-        if Path(path).suffix.lower() in IMAGE_SUFFIXES and not _is_mask(path):
-            yield path
-
-
-def _mask_paths(folder: Path) -> Iterator[str]:
-    return filter(_is_mask, _walk(folder))
-
-
-def _is_mask(path: str) -> bool:
-    return path.endswith(f"{MASK_SUFFIX}.png")
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """Yield every file below `folder`, in order, relative to it."""
-    # os.walk follows the link that data/ham10000 is, which Path.rglob would not on every version
-    for top, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if name != TRUTH and name[0] != ".")
-        for name in sorted(names):
-            if name[0] != ".":
-                yield (Path(top) / name).relative_to(folder).as_posix()
-
-
-
-def mask_reader(folder: Path, index: pd.DataFrame, size: int) -> Callable[[int], np.ndarray | None]:
-    """Return the function from a row of the index to that image's lesion mask, for `feature_table`.
-
-    Parameters
-    ----------
-    folder : Path
-        What the paths of the index are relative to.
-    index : DataFrame
-        `image_id` and `path`, one row an image.
-    size : int
-        Side of the preprocessed images, in pixels.
-
-    Returns
-    -------
-    function
-        It reads, crops and resizes a mask: ndarray of bool, shape (size, size), or None where the
-        image has none. It raises a ValueError for a mask that has not its image's size.
-    """
-    masks = find_masks(folder, index["image_id"])
-
-    def read(row: int) -> np.ndarray | None:
-        image_id, path = index.iloc[row][["image_id", "path"]]
-        if image_id not in masks:
-            return None
-        shape = decode.read_image(folder / path).shape[:2]
-        return pipeline.preprocess_mask(
-            decode.read_mask(folder / masks[image_id], shape), size
-        )
-
-    return read
