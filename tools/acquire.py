@@ -388,8 +388,7 @@ def _base(file: Path | str) -> str:
 
 
 def _is_picture(name: str | Path) -> bool:
-    name = _base(name)
-    return name.endswith(datasets.IMAGE_SUFFIXES) and name[0] != "."
+    return datasets.is_image_file(name) or datasets.is_mask_file(name)
 
 
 def _is_wanted(name: str | Path, dataset: Dataset) -> bool:

@@ -89,7 +89,7 @@ def list_images(path: Path) -> tuple[list[Path], int]:
     if not path.is_dir():
         return [path], 0
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    images = [file for file in files if _is_image(file)]
+    images = [file for file in files if datasets.is_image_file(file)]
     if not images:
         raise FileNotFoundError(
             f"{path.name}: a folder without images; expected files that end in "
@@ -158,11 +158,6 @@ def _prepare(file: Path, settings: Preprocessing) -> np.ndarray | Exception:
 def _prediction(training_prior, equal_priors, classes, names) -> pd.DataFrame:
     columns = {"training_prior": training_prior, "equal_priors": equal_priors}
     return pd.DataFrame({"diagnosis": names, **columns}, index=classes)
-
-
-def _is_image(file: Path) -> bool:
-    is_mask = file.stem.endswith(datasets.MASK_SUFFIX)
-    return file.suffix.lower() in datasets.IMAGE_SUFFIXES and file.name[0] != "." and not is_mask
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -80,9 +80,9 @@ def headline_table(runs: list[dict]) -> str:
         "Every model decides under equal priors: each probability is divided by the class "
         "frequency in training, and the most probable class is predicted. This finds more of the "
         "rare classes and costs accuracy; under the training prior the accuracy of the fine-tuned "
-        f"network is {bootstrap.format_interval(trained)}. Macro AUC needs no decision and is computed "
-        f"under the training prior. In brackets: {run['interval']}. All scores under both rules: "
-        "[docs/results.md](docs/results.md)."
+        f"network is {bootstrap.format_interval(trained)}. Macro AUC needs no decision and is "
+        f"computed under the training prior. In brackets: {run['interval']}. "
+        "All scores under both rules: [docs/results.md](docs/results.md)."
     )
     return "\n".join(["", _describe(run), "", *_table(["Model", *columns], rows), "", note, ""])
 
