@@ -224,7 +224,7 @@ def test_the_features_of_frozen_layers_agree_with_tensorflow_s(made, expected):
 
 def test_a_training_killed_is_gone_on_with(made):
     assert len(made["died"].splitlines()) == 2, "two epochs had ended"
-    assert "broken.state.npz is of another" not in made["said"]
+    assert "broken.state.npz is from another" not in made["said"]
     for line in made["died"].splitlines():
         assert made["said"].count(line) == 2, "told by the unbroken one and the one gone on with"
     assert made["gone on"]["loss"] == made["unbroken"]["loss"]

@@ -154,7 +154,7 @@ def test_rows_that_fill_up_a_batch_change_neither_weights_nor_scores(made):
 
 def test_a_training_on_two_devices_that_was_broken_off_ends_as_an_unbroken_one(made):
     assert made["gone on"] == made["unbroken"]
-    assert "kept.state.npz is of another" not in made["said"]
+    assert "kept.state.npz is from another" not in made["said"]
     losses = made["unbroken"][0]["loss"]
     assert made["said"].count(f"training: loss {losses[0]:.3f}") == 2, "told again, not trained"
 

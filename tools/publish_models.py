@@ -49,7 +49,7 @@ def publish(config: Config) -> Path:
         tables.write_json(manifest.model_dump(mode="json"), partial / published_networks.MANIFEST)
         paths.write_text(partial / "README.md", render_readme(manifest))
         for name, (network, note) in trained.items():
-            _check_predictions(network, published_networks.load_from(partial, name)[0], note.source)
+            _check_predictions(network, published_networks.load(partial, name)[0], note.source)
     return target
 
 

@@ -3,28 +3,28 @@
 import numpy as np
 
 from lib.config import AlexNet, Augmentation
-from lib.networks import common_layers
 from lib.networks.backend import keras
+from lib.networks.common_layers import RELU, image_input, probabilities
 
 layers = keras.layers
 
 
-#: Side in pixels of what AlexNet's first convolution sees: 11 x 11 in steps of 4 fit 55 times.
+#: Side in pixels of the input of the first convolution: 11 x 11 in steps of 4 fits 55 times.
 ALEXNET_SIZE = 227
 
 
 @keras.saving.register_keras_serializable(package="lib")
 class LocalResponseNormalization(layers.Layer):
-    """Divide each value by what its neighbours among the channels amount to, at the same place.
+    """Divide each value by a function of its neighbours among the channels, at the same position.
 
     Section 3.3 of Krizhevsky, Sutskever and Hinton (NIPS 2012), whose constants are the defaults:
-    b[i] = a[i] / (bias + alpha * sum of a[j]^2)^beta, with j from i - size // 2 to i + size // 2
-    as far as there are channels. Computed in float32, whatever the layer's own precision.
+    b[i] = a[i] / (bias + alpha * sum of a[j]^2)^beta, with j from i - size // 2 to i + size // 2,
+    within the channels. Computed in float32, whatever the layer's own number format.
 
     Parameters
     ----------
     size : int
-        Odd: a channel itself and as many on either side.
+        Odd: a channel itself and equally many on either side.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class LocalResponseNormalization(layers.Layer):
         self.size, self.bias, self.alpha, self.beta = size, bias, alpha, beta
 
     def call(self, inputs):
-        ops, place = keras.ops, np.arange(inputs.shape[-1])
+        ops, channels = keras.ops, np.arange(inputs.shape[-1])
         exact = ops.cast(inputs, "float32")
         # sums of neighbours as one matrix product, and the power as exponential and logarithm:
         # with the gradient 8 times as fast as sums of slices and a power
-        near = np.abs(np.subtract.outer(place, place)) <= self.size // 2
-        total = ops.matmul(ops.square(exact), near.astype(np.float32))
-        factor = ops.exp(-self.beta * ops.log(self.bias + self.alpha * total))
+        near = np.abs(np.subtract.outer(channels, channels)) <= self.size // 2
+        sums = ops.matmul(ops.square(exact), near.astype(np.float32))
+        factor = ops.exp(-self.beta * ops.log(self.bias + self.alpha * sums))
         return ops.cast(exact * factor, inputs.dtype)
 
     def compute_output_shape(self, input_shape):
@@ -67,23 +67,21 @@ def alexnet(
 
     5 convolutions with ReLU, local response normalisation after the first two, overlapping max
     pooling (3 x 3, steps of 2) after the first, second and fifth, then two dense ReLU layers, each
-    preceded by dropout. One thing is left out: the paper splits the convolutions in two groups
-    because its network lay on two graphics cards; here every convolution sees all channels.
+    preceded by dropout. Unlike in the paper, whose network was split between two graphics cards,
+    every convolution sees all channels.
 
     Returns
     -------
     keras.Model
         From uint8 RGB images, shape (n, image_size, image_size, 3), resized to 227 pixels inside
-        the model, to probabilities, shape (n, n_classes). Layers `conv1` ... `conv5`, `pool1`,
-        `pool2`, `pool5`, `normalize1`, `normalize2`, `dense1`, `dense2`, `probabilities`.
+        the model, to probabilities, shape (n, n_classes).
     """
-    inputs, x = common_layers.image_input(
-        image_size, augmentation, seed, white=1.0, size=ALEXNET_SIZE
-    )
+    inputs, x = image_input(image_size, augmentation, seed, white=1.0, size=ALEXNET_SIZE)
     shapes = ((11, 4, "valid"), (5, 1, "same"), (3, 1, "same"), (3, 1, "same"), (3, 1, "same"))
-    for i, (filters, shape) in enumerate(zip(settings.filters, shapes, strict=True), start=1):
-        side, step, padding = shape
-        x = layers.Conv2D(filters, side, step, padding, name=f"conv{i}", **common_layers.RELU)(x)
+    for i, (filters, (side, step, padding)) in enumerate(
+        zip(settings.filters, shapes, strict=True), start=1
+    ):
+        x = layers.Conv2D(filters, side, step, padding, name=f"conv{i}", **RELU)(x)
         if i in (1, 2):
             x = LocalResponseNormalization(name=f"normalize{i}")(x)
         if i in (1, 2, 5):
@@ -91,8 +89,5 @@ def alexnet(
     x = layers.Flatten(name="flatten")(x)
     for i, units in enumerate(settings.dense_units, start=1):
         x = layers.Dropout(settings.dropout, seed=seed + i, name=f"dropout{i}")(x)
-        x = layers.Dense(units, name=f"dense{i}", **common_layers.RELU)(x)
-    outputs = layers.Dense(
-        n_classes, activation="softmax", name="probabilities", **common_layers.EXACT
-    )(x)
-    return keras.Model(inputs, outputs, name="alexnet")
+        x = layers.Dense(units, name=f"dense{i}", **RELU)(x)
+    return keras.Model(inputs, probabilities(x, n_classes), name="alexnet")

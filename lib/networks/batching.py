@@ -1,7 +1,5 @@
 """Batches of images or cached features, read as they are needed."""
 
-import mmap
-import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,16 +10,6 @@ from lib.networks.backend import keras
 if TYPE_CHECKING:
     from lib.run import Run
 
-#: Bytes taken from a memory-mapped file until its pages are let go. The system may have mapped
-#: many times as much by then, as it maps what it holds in one piece together.
-MAPPED_BYTES = 2**26
-
-#: Rows of a memory-mapped file of at least so many bytes are announced before they are read.
-ANNOUNCED_BYTES = 2**16
-
-
-_taken: weakref.WeakKeyDictionary[mmap.mmap, int] = weakref.WeakKeyDictionary()
-
 
 class Batches(keras.utils.PyDataset):
     """Batches of rows of an array, read as they are needed.
@@ -31,17 +19,18 @@ class Batches(keras.utils.PyDataset):
     inputs : ndarray, shape (m, ...), or list of such
         Images or cached features; may be memory-mapped.
     rows : ndarray of int, shape (n,) or (n, views)
-        Which rows to serve; of several views of an image, each epoch draws one.
+        Which rows to serve; each epoch draws one of the views of an image.
     targets : ndarray of int, shape (n,)
-        Class of each row, as its place in the list of classes.
+        Class of each row, as its position in the list of classes.
     loss_weights : ndarray of float, shape (classes,)
         Weight of each class in the loss.
-    seed : int or None
-        Shuffles (and draws views) anew each epoch; None keeps the order and the first view. What
-        an epoch serves depends on the seed and the epoch's number alone.
+    batch_size : int
+    seed : int, optional
+        Shuffles the images and draws views in each epoch; None keeps the order and the first view.
+        What an epoch serves depends only on the seed and the number of the epoch.
     balanced : bool
-        Draw each class equally often: rare ones several times an epoch, of frequent ones a part.
-        An epoch stays n images long. Needs a seed.
+        Draw each class equally often: images of rare classes several times an epoch, those of
+        frequent ones not in every epoch. An epoch stays n images long. Needs a seed.
     """
 
     def __init__(self, inputs, rows, targets, loss_weights, batch_size, seed=None, balanced=False):
@@ -58,18 +47,17 @@ class Batches(keras.utils.PyDataset):
         return -(-len(self.targets) // self.batch_size)
 
     def __getitem__(self, batch):
-        chosen = self.order[batch * self.batch_size :][: self.batch_size]
-        target = self.targets[chosen]
-        one_hot = np.eye(len(self.loss_weights), dtype=np.float32)[target]
-        rows = self.rows[chosen, self.view[chosen]]
-        served = take_rows(self.inputs, rows)
-        served = tuple(served) if isinstance(served, list) else served  # TensorFlow takes no list
-        return served, one_hot, self.loss_weights[target]
+        positions = self.order[batch * self.batch_size :][: self.batch_size]
+        targets = self.targets[positions]
+        one_hot = np.eye(len(self.loss_weights), dtype=np.float32)[targets]
+        inputs = read_rows(self.inputs, self.rows[positions, self.view[positions]])
+        inputs = tuple(inputs) if isinstance(inputs, list) else inputs  # TensorFlow takes no list
+        return inputs, one_hot, self.loss_weights[targets]
 
     def start_epoch(self, epoch: int) -> None:
-        """Serve what epoch number `epoch` serves, counted from 0; `fit` calls it for each.
+        """Serve the images of epoch number `epoch`, counted from 0; `fit` calls it for each.
 
-        Keras's own `on_epoch_end` will not do: Keras calls it once more before the first epoch.
+        Keras's own `on_epoch_end` does not fit: Keras calls it once more before the first epoch.
         """
         self.epoch = epoch
         n, views = self.rows.shape
@@ -83,7 +71,7 @@ class Batches(keras.utils.PyDataset):
         self.view = random.integers(views, size=n)
 
     def key(self) -> dict:
-        """Return what tells these batches from others."""
+        """Return a description that differs for batches of other images or in another order."""
         parts = self.inputs if isinstance(self.inputs, list) else [self.inputs]
         return {
             "inputs": [array_files.fingerprint(part) for part in parts],
@@ -97,18 +85,24 @@ class Batches(keras.utils.PyDataset):
 
 
 def balanced_order(targets: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Draw as many places as there are targets, each class equally often (to within one).
+    """Draw as many positions as there are targets, each class equally often (to within one).
 
-    A class is gone through in random order before one of its images comes again.
+    All images of a class are drawn, in random order, before one of them is drawn again.
+
+    Examples
+    --------
+    >>> order = balanced_order(np.array([0, 1, 1, 1]), np.random.default_rng(1))
+    >>> sorted(np.array([0, 1, 1, 1])[order].tolist())
+    [0, 0, 1, 1]
     """
-    present = np.unique(targets)
-    share, rest = divmod(len(targets), len(present))
-    counts = np.full(len(present), share)
-    counts[random.permutation(len(present))[:rest]] += 1
+    classes = np.unique(targets)
+    share, rest = divmod(len(targets), len(classes))
+    counts = np.full(len(classes), share)
+    counts[random.permutation(len(classes))[:rest]] += 1
     drawn = []
-    for label, count in zip(present, counts, strict=True):
-        places = np.flatnonzero(targets == label)
-        rounds = [random.permutation(places) for _ in range(-(-count // len(places)))]
+    for label, count in zip(classes, counts, strict=True):
+        positions = np.flatnonzero(targets == label)
+        rounds = [random.permutation(positions) for _ in range(-(-count // len(positions)))]
         drawn.append(np.concatenate(rounds)[:count])
     return random.permutation(np.concatenate(drawn))
 
@@ -197,87 +191,39 @@ def output_prior(class_prior: np.ndarray, class_balance: str) -> np.ndarray:
     return np.full(len(class_prior), 1 / len(class_prior))
 
 
-class FilledUp(keras.utils.PyDataset):
-    """Batches filled up to a multiple of the devices, with rows that count for nothing.
+class PaddedBatches(keras.utils.PyDataset):
+    """Batches filled up to a multiple of the number of devices, with rows that do not count.
 
     Such a row has no class, and weight 0 in the loss of its batch, which stays the mean over the
-    others. In an epoch's mean it makes the batch, the last one, count for that much more.
+    other rows. In the mean of an epoch, the last batch counts for as many rows as it then has.
     """
 
-    def __init__(self, batches: Batches, devices: int):
+    def __init__(self, batches: Batches, n_devices: int):
         super().__init__()
-        self.batches, self.devices = batches, devices
+        self.batches, self.n_devices = batches, n_devices
 
     def __len__(self):
         return len(self.batches)
 
     def __getitem__(self, batch):
-        inputs, labels, loss_weights = self.batches[batch]
-        n = len(labels)
-        length = -(-n // self.devices) * self.devices
-        real, row = np.arange(length) < n, np.minimum(np.arange(length), n - 1)
-        several = isinstance(inputs, tuple)
-        inputs = tuple(part[row] for part in inputs) if several else inputs[row]
-        weights_ = np.where(real, loss_weights[row] * np.float32(length / n), np.float32(0))
-        return inputs, np.where(real[:, None], labels[row], np.float32(0)), weights_
+        inputs, one_hot, loss_weights = self.batches[batch]
+        n = len(one_hot)
+        length = -(-n // self.n_devices) * self.n_devices
+        rows = np.minimum(np.arange(length), n - 1)
+        counts = (np.arange(length) < n).astype(np.float32)
+        inputs = tuple(x[rows] for x in inputs) if isinstance(inputs, tuple) else inputs[rows]
+        weights = loss_weights[rows] * counts * np.float32(length / n)
+        return inputs, one_hot[rows] * counts[:, None], weights
 
 
-def filled_up(batches: Batches, devices: int) -> keras.utils.PyDataset:
+def pad(batches: Batches, n_devices: int) -> keras.utils.PyDataset:
     """Return batches whose length is a multiple of the number of devices."""
-    return FilledUp(batches, devices) if devices > 1 else batches
+    return PaddedBatches(batches, n_devices) if n_devices > 1 else batches
 
 
-def take_rows(inputs, rows: np.ndarray):
-    """Read rows; cached features are widened: half precision is for the disk; images stay uint8."""
+def read_rows(inputs: np.ndarray | list[np.ndarray], rows: np.ndarray):
+    """Read rows of images or features, as the network takes them: float16 becomes float32."""
     if isinstance(inputs, list):
-        return [take_rows(part, rows) for part in inputs]
-    _announce(inputs, rows)
-    batch = inputs[rows]
-    let_go(inputs, batch.nbytes)
-    return batch.astype(np.float32) if batch.dtype == np.float16 else np.asarray(batch)
-
-
-def _announce(array: np.ndarray, rows: np.ndarray) -> None:
-    """Let the system read rows of a memory-mapped array side by side, before they are touched.
-
-    Otherwise it reads them one after another, a few pages at a time. Small rows are left to it.
-    """
-    mapped, size = _mapping(array), array.strides[0]
-    if mapped is None or size < ANNOUNCED_BYTES or not hasattr(mmap, "MADV_WILLNEED"):
-        return
-    start = array.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
-    for row in rows.tolist():
-        place = start + row * size
-        page = place - place % mmap.PAGESIZE
-        mapped.madvise(mmap.MADV_WILLNEED, page, place + size - page)
-
-
-def let_go(array: np.ndarray, taken: int = MAPPED_BYTES) -> None:
-    """Count bytes taken from a memory-mapped array, and let its pages go once they are many.
-
-    What was read of a mapped file counts as memory of the process until the system wants it back:
-    in the end all of it. Pages that are let go stay in the system's cache, or on the disk, and are
-    mapped again when they are read. Of an array that is not mapped, nothing happens; nor where the
-    system has no such call.
-
-    Parameters
-    ----------
-    taken : int
-        Bytes that were read or written; by default so many that the pages are let go now.
-    """
-    mapped = _mapping(array)
-    if mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    _taken[mapped] = _taken.get(mapped, 0) + taken
-    if _taken[mapped] >= MAPPED_BYTES:
-        mapped.madvise(mmap.MADV_DONTNEED)
-        _taken[mapped] = 0
-
-
-def _mapping(array) -> mmap.mmap | None:
-    """Return the file mapping that an array is a view of, unless changes to it are its own."""
-    private = False
-    while array is not None and not isinstance(array, mmap.mmap):
-        private |= getattr(array, "mode", None) == "c"  # never written, so they would be lost
-        array = getattr(array, "base", None)
-    return None if private else array
+        return [read_rows(part, rows) for part in inputs]
+    batch = array_files.read_rows(inputs, rows)
+    return batch.astype(np.float32) if batch.dtype == np.float16 else batch

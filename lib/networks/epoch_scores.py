@@ -9,34 +9,44 @@ import pandera.pandas as pa
 from lib.networks.backend import keras
 
 MACRO_SCORES = ("balanced_accuracy", "precision", "recall", "f1")
-
 CLASS_SCORES = ("precision", "recall", "f1")
 
 
 def history_schema(classes: Sequence[str]) -> pa.DataFrameSchema:
-    """Return the schema of `history.csv`: one row an epoch.
+    """Return the schema of `history.csv`: one row per epoch.
 
-    Validation scores carry the prefix `val_`. All scores but the loss are shares; those without a
-    class are means over the classes. A class without an image has no recall and no F1. `seconds`
-    is the duration of the epoch, validation included.
+    Validation scores have the prefix `val_`. All scores but the loss are between 0 and 1; those
+    without a class are means over the classes. A class without an image has no recall and no F1.
+    `seconds` is the duration of the epoch, validation included.
     """
-    every = ["loss", "accuracy", *MACRO_SCORES]
-    each = [f"{score}_{name}" for name in classes for score in CLASS_SCORES]
+    of_classes = [f"{score}_{name}" for name in classes for score in CLASS_SCORES]
     columns = {"epoch": pa.Column(int, pa.Check.ge(1), unique=True), "stage": pa.Column(str)}
     for prefix in ("", "val_"):
-        columns |= {prefix + score: pa.Column(float) for score in every}
-        columns |= {prefix + score: pa.Column(float, nullable=True) for score in each}
+        columns |= {prefix + s: pa.Column(float) for s in ("loss", "accuracy", *MACRO_SCORES)}
+        columns |= {prefix + score: pa.Column(float, nullable=True) for score in of_classes}
     return pa.DataFrameSchema(columns | {"seconds": pa.Column(float)}, strict=True)
+
+
+def best_epoch(history: pd.DataFrame) -> pd.Series:
+    """Return the history's row of the best epoch, whose weights `training.fit` keeps.
+
+    Examples
+    --------
+    >>> history = pd.DataFrame({"epoch": [1, 2, 3], "val_balanced_accuracy": [0.5, 0.8, 0.8]})
+    >>> int(best_epoch(history)["epoch"])
+    2
+    """
+    return history.loc[history["val_balanced_accuracy"].idxmax()]
 
 
 @keras.saving.register_keras_serializable(package="lib")
 class Scores(keras.metrics.Metric):
     """Balanced accuracy, precision, recall and F1: means over the classes, and of each class.
 
-    An answer is the class with the highest output after it was divided by the class's share in
-    `prior`: the rule of equal priors, whatever the outputs are posteriors under. A class that is
-    never predicted has precision 0; a class without an image has no recall and no F1, and is left
-    out of the means. Kept as a confusion matrix over the epoch.
+    The prediction is the class with the highest output after division by `prior`: the decision
+    under equal priors, whatever prior the outputs are posteriors under. A class that is never
+    predicted has precision 0; a class without an image has no recall and no F1, and is left out of
+    the means. The state is the confusion matrix of the epoch.
     """
 
     def __init__(
@@ -47,59 +57,49 @@ class Scores(keras.metrics.Metric):
         dtype: str = "float32",
     ):
         super().__init__(name=name, dtype=dtype)
+        n = len(classes)
         self.classes = list(classes)
-        equal = [1 / len(self.classes)] * len(self.classes)
-        self.prior = equal if prior is None else [float(share) for share in prior]
-        shape = (len(self.classes), len(self.classes))
-        self.confusion = self.add_weight(shape=shape, initializer="zeros")
+        self.prior = [1 / n] * n if prior is None else [float(p) for p in prior]
+        self.confusion = self.add_weight(shape=(n, n), initializer="zeros")
 
     def get_config(self):
         return super().get_config() | {"classes": self.classes, "prior": self.prior}
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        answers = keras.ops.argmax(y_pred / keras.ops.cast(self.prior, y_pred.dtype), axis=-1)
-        predicted = keras.ops.one_hot(answers, len(self.classes))
-        actual = keras.ops.cast(y_true, predicted.dtype)
-        counts = keras.ops.matmul(keras.ops.transpose(actual), predicted)
-        self.confusion.assign_add(keras.ops.cast(counts, self.confusion.dtype))
+        ops = keras.ops
+        labels = ops.argmax(y_pred / ops.cast(self.prior, y_pred.dtype), axis=-1)
+        predicted = ops.one_hot(labels, len(self.classes))
+        actual = ops.cast(y_true, predicted.dtype)
+        counts = ops.matmul(ops.transpose(actual), predicted)
+        self.confusion.assign_add(ops.cast(counts, self.confusion.dtype))
 
     def result(self):
         ops = keras.ops
-        right = ops.diagonal(self.confusion)
+        correct = ops.diagonal(self.confusion)
         actual, predicted = ops.sum(self.confusion, axis=1), ops.sum(self.confusion, axis=0)
-        present = ops.cast(actual > 0, right.dtype)
-        each = {
-            "precision": right / ops.maximum(predicted, 1),
-            "recall": right / ops.maximum(actual, 1),
-            "f1": 2 * right / ops.maximum(actual + predicted, 1),
+        present = ops.cast(actual > 0, correct.dtype)
+        scores = {
+            "precision": correct / ops.maximum(predicted, 1),
+            "recall": correct / ops.maximum(actual, 1),
+            "f1": 2 * correct / ops.maximum(actual + predicted, 1),
         }
-        mean = {
+        means = {
             score: ops.sum(values * present) / ops.maximum(ops.sum(present), 1)
-            for score, values in each.items()
+            for score, values in scores.items()
         }
-        absent = {
-            score: values if score == "precision" else ops.where(actual > 0, values, np.nan)
-            for score, values in each.items()
+        for score in ("recall", "f1"):
+            scores[score] = ops.where(actual > 0, scores[score], np.nan)
+        of_classes = {
+            f"{score}_{name}": scores[score][i]
+            for i, name in enumerate(self.classes)
+            for score in CLASS_SCORES
         }
-        return (
-            {"balanced_accuracy": mean["recall"]}
-            | mean
-            | {
-                f"{score}_{name}": absent[score][i]
-                for i, name in enumerate(self.classes)
-                for score in CLASS_SCORES
-            }
-        )
+        return {"balanced_accuracy": means["recall"]} | means | of_classes
 
 
 @keras.saving.register_keras_serializable(package="lib")
 class Accuracy(keras.metrics.CategoricalAccuracy):
-    """The share of rows that are predicted right; a row without a class does not count."""
+    """The proportion of correct predictions; rows without a class do not count."""
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         return super().update_state(y_true, y_pred, keras.ops.sum(y_true, axis=-1))
-
-
-def best_epoch(history: pd.DataFrame) -> pd.Series:
-    """Return the history's row that `fit` keeps."""
-    return history.loc[history["val_balanced_accuracy"].idxmax()]

@@ -31,18 +31,11 @@ def forward(
     """
     first = inputs[0] if isinstance(inputs, list) else inputs
     rows = np.arange(len(first)) if rows is None else np.asarray(rows)
-    batches = (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
-    return np.concatenate(
-        [
-            call(
-                model,
-                turned(batching.take_rows(inputs, batch), view)
-                if view
-                else batching.take_rows(inputs, batch),
-            )
-            for batch in batches
-        ]
-    )
+    outputs = []
+    for start in range(0, len(rows), batch_size):
+        batch = batching.read_rows(inputs, rows[start : start + batch_size])
+        outputs.append(call(model, turned(batch, view) if view else batch))
+    return np.concatenate(outputs)
 
 
 def predict(

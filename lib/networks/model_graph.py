@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import inspect
 import json
+from collections.abc import Callable
 
 import numpy as np
 
@@ -28,20 +29,20 @@ def split_before(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Mod
     Raises
     ------
     ValueError
-        The model has no such layer, or `layer` is its input, or the model puts out something that
-        does not depend on `layer`.
+        The model has no such layer, or `layer` is its input, or an output of the model does not
+        depend on `layer`.
     """
     return _split(model, layer, [])
 
 
 def split_after(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Model]:
-    """Cut a model in two: all that depends on what `layer` puts out, and all the rest.
+    """Cut a model in two: all that depends on the output of `layer`, and all the rest.
 
     As `split_before`, but `layer` belongs to the first part, and the first tensor that crosses is
     its output. No cut can be made after the last layer.
     """
-    found = [each for each in calls(model) if each.operation.name == layer]
-    return _split(model, layer, [found[-1].outputs[0]] if found else [])
+    outputs = [call.outputs[0] for call in calls(model) if call.operation.name == layer]
+    return _split(model, layer, outputs[-1:])
 
 
 def train_from(model: keras.Model, layer: str) -> None:
@@ -55,21 +56,22 @@ def train_from(model: keras.Model, layer: str) -> None:
     ValueError
         The model has no such layer.
     """
-    chosen = {id(call.operation) for call in _dependents(model, layer)}
-    for each in model.layers:
-        frozen = isinstance(each, layers.BatchNormalization)
-        each.trainable = id(each) in chosen and not frozen
+    trained = {id(call.operation) for call in _dependents(model, layer)}
+    for part in model.layers:
+        frozen = isinstance(part, layers.BatchNormalization)
+        part.trainable = id(part) in trained and not frozen
 
 
 def _split(model, layer, crossing):
-    behind = _dependents(model, layer)
+    """Cut a model; tensors in `crossing` are computed by the first part."""
+    second = _dependents(model, layer)
     if crossing:
-        behind = [call for call in behind if call.operation.name != layer]
-    made = {id(tensor) for call in behind for tensor in call.outputs}
-    if not made.issuperset(map(id, model.outputs)):
-        raise ValueError(f"what {model.name} puts out does not depend on what comes of {layer!r}")
-    for tensor in (tensor for call in behind for tensor in call.input_tensors):
-        if id(tensor) not in made | {id(each) for each in crossing}:
+        second = [call for call in second if call.operation.name != layer]
+    computed = {id(tensor) for call in second for tensor in call.outputs}
+    if not computed.issuperset(map(id, model.outputs)):
+        raise ValueError(f"an output of {model.name} does not depend on {layer!r}")
+    for tensor in (tensor for call in second for tensor in call.input_tensors):
+        if id(tensor) not in computed | set(map(id, crossing)):
             crossing = [*crossing, tensor]
     if not crossing:
         raise ValueError(f"nothing comes before {layer!r}, an input of {model.name}")
@@ -80,19 +82,19 @@ def _split(model, layer, crossing):
 
 def _dependents(model, layer):
     """Return the calls of `layer` and of all that depend on it, in order."""
-    names = [each.name for each in model.layers]
+    names = [part.name for part in model.layers]
     if layer not in names:
         raise ValueError(unknown_name(model.name, "layer", layer, names))
-    found, made = [], set()
+    dependents, computed = [], set()
     for call in calls(model):
-        if call.operation.name == layer or any(id(each) in made for each in call.input_tensors):
-            found.append(call)
-            made |= {id(each) for each in call.outputs}
-    return found
+        if call.operation.name == layer or computed.intersection(map(id, call.input_tensors)):
+            dependents.append(call)
+            computed.update(map(id, call.outputs))
+    return dependents
 
 
 def calls(model):
-    """Return Keras's nodes of a functional model, each after those whose outputs it takes."""
+    """Return Keras's nodes of a functional model, each after those whose outputs are its inputs."""
     depths = sorted(model._nodes_by_depth, reverse=True)
     return [node for depth in depths for node in model._nodes_by_depth[depth]]
 
@@ -106,11 +108,34 @@ def unknown_name(owner, kind, name, known):
     return f"{owner} has no {kind} {name!r}{hint}; it has: {', '.join(known[:60])}{more}"
 
 
+def snapshot(model: keras.Model) -> Callable[[], None]:
+    """Copy the weights of a model and the states of its random layers.
+
+    Returns
+    -------
+    callable
+        Restores them, as often as it is called.
+    """
+    variables = variables_of(model)
+    values = [to_numpy(variable).copy() for variable in variables]
+
+    def restore():
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+    return restore
+
+
 def weights_digest(model: keras.Model) -> str:
     """Return a SHA-256 over the model's weights (a `.keras` file changes at every save)."""
+    return values_digest(model.weights)
+
+
+def values_digest(variables: list) -> str:
+    """Return a SHA-256 over the values of variables."""
     digest = hashlib.sha256()
-    for weight in model.get_weights():
-        digest.update(np.ascontiguousarray(weight))
+    for variable in variables:
+        digest.update(np.ascontiguousarray(to_numpy(variable)))
     return digest.hexdigest()
 
 
@@ -119,53 +144,54 @@ def digest_of(contents) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def code_digest(*parts) -> str:
+    """Return a SHA-256 over the source code of functions and classes."""
+    return digest_of([inspect.getsource(part) for part in parts])
+
+
 def layers_digest(model: keras.Model) -> str:
-    """Return a SHA-256 over what a model computes, its weights apart.
+    """Return a SHA-256 over what a model computes, except for the values of its weights.
 
-    That is the kinds of its layers and other operations, how they are set, and what each takes
-    from which; of layers of our own, also their code. Their names are left out, for Keras counts
-    them up within a process; not those of their number formats, which are further down.
+    That is the type and the settings of each layer and operation, its inputs, and the source code
+    of layers of our own. Names are left out, since Keras counts them up within a process.
     """
-    places, parts, steps = {}, {}, []
+    tensors, numbers, steps = {}, {}, []
 
-    def place(value):
-        return places.get(id(value), value)
+    def reference(value):
+        return tensors.get(id(value), value)
 
-    for number, call in enumerate(calls(model)):
-        places |= {id(tensor): f"{number} {i}" for i, tensor in enumerate(call.outputs)}
-        part, taken = (
-            call.operation,
-            [call.arguments.args, call.arguments.kwargs],
-        )
-        own = type(part).__module__.startswith("lib.")
-        steps.append(
-            {
-                "kind": type(part).__name__,
-                "which": parts.setdefault(id(part), len(parts)),  # one layer may be called twice
-                "settings": part.get_config() | {"name": None},
-                "code": inspect.getsource(type(part)) if own else None,
-                "takes": keras.tree.map_structure(place, taken),
-            }
-        )
-    ends = [[places[id(tensor)] for tensor in each] for each in (model.inputs, model.outputs)]
+    for i, call in enumerate(calls(model)):
+        tensors |= {id(tensor): f"{i} {k}" for k, tensor in enumerate(call.outputs)}
+        layer = call.operation
+        own = type(layer).__module__.startswith("lib.")
+        arguments = [call.arguments.args, call.arguments.kwargs]
+        step = {
+            "type": type(layer).__name__,
+            "number": numbers.setdefault(id(layer), len(numbers)),  # a layer may be called twice
+            "settings": layer.get_config() | {"name": None},
+            "code": inspect.getsource(type(layer)) if own else None,
+            "inputs": keras.tree.map_structure(reference, arguments),
+        }
+        steps.append(step)
+    ends = [[tensors[id(x)] for x in model.inputs], [tensors[id(x)] for x in model.outputs]]
     return digest_of([steps, ends])
 
 
 def random_states(model: keras.Model) -> list:
     """Return the variables that random layers draw from: a seed and a counter each."""
-    weights_ = {id(each) for each in model.weights}
-    return [each for each in variables_of(model) if id(each) not in weights_]
+    weights = {id(weight) for weight in model.weights}
+    return [variable for variable in variables_of(model) if id(variable) not in weights]
 
 
 def variables_of(model: keras.Model) -> list:
     """Return all variables of a model except those of its metrics."""
-    metrics = {id(each) for each in model.metrics_variables}
-    return [each for each in model.variables if id(each) not in metrics]
+    metrics = {id(variable) for variable in model.metrics_variables}
+    return [variable for variable in model.variables if id(variable) not in metrics]
 
 
 def to_numpy(variable) -> np.ndarray:
-    """Return a variable's or a tensor's values."""
+    """Return the values of a variable or a tensor."""
     value = getattr(variable, "value", variable)
     if keras.backend.backend() == "tensorflow" and hasattr(value, "numpy"):
-        return value.numpy()  # Keras's own way warns about a variable's missing keyword
+        return value.numpy()  # Keras's own way warns about a keyword that a variable lacks
     return np.asarray(keras.ops.convert_to_numpy(value))

@@ -1,8 +1,9 @@
-"""Load published networks, models/<run>, and those of a finished run.
+"""Load published networks, models/<run>, and those of a finished run, runs/<run>.
 
-What lies there is numbers and text. A network is built by the code of this repository from the
-configuration in the manifest, gets the backbone's verified weights and then those that training
-changed, and is handed out only if all its weights have the SHA-256 that they had after training.
+A published network is numbers and text. It is built by the code of this repository from the
+configuration in the manifest, gets the verified weights of its backbone and then those that
+training changed, and is returned only if all its weights have the SHA-256 that they had after
+training.
 """
 
 from pathlib import Path
@@ -31,32 +32,26 @@ MODELS = paths.ROOT / "models"
 
 MANIFEST = "manifest.json"
 
-#: The networks that are published: the folder under runs/<run>, and the name under which
-#: `training.save` wrote each.
+#: The published networks: their folder under runs/<run>, and their name there (`saving.save`).
 SOURCES = {
     "baseline_cnn": ("baseline_cnn", "model"),
     "vgg16_frozen": ("vgg16_transfer", "frozen"),
     "vgg16_fine_tuned": ("vgg16_transfer", "model"),
 }
 
-
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-
-Shares = dict[str, Annotated[float, Field(gt=0, lt=1)]]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Model(_Part):
-    """What the manifest says of one network."""
+class Model(BaseModel):
+    """The entry of one network in the manifest."""
 
+    model_config = STRICT
     file: Annotated[str, Field(pattern=r"^\w+\.npz$")]
     sha256: Sha256
     bytes: int
-    #: of the whole network, those of the backbone included
+    #: of the whole network, the backbone included
     weights_sha256: Sha256
     #: how many values the file holds
     values: int
@@ -65,27 +60,28 @@ class Model(_Part):
     test_time_views: Annotated[int, Field(ge=1)]
 
 
-class Manifest(_Part):
+class Manifest(BaseModel):
     """`manifest.json` of a published run."""
 
+    model_config = STRICT
     run: str
     configuration: Config
     classes: list[str]
-    #: the classes' shares among the training images
-    training_prior: Shares
-    #: of VGG16's weights; none where the backbone is another
+    #: the class frequencies among the training images
+    training_prior: dict[str, Annotated[float, Field(gt=0, lt=1)]]
+    #: of VGG16's weights; none for another backbone
     vgg16_sha256: Sha256 | None
     versions: dict[str, str]
     models: dict[str, Model]
 
     @model_validator(mode="after")
-    def _speaks_of_the_same_classes(self):
-        biases = [each.calibration.bias for each in self.models.values()]
-        found = [self.configuration.classes, *map(list, (self.training_prior, *biases))]
-        if found[0] != self.classes or any(set(each) != set(self.classes) for each in found):
-            raise ValueError(f"classes = {self.classes}; elsewhere they are {found}")
+    def _has_the_same_classes_everywhere(self):
+        biases = [model.calibration.bias for model in self.models.values()]
+        lists = [self.configuration.classes, *map(list, (self.training_prior, *biases))]
+        if lists[0] != self.classes or any(set(names) != set(self.classes) for names in lists):
+            raise ValueError(f"classes = {self.classes}; elsewhere they are {lists}")
         if abs(sum(self.training_prior.values()) - 1) > 1e-6:
-            raise ValueError("shares of classes that do not add up to 1")
+            raise ValueError("training_prior does not add up to 1")
         return self
 
 
@@ -95,28 +91,95 @@ class Note(NamedTuple):
     #: the file that it comes from, for a reader
     source: str
     config: Config
-    #: the classes' shares among the training images, ndarray of float, shape (classes,)
+    #: class frequencies among the training images, ndarray of float, shape (classes,)
     training_prior: np.ndarray
-    #: makes posteriors under these shares of the network's outputs
+    #: turns the network's outputs into posteriors under the training prior
     calibration: Calibration
     class_balance: str
     test_time_views: int
     weights_sha256: str
 
 
+def load(run: str | Path, model: str) -> tuple[keras.Model, Note]:
+    """Load a published network, in float32, and what is needed to use it.
+
+    Parameters
+    ----------
+    run : str or Path
+        The name of models/<run>, or the absolute path of another folder with such files.
+    model : str
+        One of `SOURCES`.
+
+    Raises
+    ------
+    FileNotFoundError
+        The run is not published, or the network's file is missing.
+    OSError
+        The weights of the backbone are not available (`vgg16_weights.load_backbone_weights`).
+    ValueError
+        The manifest is invalid or has no such network; the file is not the one that it names, or
+        does not fit the network; or the weights are not those of the network that was trained.
+    """
+    folder = MODELS / run
+    manifest = read_manifest(folder / MANIFEST)
+    if model not in manifest.models:
+        raise ValueError(
+            f"{paths.relative(folder / MANIFEST)} has no network {model!r}; it has: "
+            f"{', '.join(manifest.models)}"
+        )
+    entry, config = manifest.models[model], manifest.configuration
+    file = folder / entry.file
+    trained_values = _read_values(file, entry)
+    network = build(config, model)
+    _set_values(network, trained_values, backbone_values(network, model), file)
+    digest = model_graph.weights_digest(network)
+    if digest != entry.weights_sha256:
+        raise ValueError(
+            f"{paths.relative(file)}: the network's weights have the SHA-256 {digest}; after "
+            f"training it was {entry.weights_sha256}"
+        )
+    return network, Note(
+        source=paths.relative(file),
+        config=config,
+        training_prior=np.array([manifest.training_prior[name] for name in config.classes]),
+        calibration=entry.calibration.of_classes(config.classes),
+        class_balance=entry.class_balance,
+        test_time_views=entry.test_time_views,
+        weights_sha256=digest,
+    )
+
+
+def read_manifest(file: Path) -> Manifest:
+    """Read and check the manifest of a published run."""
+    if not file.is_file():
+        published = sorted(other.parent.name for other in MODELS.glob(f"[!.]*/{MANIFEST}"))
+        raise FileNotFoundError(
+            f"{paths.relative(file)}: no such file; `make publish-models` writes it; published "
+            f"are: {', '.join(published) or 'none'}"
+        )
+    try:
+        return Manifest.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'the whole'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise ValueError(f"{paths.relative(file)}: not a manifest of networks: {faults}") from None
+
+
 def run_file(config: Config, model: str) -> Path:
-    """Return where a run of one's own has a network, whether it is there or not."""
+    """Return the file of a network of one's own run, whether it exists or not."""
     folder, name = SOURCES[model]
     return paths.run_folder(config.name) / folder / f"{name}.keras"
 
 
 def read_run(config: Config, model: str) -> tuple[keras.Model, Note]:
-    """Read a network from one's own run, runs/<run>.
+    """Load a network of one's own run, runs/<run>.
 
     Raises
     ------
     FileNotFoundError
-        The run has none, or lacks what belongs to it.
+        The run has none, or lacks a file that belongs to it.
     ValueError
         It was trained, or its images were prepared, with other settings; or its weights are not
         those that its training ended with.
@@ -125,163 +188,46 @@ def read_run(config: Config, model: str) -> tuple[keras.Model, Note]:
     index = datasets.read_index(config)
     prepared = {"preprocessing": config.preprocessing.model_dump()}
     paths.check_note(paths.run_folder(config.name) / "images.npy", prepared, "notebook 02")
-    settings = _settings(config, model)
-    said = saving.read_manifest(file)
-    if model == "baseline_cnn":  # asked once for each image; its manifest does not speak of views
-        said.setdefault("test_time_views", 1)
-    for key, value in settings.items():
-        if said.get(key) != value:
+    manifest = saving.read_manifest(file)
+    settings = config.baseline_cnn if model == "baseline_cnn" else config.vgg16_transfer
+    expected = {"class_balance": settings.class_balance}
+    if model != "baseline_cnn":  # which predicts each image once
+        expected["test_time_views"] = settings.test_time_views
+    for key, value in expected.items():
+        if manifest.get(key) != value:
             raise ValueError(
-                f"{paths.relative(file)}: its manifest says {key} = {said.get(key)}; expected "
+                f"{paths.relative(file)}: its manifest says {key} = {manifest.get(key)}; expected "
                 f"{value}; run the notebook that trains it again"
             )
+    try:
+        fitted = Calibration.model_validate(manifest.get("calibration"))
+        calibration = fitted.of_classes(config.classes)
+    except ValueError as error:  # pydantic's as well
+        raise ValueError(
+            f"{paths.relative(file)}: its manifest lacks a calibration that can be used "
+            f"({' '.join(str(error).split())}); run the notebook that trains it again"
+        ) from None
     return network, Note(
         source=paths.relative(file),
         config=config,
         training_prior=priors.training_prior(index, config.classes),
-        calibration=_calibration(said, config.classes, file),
-        weights_sha256=said["weights_sha256"],
-        **settings,
+        calibration=calibration,
+        class_balance=settings.class_balance,
+        test_time_views=expected.get("test_time_views", 1),
+        weights_sha256=manifest["weights_sha256"],
     )
-
-
-def _settings(config: Config, model: str) -> dict:
-    """Return how a network was trained and is asked, of what its outputs' meaning depends on."""
-    if model == "baseline_cnn":
-        return {"class_balance": config.baseline_cnn.class_balance, "test_time_views": 1}
-    of = config.vgg16_transfer
-    return {"class_balance": of.class_balance, "test_time_views": of.test_time_views}
-
-
-def _calibration(said: dict, classes: list[str], file: Path) -> Calibration:
-    try:
-        return Calibration.model_validate(said.get("calibration")).of_classes(classes)
-    except ValueError as error:  # pydantic's too
-        fault = " ".join(str(error).split())
-        raise ValueError(
-            f"{paths.relative(file)}: its manifest lacks a calibration that can be used ({fault}); "
-            "run the notebook that trains it again"
-        ) from None
-
-
-def load(run: str, model: str) -> tuple[keras.Model, Note]:
-    """Load a published network, in float32, and what is needed to use it.
-
-    Parameters
-    ----------
-    run : str
-        Names models/<run>.
-    model : str
-        One of `SOURCES`.
-
-    Raises
-    ------
-    FileNotFoundError
-        The run is not published, or its file is not there.
-    OSError
-        The backbone's weights could not be had (`weights.load_backbone_weights`).
-    ValueError
-        The manifest is not as it should be or has no such network; the file is not the one that it
-        names, or does not fit the network; or the weights are not those of the network that was
-        trained.
-    """
-    return load_from(MODELS / run, model)
-
-
-def load_from(folder: Path, model: str) -> tuple[keras.Model, Note]:
-    """Load a network from a folder that `publish` wrote; see `load`."""
-    manifest = read_manifest(folder / MANIFEST)
-    if model not in manifest.models:
-        raise ValueError(
-            f"{paths.relative(folder / MANIFEST)} has no network {model!r}; it has: "
-            f"{', '.join(manifest.models)}"
-        )
-    said = manifest.models[model]
-    file, config = folder / said.file, manifest.configuration
-    stored = _read_stored(file, said)
-    network = build(config, model)
-    _set_stored(network, stored, backbone_values(network, model), file)
-    found = model_graph.weights_digest(network)
-    if found != said.weights_sha256:
-        raise ValueError(
-            f"{paths.relative(file)}: the network's weights have the SHA-256 {found}; after "
-            f"training it was {said.weights_sha256}"
-        )
-    return network, Note(
-        source=paths.relative(file),
-        config=config,
-        training_prior=np.array([manifest.training_prior[name] for name in config.classes]),
-        calibration=said.calibration.of_classes(config.classes),
-        class_balance=said.class_balance,
-        test_time_views=said.test_time_views,
-        weights_sha256=found,
-    )
-
-
-def read_manifest(file: Path) -> Manifest:
-    """Read and check the manifest of a published run."""
-    if not file.is_file():
-        there = sorted(each.parent.name for each in MODELS.glob(f"[!.]*/{MANIFEST}"))
-        raise FileNotFoundError(
-            f"{paths.relative(file)}: no such file; `make publish-models` writes it; published "
-            f"are: {', '.join(there) or 'none'}"
-        )
-    try:
-        return Manifest.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'the whole'}: {each['msg']}"
-            for each in error.errors()
-        )
-        raise ValueError(f"{paths.relative(file)}: not a manifest of networks: {faults}") from None
 
 
 def build(config: Config, model: str) -> keras.Model:
-    """Build a network, in float32, with the backbone's verified weights where it has one."""
+    """Build a network, in float32, with the verified weights of its backbone if it has one."""
     size, n_classes = config.preprocessing.image_size, len(config.classes)
+    options = {"augmentation": config.augmentation, "seed": config.seed}
     with devices.policy("float32"):
         if model == "baseline_cnn":
-            return baseline_cnn.baseline_cnn(
-                size, n_classes, config.baseline_cnn, config.augmentation, config.seed
-            )
-        network = vgg16.vgg16_transfer(
-            size, n_classes, config.vgg16_transfer, config.augmentation, config.seed
-        )
+            return baseline_cnn.baseline_cnn(size, n_classes, config.baseline_cnn, **options)
+        network = vgg16.vgg16_transfer(size, n_classes, config.vgg16_transfer, **options)
     vgg16_weights.load_backbone_weights(network, config.vgg16_transfer)
     return network
-
-
-def _read_stored(file: Path, said: Model) -> dict[str, np.ndarray]:
-    if not file.is_file():
-        raise FileNotFoundError(f"{paths.relative(file)}: no such file; its manifest names it")
-    found = array_files.file_digest(file)
-    if found != said.sha256:
-        raise ValueError(
-            f"{paths.relative(file)}: SHA-256 is {found}; its manifest says {said.sha256}"
-        )
-    return array_files.read_arrays(file)[0]
-
-
-def _set_stored(
-    network: keras.Model, stored: dict[str, np.ndarray], given: dict, file: Path
-) -> None:
-    """Set what was stored; every weight that the backbone did not bring must be there."""
-    variables = _variables(network)
-    missing = [name for name in variables if name not in stored and name not in given]
-    unknown = [name for name in stored if name not in variables]
-    if missing or unknown:
-        raise ValueError(
-            f"{paths.relative(file)} lacks {', '.join(missing) or 'nothing'}, and holds "
-            f"{', '.join(unknown) or 'nothing'} that {network.name} does not have"
-        )
-    for name, values in stored.items():
-        expected = tuple(variables[name].shape)
-        if values.shape != expected or values.dtype not in (np.float16, np.float32):
-            raise ValueError(
-                f"{paths.relative(file)}: {name} is {values.dtype} of shape {values.shape}; "
-                f"expected float16 or float32 of shape {expected}"
-            )
-        variables[name].assign(values.astype(np.float32))
 
 
 def backbone_values(network: keras.Model, model: str) -> dict[str, np.ndarray]:
@@ -289,17 +235,48 @@ def backbone_values(network: keras.Model, model: str) -> dict[str, np.ndarray]:
     if model == "baseline_cnn":
         return {}
     head = tuple(f"{name}/" for name in vgg16_weights.HEAD)
-    return {n: values for n, values in values_by_name(network).items() if not n.startswith(head)}
+    values = values_by_name(network)
+    return {name: array for name, array in values.items() if not name.startswith(head)}
 
 
 def values_by_name(network: keras.Model) -> dict[str, np.ndarray]:
     """Return a network's weights as arrays, by `<layer>/<weight>`."""
-    return {name: model_graph.to_numpy(each) for name, each in _variables(network).items()}
+    return {name: model_graph.to_numpy(weight) for name, weight in _weights(network).items()}
 
 
-def _variables(network: keras.Model) -> dict[str, keras.Variable]:
-    """Return a network's weights as `<layer>/<weight>`."""
-    named = {f"{part.name}/{each.name}": each for part in network.layers for each in part.weights}
-    if len(named) < len(network.weights):
-        raise ValueError(f"{network.name} has two weights of one name; expected names that differ")
+def _weights(network: keras.Model) -> dict[str, keras.Variable]:
+    weights = [(layer.name, weight) for layer in network.layers for weight in layer.weights]
+    named = {f"{layer}/{weight.name}": weight for layer, weight in weights}
+    if len(named) < len(weights):
+        raise ValueError(f"{network.name} has two weights of one name; expected different names")
     return named
+
+
+def _read_values(file: Path, entry: Model) -> dict[str, np.ndarray]:
+    if not file.is_file():
+        raise FileNotFoundError(f"{paths.relative(file)}: no such file; its manifest names it")
+    digest = array_files.file_digest(file)
+    if digest != entry.sha256:
+        name = paths.relative(file)
+        raise ValueError(f"{name}: SHA-256 is {digest}; its manifest says {entry.sha256}")
+    return array_files.read_arrays(file)[0]
+
+
+def _set_values(network: keras.Model, values: dict, backbone: dict, file: Path) -> None:
+    """Set weights; every one that the backbone did not bring must be in the file."""
+    weights = _weights(network)
+    missing = [name for name in weights if name not in values and name not in backbone]
+    unknown = [name for name in values if name not in weights]
+    if missing or unknown:
+        raise ValueError(
+            f"{paths.relative(file)} lacks {', '.join(missing) or 'nothing'}, and holds "
+            f"{', '.join(unknown) or 'nothing'} that {network.name} does not have"
+        )
+    for name, array in values.items():
+        expected = tuple(weights[name].shape)
+        if array.shape != expected or array.dtype not in (np.float16, np.float32):
+            raise ValueError(
+                f"{paths.relative(file)}: {name} is {array.dtype} of shape {array.shape}; "
+                f"expected float16 or float32 of shape {expected}"
+            )
+        weights[name].assign(array.astype(np.float32))

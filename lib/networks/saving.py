@@ -14,23 +14,24 @@ from lib.networks.backend import keras, machine, versions
 
 
 def save(
-    model: keras.Model, folder: Path, history: pd.DataFrame, name: str = "model", **notes
+    model: keras.Model, folder: Path, history: pd.DataFrame, name: str = "model", **values
 ) -> dict:
     """Write `<name>.keras`, `history.csv` and `manifest.json`, each whole or not at all.
 
-    A name other than `model` goes into the names of the other two as well.
-
-    Whatever precision it was trained in, the model is kept in float32.
+    With a name other than `model`, the other two are `history_<name>.csv` and
+    `manifest_<name>.json`. The model is saved in float32, whatever it was trained in.
 
     Parameters
     ----------
-    notes
-        What else the manifest shall say.
+    history : DataFrame
+        `epoch_scores.history_schema`.
+    **values
+        Further entries of the manifest.
 
     Returns
     -------
     dict
-        The manifest: weights' hash, best epoch, duration, versions, machine.
+        The manifest: SHA-256 of the weights, best epoch, duration, versions, machine.
     """
     folder.mkdir(parents=True, exist_ok=True)
     exact = in_float32(model)
@@ -38,70 +39,71 @@ def save(
     partial = paths.temporary(file)
     exact.save(partial)
     os.replace(partial, file)
-    suffix = "" if name == "model" else f"_{name}"
+    suffix = _suffix(name)
     tables.write_table(history, folder / f"history{suffix}.csv")
-    last_stage = history["stage"].iloc[-1]
+    last_stage = history[history["stage"] == history["stage"].iloc[-1]]
     return write_manifest(
         folder,
         f"manifest{suffix}",
         parameters=model.count_params(),
         weights_sha256=model_graph.weights_digest(exact),
         epochs=len(history),
-        best_epoch=int(epoch_scores.best_epoch(history[history["stage"] == last_stage])["epoch"]),
+        best_epoch=int(epoch_scores.best_epoch(last_stage)["epoch"]),
         seconds=round(float(history["seconds"].sum()), 1),
         precision=model.layers[-2].dtype_policy.name,
-        **notes,
+        **values,
     )
 
 
-def write_manifest(folder: Path, name: str = "manifest", **notes) -> dict:
-    """Write `<name>.json`: how a model came about, when, on what machine, with which versions."""
-    manifest = notes | {
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine(),
-    }
-    manifest |= versions()
-    paths.write_text(folder / f"{name}.json", json.dumps(manifest, indent=1) + "\n")
+def write_manifest(folder: Path, name: str = "manifest", **values) -> dict:
+    """Write `<name>.json`: the values, and when, on which machine and with which versions."""
+    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    manifest = values | {"finished": finished, "machine": machine()} | versions()
+    tables.write_json(manifest, folder / f"{name}.json")
     return manifest
 
 
-def add_to_manifest(folder: Path, name: str = "manifest", **notes) -> None:
-    """Add to `<name>.json` what was found after the model had been saved."""
+def add_to_manifest(folder: Path, name: str = "manifest", **values) -> None:
+    """Add values to `<name>.json`."""
     file = folder / f"{name}.json"
-    manifest = json.loads(file.read_text(encoding="utf-8")) | notes
-    paths.write_text(file, json.dumps(manifest, indent=1) + "\n")
+    tables.write_json(_read_json(file) | values, file)
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """Return the model with every layer in float32; itself if it is so already."""
-    layers = [part for part in model.layers if isinstance(part, keras.Layer)]
-    if all(each.dtype_policy.name in ("float32", "uint8") for each in layers):
+    """Return the model with every layer in float32; the model itself if that is so already."""
+    layers = [layer for layer in model.layers if isinstance(layer, keras.Layer)]
+    if all(layer.dtype_policy.name in ("float32", "uint8") for layer in layers):
         return model
 
-    def exact(part):
-        settings = part.get_config()
-        if isinstance(part, keras.Layer):  # the others, `keras.ops`, take their inputs' format
+    def copy(layer):
+        settings = layer.get_config()
+        if isinstance(layer, keras.Layer):  # operations of `keras.ops` follow their inputs
             settings["dtype"] = "float32"
-        return type(part).from_config(settings)
+        return type(layer).from_config(settings)
 
-    twin = keras.models.clone_model(model, clone_function=exact)
-    twin.set_weights(model.get_weights())
-    for part in twin.layers:
-        if isinstance(part, keras.layers.Normalization):
-            part.finalize_state()  # it computes with a copy of its weights
-    return twin
+    exact = keras.models.clone_model(model, clone_function=copy)
+    exact.set_weights(model.get_weights())
+    for layer in exact.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it computes with copies of its weights
+    return exact
 
 
 def read_model(config: Config, folder: str, name: str = "model") -> keras.Model:
-    """Load a model that `save` wrote.
+    """Load a model of a run that `save` wrote.
+
+    Parameters
+    ----------
+    folder : str
+        Below runs/<run>, such as `baseline_cnn`.
 
     Raises
     ------
     FileNotFoundError
         There is none, or no manifest beside it.
     ValueError
-        The file is no model, or one that carries code of its own, which is not run, or its weights
-        are not those that the manifest beside it names.
+        The file is not a model, or contains code, which is never run, or its weights are not those
+        that the manifest names.
     """
     file = paths.run_folder(config.name) / folder / f"{name}.keras"
     if not file.is_file():
@@ -109,10 +111,10 @@ def read_model(config: Config, folder: str, name: str = "model") -> keras.Model:
             f"{paths.relative(file)}: no such file; run the notebook that trains it"
         )
     model = load_model(file)
-    said, expected = read_manifest(file).get("weights_sha256"), model_graph.weights_digest(model)
-    if said != expected:
+    digest, expected = read_manifest(file).get("weights_sha256"), model_graph.weights_digest(model)
+    if digest != expected:
         raise ValueError(
-            f"{paths.relative(file)}: its manifest says weights_sha256 = {said}; expected "
+            f"{paths.relative(file)}: its manifest says weights_sha256 = {digest}; expected "
             f"{expected}; run the notebook that trains it again"
         )
     return model
@@ -124,22 +126,36 @@ def read_manifest(file: Path) -> dict:
     Raises
     ------
     FileNotFoundError, ValueError
-        There is none, or it is no JSON file.
+        There is none, or it is not a JSON file.
     """
-    suffix = "" if file.stem == "model" else f"_{file.stem}"
-    manifest = file.with_name(f"manifest{suffix}.json")
-    if not manifest.is_file():
-        raise FileNotFoundError(f"{paths.relative(manifest)}: no such file; {file.name} needs it")
-    try:
-        return json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{paths.relative(manifest)}: not a JSON file: {error}") from None
+    return _read_json(file.with_name(f"manifest{_suffix(file.stem)}.json"))
 
 
 def load_model(file: Path) -> keras.Model:
-    """Load a `.keras` file in safe mode: nothing that is code in it is run."""
+    """Load a `.keras` file in safe mode: code in it is not run.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, not a model, or contains code.
+    """
     try:
         return keras.saving.load_model(file, compile=False, safe_mode=True)
     except array_files.DAMAGE as error:
-        said = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"{paths.relative(file)}: not a model that can be used: {said}") from None
+        reason = f"not a model that can be used: {str(error).partition(chr(10))[0]}"
+        raise ValueError(f"{paths.relative(file)}: {reason}") from None
+
+
+def _suffix(name: str) -> str:
+    return "" if name == "model" else f"_{name}"
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{paths.relative(file)}: no such file; run the notebook that writes it"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{paths.relative(file)}: not a JSON file: {error}") from None

