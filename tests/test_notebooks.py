@@ -3,6 +3,7 @@
 import ast
 import re
 import statistics
+from itertools import pairwise
 
 import nbformat
 import pytest
@@ -95,9 +96,9 @@ def test_it_ends_with_results_limitations_and_what_comes_next(notebook):
         output.get("data", {}).get("text/markdown", "") for output in outputs(cells)
     )
     results = prose.partition("Limitations")[0]
-    bullets = re.findall(r"^[-*] ", f"{results}\n{displayed}", flags=re.MULTILINE)
+    bullets = re.findall(r"^- .+(?:\n(?!- ).+)*", f"{results}\n{displayed}", flags=re.MULTILINE)
     assert len(bullets) == BULLETS_IN_RESULTS
-    for bullet in re.findall(r"^[-*] .+", f"{results}\n{displayed}", flags=re.MULTILINE):
+    for bullet in bullets:
         assert re.search(r"\d", bullet), f"no number in: {bullet}"
     limitations = re.search(r"Limitations[.:]?\**\s*\n+- ", prose)
     assert limitations, "expected Limitations as bullets"
@@ -165,7 +166,7 @@ def test_its_outputs_hold_no_error_no_warning_and_no_path_of_a_machine(notebook)
 
 def test_every_figure_has_an_alternative_text_and_a_caption(notebook):
     shown = outputs(code_cells(notebook))
-    for output, following in zip(shown, [*shown[1:], None], strict=True):
+    for output, following in pairwise([*shown, None]):
         for kind in set(IMAGES) & set(output.get("data", {})):
             assert len(output.metadata[kind]["alt"]) > 20
             assert following.data["text/markdown"].startswith("**Figure ")
