@@ -48,13 +48,20 @@ def code_lines(source):
 
 
 def imports(source):
-    """Return the dotted names of all modules that a source imports from this repository."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
+    """Return the dotted names of all modules of this repository that a source imports.
+
+    Imports for type checkers only (`if TYPE_CHECKING`) do not count: they never run.
+    """
+    names, waiting = set(), [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        waiting += ast.iter_child_nodes(node)
     return {name for name in names if name.split(".")[0] in ("lib", "tools", "studies", "tests")}
 
 
