@@ -1,6 +1,7 @@
 """The choices of a run: one YAML file, validated strictly."""
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,18 +59,18 @@ class Data(_Section):
     """Which images: a folder in HAM10000's layout."""
 
     folder: str
-    #: whose images they are; follows the caption of every figure that shows some
+    #: source of the images, added to the caption of every figure that shows any
     attribution: Annotated[str, Field(min_length=1)]
-    #: present: the folder is generated; absent: the images are real
+    #: present: the images are drawn by a program; absent: they are real
     synthetic: Synthetic | None = None
-    #: at most so many images of each class, whole lesions drawn at random; absent: all
+    #: at most this many images per class, whole lesions drawn at random; absent: all
     images_per_class: Annotated[int, Field(ge=10)] | None = None
-    #: the largest share of images that may be lost because they cannot be used
+    #: largest proportion of images that may be dropped because they cannot be used
     max_dropped: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
 class Split(_Section):
-    """Shares of the lesions, not of the images."""
+    """Proportions of the lesions, not of the images."""
 
     validation: Fraction
     test: Fraction
@@ -92,12 +93,12 @@ class Preprocessing(_Section):
     #: pixels; eight poolings by two need at least 2**8 = 256
     image_size: Annotated[int, Field(ge=256, le=1024)]
     remove_hair: bool
-    #: hair is looked for at a second scale too: strands twice as wide
+    #: also detect hair at a second scale: strands twice as wide
     thick_hair: bool = False
     remove_bubbles: bool
-    #: side of the median filter in pixels; 0 leaves it out
+    #: side of the median filter in pixels; 0: no filter
     median_kernel: Literal[0, 3, 5]
-    #: side of the mean filter in pixels, to compare with; 0 leaves it out
+    #: side of the mean filter in pixels, for comparison; 0: no filter
     mean_kernel: Literal[0, 3, 5] = 0
     color_constancy: bool
     equalize_contrast: bool
@@ -110,43 +111,43 @@ class Preprocessing(_Section):
 
 
 class ColorJitter(_Section):
-    """Random changes of colour, each image its own; mild, for colour is diagnostic.
+    """Random colour changes of each training image; mild, because colour is diagnostic.
 
-    The limits come from 983 of HAM10000's images. From image to image the skin around the lesion
-    differs by 0.079 in brightness and by 44 % of the mean in saturation, and the whole image by
-    39 % in contrast (standard deviations): jitter stays below what light and camera do. Hue is
-    turned by less than the 8.7 degrees that lie between lesion and skin in the median image.
+    The limits come from 983 images of HAM10000. Their standard deviations between images are 0.079
+    in brightness and 44 % of the mean in saturation for the skin around the lesion, and 39 % in
+    contrast for the whole image: jitter stays below the variation due to light and camera. Hue
+    changes by less than the median difference of 8.7 degrees between lesion and skin.
     """
 
-    #: added to or taken from every value, black being 0 and white 1
+    #: largest value added to or subtracted from every pixel (black 0, white 1)
     brightness: Annotated[float, Field(ge=0, le=0.06)] = 0.0
-    #: the distance from the image's mean colour grows or shrinks by up to this share
+    #: largest relative change of the distance to the mean colour of the image
     contrast: Annotated[float, Field(ge=0, le=0.2)] = 0.0
-    #: saturation (of HSV) grows or shrinks by up to this share
+    #: largest relative change of saturation (HSV)
     saturation: Annotated[float, Field(ge=0, le=0.2)] = 0.0
-    #: hue is turned by up to so many degrees either way
+    #: largest rotation of hue, in degrees
     hue_degrees: Annotated[float, Field(ge=0, le=8)] = 0.0
 
 
 class Augmentation(_Section):
     """Random changes of training images only; the paper names the kinds, not the amounts."""
 
-    #: an image is turned by up to so many degrees either way
+    #: largest rotation in either direction
     rotation_degrees: Annotated[float, Field(ge=0, le=180)]
-    #: an image is enlarged or shrunk by up to this share
+    #: largest relative change of size
     zoom: Annotated[float, Field(ge=0, lt=0.5)]
     flip: Literal["none", "horizontal", "vertical", "horizontal_and_vertical"]
-    #: not in the paper; absent: colours are left alone
+    #: not in the paper; absent: colours are not changed
     color_jitter: ColorJitter | None = None
 
 
 class Training(_Section):
-    """What the hardware is used for; the same for every network of the run."""
+    """Number format and devices, the same for every network of the run."""
 
     #: number format of the layers in training; auto: bfloat16 where the GPU or the processor
     #: computes it natively, else float32. Predictions are always made in float32.
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    #: all: each batch is shared out among the GPUs of this machine
+    #: all: each batch is divided among the GPUs of this machine
     devices: Literal["one", "all"] = "one"
 
 
@@ -155,9 +156,9 @@ class Stage(_Section):
 
     epochs: Positive
     learning_rate: Rate
-    #: after the warm-up: kept, or let down to zero along half a cosine
+    #: of the learning rate after the warm-up: constant, or half a cosine down to zero
     schedule: Literal["constant", "cosine"] = "constant"
-    #: the learning rate rises from zero over so many epochs; with `schedule: cosine` only
+    #: epochs over which the learning rate rises from zero; only with `schedule: cosine`
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -172,10 +173,10 @@ class Stage(_Section):
 
 
 class Network(Stage):
-    """A network trained from its first layer on."""
+    """A network trained from scratch."""
 
     batch_size: Positive
-    #: weights: rare classes weigh more in the loss; sampling: they are drawn more often
+    #: weights: rare classes have larger loss weights; sampling: they are drawn more often
     class_balance: ClassBalance
 
 
@@ -184,7 +185,7 @@ class BaselineCNN(Network):
 
     filters: Annotated[list[Positive], Field(min_length=8, max_length=8)]
     dense_units: Annotated[list[Positive], Field(min_length=2, max_length=2)]
-    #: of the variant whose output layer is a ReLU, as the paper has it
+    #: epochs of the variant with a ReLU output layer, as in the paper
     relu_output_epochs: Positive
 
 
@@ -197,28 +198,28 @@ class AlexNet(Network):
 
 
 class FineTune(Stage):
-    """The second stage: this layer of the backbone and all after it are trained."""
+    """The second stage: one layer of the backbone and all layers after it are trained."""
 
     from_layer: str
-    #: true: what lies before is computed once for each view; false: anew in every epoch,
-    #: each time with other augmentation
+    #: true: features before that layer are computed once per view and cached;
+    #: false: computed in every epoch, with new augmentation
     cached: bool = True
 
 
 class VGG16Transfer(_Section):
     """A pretrained backbone, VGG16 by default, with a new head: frozen, then fine-tuned."""
 
-    #: a network of keras.applications; its weights are Keras's, VGG16's also from elsewhere
+    #: a network of keras.applications with its ImageNet weights
     backbone: str = "VGG16"
-    #: pixels; VGG16 was trained at 224, and takes any size from 32
+    #: pixels; VGG16 was trained at 224 and accepts any size from 32
     input_size: Annotated[int, Field(ge=32, le=1024)]
-    #: layers of the backbone whose maps are averaged and joined: what the head sees
+    #: layers of the backbone whose pooled feature maps are the input of the head
     feature_layers: Annotated[list[str], Field(min_length=1)]
     dense_units: Positive
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    #: views of each training image whose frozen features are kept: the plain one and augmented ones
+    #: cached views of each training image: the plain image and augmented ones
     views: Positive
-    #: an image is predicted in so many of its eight flips and quarter turns, and the mean is taken
+    #: number of flips and quarter turns over which predictions are averaged
     test_time_views: Literal[1, 2, 4, 8] = 1
     batch_size: Positive
     class_balance: ClassBalance
@@ -227,18 +228,18 @@ class VGG16Transfer(_Section):
 
 
 class Evaluation(_Section):
-    """How certain the figures are, and what is shown."""
+    """Bootstrap intervals and example images."""
 
     bootstrap_draws: Annotated[int, Field(ge=100)]
     confidence: Fraction
-    #: right and wrong test images shown for each class
+    #: correctly and wrongly predicted test images shown per class
     examples_per_class: Annotated[int, Field(ge=1, le=6)]
 
 
 class Heatmaps(_Section):
-    """Where the gradient is read."""
+    """The layers explained by Grad-CAM."""
 
-    #: convolution of the baseline CNN; the fifth still has a 16 x 16 map
+    #: convolution of the baseline CNN; the fifth has 16 x 16 feature maps
     baseline_layer: Literal[tuple(f"conv{i}" for i in range(1, 9))]
     #: convolution of the backbone, at or before the last of `feature_layers`
     vgg16_layer: str
@@ -268,7 +269,7 @@ class Config(_Section):
 
     @property
     def names(self) -> dict[str, str]:
-        """The full name of every diagnosis that the metadata may have."""
+        """The full name of every diagnosis that the metadata may contain."""
         return CLASS_NAMES | self.class_names
 
     @model_validator(mode="after")
@@ -283,7 +284,7 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _names_layers_of_vgg16(self):
-        """Check the names of VGG16's layers; another backbone's when the network is built."""
+        """Check the layer names of VGG16; those of other backbones are checked when it is built."""
         settings = self.vgg16_transfer
         if settings.backbone != "VGG16":
             return self
@@ -317,7 +318,7 @@ def load_config(path: str | Path) -> Config:
     Raises
     ------
     FileNotFoundError
-        No such file; the message lists those there are.
+        No such file; the message lists the existing ones.
     ValueError
         Not YAML, a key that is unknown, missing or given twice, a wrong type or an impossible
         value; the message names the file, the key, the value and what is allowed.
@@ -344,7 +345,7 @@ def load_config(path: str | Path) -> Config:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """A YAML loader that refuses a key given twice, where PyYAML keeps the last."""
+    """A YAML loader that refuses duplicate keys; PyYAML keeps the last one."""
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -358,8 +359,7 @@ def _describe(fault: dict) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         allowed = _fields(fault["loc"][:-1])
-        close = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(str(fault["loc"][-1]), allowed)
         return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed)})"
     if fault["type"] == "missing":
         return f"missing key {key!r}"
@@ -369,11 +369,21 @@ def _describe(fault: dict) -> str:
     return f"{key} = {fault['input']!r}: {message}"
 
 
-def _unknown_layer(key: str, found: str, allowed: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(found, allowed, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    named = "a layer that VGG16 has and the features need"
-    return f"{key} = {found!r}: expected {named}{hint} (allowed: {', '.join(allowed)})"
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` with the closest allowed name, or nothing.
+
+    >>> did_you_mean("epoch", ["epochs", "filters"])
+    "; did you mean 'epochs'?"
+    """
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _unknown_layer(key: str, name: str, allowed: tuple[str, ...]) -> str:
+    return (
+        f"{key} = {name!r}: expected a layer that VGG16 has and the features need"
+        f"{did_you_mean(name, allowed)} (allowed: {', '.join(allowed)})"
+    )
 
 
 def _fields(location: tuple) -> list[str]:

@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_s
 from lib import paths, tables
 from lib.data import splits
 from lib.evaluation import bootstrap, metrics, model_names, prediction_files, priors
-from tools import publish, result_tables
+from tools import publish, result_tables, whole_files
 
 CLASSES = ["bcc", "mel", "nv"]
 PRIOR = np.array([0.1, 0.1, 0.8])
@@ -824,7 +824,7 @@ def test_the_pages_of_results_are_those_of_the_published_metrics():
         (result_tables.README, result_tables.MARKS, result_tables.headline_table(runs)),
         (result_tables.RESULTS, result_tables.MARKS, result_tables.result_tables(runs)),
     ):
-        assert paths.read_part(page, marks) == expected
+        assert whole_files.read_part(page, marks) == expected
 
 
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.parent.parent.name)

@@ -19,7 +19,7 @@ from lib.networks import (
     vgg16_weights,
 )
 from lib.networks.backend import keras
-from tools import publish_models
+from tools import publish_models, whole_files
 
 NETWORKS = ("baseline_cnn", "vgg16_frozen", "vgg16_fine_tuned")
 
@@ -386,14 +386,14 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     (target / "old").write_text("old")
 
     def fail_halfway():
-        with paths.whole_folder(target) as partial:
+        with whole_files.whole_folder(target) as partial:
             (partial / "new").write_text("new")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail_halfway()
     assert [each.name for each in tmp_path.rglob("*")] == ["target", "old"]
-    with paths.whole_folder(target) as partial:
+    with whole_files.whole_folder(target) as partial:
         (partial / "new").write_text("new")
         assert (target / "old").exists()
     assert [each.name for each in tmp_path.rglob("*")] == ["target", "new"]
@@ -401,10 +401,10 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
 
 def test_a_kill_between_the_two_renamings_loses_nothing(tmp_path):
     target = tmp_path / "target"
-    with paths.whole_folder(target) as partial:
+    with whole_files.whole_folder(target) as partial:
         (partial / "first").write_text("")
     target.rename(tmp_path / ".target_before.partial")
-    with pytest.raises(RuntimeError), paths.whole_folder(target):
+    with pytest.raises(RuntimeError), whole_files.whole_folder(target):
         raise RuntimeError
     assert [each.name for each in tmp_path.rglob("*")] == ["target", "first"]
 

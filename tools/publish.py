@@ -16,7 +16,7 @@ from lib import paths, tables
 from lib.config import Config, load_config
 from lib.data import splits
 from lib.evaluation import metrics, prediction_files
-from tools import demo_picture, result_tables
+from tools import demo_picture, result_tables, whole_files
 from tools.command_line import run_command
 
 REPORTS = paths.ROOT / "reports"
@@ -52,7 +52,7 @@ def publish(config: Config) -> Path:
     index, predictions, results = _read_run(config)
     result_tables.check_pages()
     target = REPORTS / config.name / "published"
-    with paths.whole_folder(target) as partial:
+    with whole_files.whole_folder(target) as partial:
         tables.write_table(index[splits.COLUMNS], partial / "split.csv")
         tables.write_table(predictions, partial / "predictions.csv")
         cross_validation = prediction_files.read_cross_validation(config, index)

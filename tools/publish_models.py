@@ -12,6 +12,7 @@ from lib.config import Config, load_config
 from lib.evaluation import metrics, model_names
 from lib.networks import array_files, inference, published_networks, vgg16_weights
 from lib.networks.backend import keras, versions
+from tools import whole_files
 from tools.command_line import run_command
 
 TEMPLATE = paths.ROOT / "models" / "README.md.j2"
@@ -36,7 +37,7 @@ def publish(config: Config) -> Path:
         Its files do not belong together, or they would be larger than `LARGEST` megabytes.
     """
     target = published_networks.MODELS / config.name
-    with paths.whole_folder(target) as partial:
+    with whole_files.whole_folder(target) as partial:
         trained = {
             name: published_networks.read_run(config, name) for name in published_networks.SOURCES
         }

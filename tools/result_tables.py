@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lib import paths
 from lib.evaluation import bootstrap, model_names, priors
+from tools import whole_files
 
 README = paths.ROOT / "README.md"
 RESULTS = paths.ROOT / "docs" / "results.md"
@@ -21,15 +22,15 @@ MELANOMA = "mel"
 def check_pages() -> None:
     """Raise ValueError if a page lacks the marks between which its tables are written."""
     for page, marks in ((README, DEMO_MARKS), (README, MARKS), (RESULTS, MARKS)):
-        paths.expect_part(page, marks)
+        whole_files.expect_part(page, marks)
 
 
 def write_pages(reports: Path) -> None:
     """Write what all published runs show into both pages."""
     runs = read_published(reports)
-    paths.write_part(README, DEMO_MARKS, demo_sentence(runs))
-    paths.write_part(README, MARKS, headline_table(runs))
-    paths.write_part(RESULTS, MARKS, result_tables(runs))
+    whole_files.write_part(README, DEMO_MARKS, demo_sentence(runs))
+    whole_files.write_part(README, MARKS, headline_table(runs))
+    whole_files.write_part(RESULTS, MARKS, result_tables(runs))
 
 
 def read_published(reports: Path) -> list[dict]:
