@@ -1,8 +1,9 @@
-"""The images of a run, preprocessed once into one array: streamed, resumable, keyed by content.
+"""Preprocess the images of a run once into one array, `images.npy`, resumably and in small memory.
 
-Beside `images.npy` lie `images.keys`, 32 bytes a row that say what the row was made from, and the
-note `images.json`, written last. Until it is whole, the array has another name, and its keys say
-which rows are done: a row is on the disk before its key.
+Beside `images.npy` lie `images.keys`, 32 bytes a row that identify what the row was made from (the
+image file, the settings, the code), and the note `images.json`, written last. Until it is complete
+the array has another name, and its keys tell which rows are done: a row is on the disk before its
+key.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,35 +24,15 @@ from tqdm import tqdm
 
 from lib import paths
 from lib.config import Config, Preprocessing
-from lib.preprocessing import (
-    area_average,
-    bubbles,
-    color_correction,
-    compiled,
-    decode,
-    hair,
-    inpainting,
-    pipeline,
-    threads,
-)
+from lib.preprocessing import pipeline, threads
 
 KEY_BYTES = hashlib.sha256().digest_size
-
-CHUNK_BYTES = 32 * 2**20  # of rows made at a time; at least one a core
-
-#: The code that makes a row of a file, read with the import: the code that runs.
+CHUNK_BYTES = 32 * 2**20  # of rows in memory at a time; at least one row a core
+#: The code that decides about pixels, as it was when it was imported: the code that runs.
 _SOURCES = {
-    Path(module.__file__): Path(module.__file__).read_bytes()
-    for module in (
-        decode,
-        pipeline,
-        area_average,
-        hair,
-        bubbles,
-        inpainting,
-        color_correction,
-        compiled,
-    )
+    file: file.read_bytes()
+    for file in sorted(Path(__file__).parent.glob("*.py"))
+    if file.stem not in ("image_array", "threads", "quality_scores")
 }
 
 
@@ -60,57 +41,46 @@ def write_images(
 ) -> dict[str, int]:
     """Preprocess every image of a run into `images.npy`; row i is row i of the index.
 
-    Only what is not there yet is processed: a row is taken over from the last array, or from an
-    attempt that was broken off, if the image file, the settings, the code that decodes and
-    preprocesses, and the versions of OpenCV and Numba are the same. The array is the same either
-    way, on any number of cores. In memory are two chunks of rows (`CHUNK_BYTES`), and a decoded
-    image a core.
+    A row is taken over from the last array, or from an attempt that was interrupted, if the image
+    file, the settings, the code that decodes and preprocesses, and the versions of OpenCV and
+    Numba are the same. The array is the same either way, on any number of cores. Memory holds at
+    most `CHUNK_BYTES` of rows, and one decoded image a core.
 
     Parameters
     ----------
     folder : Path
-        What the paths of the index are relative to.
+        The data folder, which the paths of the index are relative to.
     progress : bool, optional
-        Whether to draw a bar on stderr; by default where a person watches: in a terminal and in
-        JupyterLab, but not in a notebook that is executed to a file.
+        Whether to draw a bar on stderr; by default in a terminal and in JupyterLab, but not in a
+        notebook that is executed to a file.
 
     Returns
     -------
     dict of int
-        How many rows were `processed`, and how many `taken_over`.
+        The number of rows that were `processed`, and that were `taken_over`.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        An image that is missing or broken; what was done before it stays for the next attempt.
+        A missing or broken image; rows that are done stay for the next attempt. Or code that was
+        changed after it was imported.
     OSError
         Too little space on the disk.
     """
     target = paths.run_folder(config.name) / "images.npy"
-    shape, files = _shape(index, config), index["path"].to_numpy()
-    file_key = _file_key(config.preprocessing)
-
-    def key(row: int) -> bytes:
-        return file_key(folder / files[row])
-
-    def process(row: int) -> np.ndarray:
-        return pipeline.prepare(folder / files[row], config.preprocessing)
-
-    _mend_names(target)
-    finished = _read_keys(target, shape)
-    shown = _is_watched() if progress is None else progress
-    with (
-        threads.one_opencv_thread(),
-        tqdm(desc="images", total=len(files), disable=not shown, leave=False) as bar,
-    ):
-        if _is_current(finished, shape, key, bar):
-            counts = {"processed": 0, "taken_over": len(files)}
-            _remove(paths.temporary(target))  # what an attempt with other settings left
+    files = [folder / path for path in index["path"]]
+    is_hidden, processed = not (_is_watched() if progress is None else progress), 0
+    bar = tqdm(desc="images", total=len(files), disable=is_hidden, leave=False)
+    with threads.one_opencv_thread(), bar:
+        keys = _file_keys(files, config.preprocessing)
+        finished = _read_keys(target, _shape(index, config))
+        if np.array_equal(finished, keys):
+            for left_over in (_keys_file(paths.temporary(target)), paths.temporary(target)):
+                left_over.unlink(missing_ok=True)
         else:
-            bar.reset()
-            counts = _fill(target, shape, finished, key, process, bar)
+            processed = _write_rows(target, files, keys, finished, config.preprocessing, bar)
     _write_note(target.with_suffix(".json"), _contents(index, config))
-    return counts
+    return {"processed": processed, "taken_over": len(files) - processed}
 
 
 def open_images(index: pd.DataFrame, config: Config) -> np.ndarray:
@@ -119,10 +89,14 @@ def open_images(index: pd.DataFrame, config: Config) -> np.ndarray:
     Returns
     -------
     ndarray of uint8, shape (n, image_size, image_size, 3), RGB, memory-mapped, read-only
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        There is no such array, or it was made from something else.
     """
     file = paths.run_folder(config.name) / "images.npy"
-    expected = _contents(index, config)
-    paths.check_note(file, expected, "notebook 02")
+    paths.check_note(file, _contents(index, config), "notebook 02")
     images = np.load(file, mmap_mode="r")
     if images.shape != _shape(index, config) or images.dtype != np.uint8:
         raise ValueError(
@@ -132,113 +106,111 @@ def open_images(index: pd.DataFrame, config: Config) -> np.ndarray:
     return images
 
 
-def _fill(
+def _write_rows(
     target: Path,
-    shape: tuple[int, ...],
-    finished: np.ndarray | None,
-    key: Callable[[int], bytes],
-    process: Callable[[int], np.ndarray],
+    files: list[Path],
+    keys: np.ndarray,
+    finished: np.ndarray,
+    settings: Preprocessing,
     bar: tqdm,
-) -> dict[str, int]:
-    """Make every row that the partial array lacks, then give it and its keys their names.
+) -> int:
+    """Complete the partial array and rename it; return how many images were processed.
 
     Parameters
     ----------
-    finished : ndarray of uint8, shape (m, KEY_BYTES), optional
-        The keys of the array that is there already, whose rows may be taken over.
+    keys, finished : ndarray of uint8, shape (n, KEY_BYTES) and (m, KEY_BYTES)
+        Of the rows to write, and of those in the existing array.
     """
-    partial = paths.temporary(target)
-    row_bytes = int(np.prod(shape[1:]))
-    done = _resume(partial, shape)
-    missing = int((~done.any(axis=1)).sum())
-    paths.require_space(target.parent, missing * row_bytes, target.name)
+    partial, size = paths.temporary(target), settings.image_size
+    shape, row_bytes = (len(files), size, size, 3), size * size * 3
+    missing = _prepare_partial(partial, shape, keys)
+    paths.require_space(target.parent, len(missing) * row_bytes, target.name)
     start = _header_bytes(partial)
-    known = {}  # key to offset in the finished array
-    if finished is not None:
+    known = {}  # from the key of a finished row to its place in the file
+    if len(finished):
         first = _header_bytes(target)
-        known = {name.tobytes(): first + i * row_bytes for i, name in enumerate(finished)}
-    counts = {"processed": 0, "taken_over": 0}
+        known = {key.tobytes(): first + i * row_bytes for i, key in enumerate(finished)}
 
-    def make(row: int) -> tuple[bytes, np.ndarray | None, str]:
-        name = key(row)
-        if name == done[row].tobytes():
-            return name, None, "taken_over"
-        if name in known:  # read, not mapped: mapped pages count as memory
-            return name, np.fromfile(target, np.uint8, row_bytes, offset=known[name]), "taken_over"
-        image = process(row)
-        if image.shape != shape[1:] or image.dtype != np.uint8:
-            raise ValueError(f"row {row}: {image.dtype} of shape {image.shape}; expected {shape}")
-        return name, np.ascontiguousarray(image), "processed"
+    def make(row: int) -> tuple[bool, np.ndarray]:
+        offset = known.get(keys[row].tobytes())
+        if offset is None:
+            return True, pipeline.prepare(files[row], settings)
+        # read, not mapped: mapped pages count as memory
+        return False, np.fromfile(target, np.uint8, row_bytes, offset=offset)
 
-    with partial.open("r+b") as array, _keys_file(partial).open("r+b") as keys:
-        for rows in _chunks(shape, bar):
-            made = dict(zip(rows, threads.map_files(make, rows), strict=True))
-            new = {row: each for row, each in made.items() if each[1] is not None}
-            outdated = [row for row in new if done[row].any()]
-            _write(keys, {row * KEY_BYTES: bytes(KEY_BYTES) for row in outdated})
-            _write(array, {start + row * row_bytes: new[row][1] for row in new})
-            _write(keys, {row * KEY_BYTES: new[row][0] for row in new})
-            for _, _, how in made.values():
-                counts[how] += 1
+    processed, workers = 0, os.cpu_count() or 1
+    chunk = max(workers, min(16 * workers, CHUNK_BYTES // row_bytes))
+    bar.update(len(files) - len(missing))
+    with partial.open("r+b") as array, _keys_file(partial).open("r+b") as done:
+        for i in range(0, len(missing), chunk):
+            rows = missing[i : i + chunk]
+            results = threads.map_files(make, rows)
+            _write(array, start + rows * row_bytes, [image for _, image in results])
+            _write(done, rows * KEY_BYTES, keys[rows])
+            processed += sum(is_new for is_new, _ in results)
+            bar.update(len(rows))
     target.with_suffix(".json").unlink(missing_ok=True)
-    _keys_file(target).unlink(missing_ok=True)  # so that no array ever has another one's
+    _keys_file(target).unlink(missing_ok=True)  # keys must never lie beside another array
     os.replace(partial, target)
-    _mend_names(target)
-    return counts
+    os.replace(_keys_file(partial), _keys_file(target))
+    return processed
 
 
-def _mend_names(target: Path) -> None:
-    """Let the keys follow an array that got its name, also where a kill came between the two."""
-    partial = paths.temporary(target)
-    left_behind = _keys_file(partial).exists() and not partial.exists()
-    if left_behind and target.exists() and not _keys_file(target).exists():
-        os.replace(_keys_file(partial), _keys_file(target))
+def _prepare_partial(partial: Path, shape: tuple[int, ...], keys: np.ndarray) -> np.ndarray:
+    """Create the partial array, or forget its outdated rows; return the rows that are missing."""
+    done = _read_keys(partial, shape)
+    if len(done) != len(keys):
+        _keys_file(partial).unlink(missing_ok=True)
+        np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+        done = np.zeros_like(keys)
+    missing = (done != keys).any(axis=1)
+    done[missing] = 0
+    done.tofile(_keys_file(partial))
+    return np.flatnonzero(missing)
 
 
-def _chunks(shape: tuple[int, ...], bar: tqdm) -> Iterator[range]:
-    """Yield the rows of an array, a few for every core at a time, and move the bar."""
-    workers = os.cpu_count() or 1
-    length = max(workers, min(16 * workers, CHUNK_BYTES // int(np.prod(shape[1:]))))
-    for first in range(0, shape[0], length):
-        rows = range(first, min(first + length, shape[0]))
-        yield rows
-        bar.update(len(rows))
-
-
-def _header_bytes(array: Path) -> int:
-    return np.load(array, mmap_mode="r").offset
-
-
-def _write(file: BinaryIO, pieces: dict[int, bytes | np.ndarray]) -> None:
+def _write(file: BinaryIO, offsets: np.ndarray, pieces: Iterable[np.ndarray]) -> None:
     """Write each piece at its offset, and wait until all are on the disk."""
-    if pieces:
-        for offset, piece in pieces.items():
-            file.seek(offset)
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
+    for offset, piece in zip(offsets.tolist(), pieces, strict=True):
+        file.seek(offset)
+        file.write(np.ascontiguousarray(piece))
+    file.flush()
+    os.fsync(file.fileno())
 
 
-def _is_watched() -> bool:
-    """Say whether a person sees stderr: in a terminal, or where a front end sent this cell.
+def _read_keys(array: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the keys of an array's rows, zero where a row is not done.
 
-    JupyterLab names the cell in the metadata of its request; papermill and nbval do not.
+    None, that is shape (0, KEY_BYTES), if there is no such array, if its rows have another shape,
+    or if a file is damaged, with a warning.
     """
-    kernel = getattr(get_ipython(), "kernel", None)
-    sent = kernel.get_parent().get("metadata", {}) if kernel else {}
-    return sys.stderr.isatty() or "cellId" in sent
+    file, none = _keys_file(array), np.zeros((0, KEY_BYTES), np.uint8)
+    if not file.is_file():
+        return none
+    try:
+        images = np.load(array, mmap_mode="r")
+        keys = np.fromfile(file, np.uint8).reshape(-1, KEY_BYTES)
+        if len(keys) == len(images):
+            return keys if images.shape[1:] == shape[1:] else none
+    except (FileNotFoundError, ValueError, EOFError):  # how np.load reports a damaged file
+        pass
+    warnings.warn(
+        f"{paths.relative(array)}: the array or {file.name} was cut short; it is started over",
+        stacklevel=2,
+    )
+    return none
 
 
-def _file_key(settings: Preprocessing) -> Callable[[Path], bytes]:
-    """Return the function from an image file to its key: SHA-256 of all that makes the row."""
-    for source, read in _SOURCES.items():
-        if source.read_bytes() != read:
+def _file_keys(files: list[Path], settings: Preprocessing) -> np.ndarray:
+    """Return the SHA-256 of all that makes each row, shape (n, KEY_BYTES)."""
+    for source, imported in _SOURCES.items():
+        if source.read_bytes() != imported:
             raise ValueError(
                 f"{paths.relative(source)} was changed after it was imported; restart Python (in "
                 "a notebook: the kernel)"
             )
-    said = {"preprocessing": settings.model_dump(), "code": _code()}
-    start = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    origin = {"preprocessing": settings.model_dump(), "code": _code()}
+    start = hashlib.sha256(json.dumps(origin, sort_keys=True).encode())
 
     def key(file: Path) -> bytes:
         try:
@@ -247,11 +219,12 @@ def _file_key(settings: Preprocessing) -> Callable[[Path], bytes]:
         except FileNotFoundError:
             raise FileNotFoundError(f"{paths.relative(file)}: no such image") from None
 
-    return key
+    digests = b"".join(threads.map_files(key, files))
+    return np.frombuffer(digests, np.uint8).reshape(-1, KEY_BYTES)
 
 
 def _code() -> str:
-    """Return the SHA-256 of the code that makes a row, with the versions of what it calls."""
+    """Return the SHA-256 of the code that makes a pixel and of the versions of its libraries."""
     versions = f"{cv2.__version__} {numba.__version__}"
     return hashlib.sha256(b"".join(_SOURCES.values()) + versions.encode()).hexdigest()
 
@@ -260,60 +233,18 @@ def _keys_file(array: Path) -> Path:
     return array.with_suffix(".keys")
 
 
-def _read_keys(array: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return the keys of an array's rows, if both are whole and the rows have the right shape.
+def _header_bytes(array: Path) -> int:
+    return np.load(array, mmap_mode="r").offset
 
-    Returns
-    -------
-    ndarray of uint8, shape (m, KEY_BYTES), zero where a row is not done; or None
+
+def _is_watched() -> bool:
+    """Return whether a person sees stderr: in a terminal, or in a cell that a front end sent.
+
+    JupyterLab names the cell in the metadata of its request; papermill and nbval do not.
     """
-    file = _keys_file(array)
-    if not file.is_file():
-        return None
-    keys = np.fromfile(file, np.uint8)
-    try:
-        images = np.load(array, mmap_mode="r")
-        if keys.size == len(images) * KEY_BYTES:
-            same = images.shape[1:] == shape[1:] and images.dtype == np.uint8
-            return keys.reshape(-1, KEY_BYTES) if same else None
-    except (FileNotFoundError, ValueError, EOFError):  # what np.load makes of a torn file
-        pass
-    warnings.warn(
-        f"{paths.relative(array)}: the array or {file.name} was cut short; it is started over",
-        stacklevel=2,
-    )
-    return None
-
-
-def _remove(partial: Path) -> None:
-    for file in (_keys_file(partial), partial):
-        file.unlink(missing_ok=True)
-
-
-def _resume(partial: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the keys of the partial array; it is made, and they are zero, if there is none."""
-    done = _read_keys(partial, shape)
-    if done is not None and len(done) == shape[0]:
-        return done
-    _keys_file(partial).unlink(missing_ok=True)
-    np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
-    done = np.zeros((shape[0], KEY_BYTES), np.uint8)
-    done.tofile(_keys_file(partial))
-    return done
-
-
-def _is_current(
-    finished: np.ndarray | None, shape: tuple[int, ...], key: Callable[[int], bytes], bar: tqdm
-) -> bool:
-    """Compare every image with the finished array's keys, up to the first that differs."""
-    return (
-        finished is not None
-        and len(finished) == shape[0]
-        and all(
-            threads.map_files(key, rows) == [finished[row].tobytes() for row in rows]
-            for rows in _chunks(shape, bar)
-        )
-    )
+    kernel = getattr(get_ipython(), "kernel", None)
+    request = kernel.get_parent().get("metadata", {}) if kernel else {}
+    return sys.stderr.isatty() or "cellId" in request
 
 
 def _shape(index: pd.DataFrame, config: Config) -> tuple[int, int, int, int]:
@@ -321,10 +252,9 @@ def _shape(index: pd.DataFrame, config: Config) -> tuple[int, int, int, int]:
 
 
 def _contents(index: pd.DataFrame, config: Config) -> dict:
-    rows = "\n".join(index["image_id"]).encode()
     return {
         "shape": list(_shape(index, config)),
-        "image_ids_sha256": hashlib.sha256(rows).hexdigest(),
+        "image_ids_sha256": hashlib.sha256("\n".join(index["image_id"]).encode()).hexdigest(),
         "folder": config.data.folder,
         "preprocessing": config.preprocessing.model_dump(),
         "code": _code(),
@@ -332,7 +262,7 @@ def _contents(index: pd.DataFrame, config: Config) -> dict:
 
 
 def _write_note(note: Path, contents: dict) -> None:
-    """Write the note unless it says so already."""
+    """Write the note unless it has these contents already: make compares its time."""
     text = json.dumps(contents, indent=1) + "\n"
     if not note.is_file() or note.read_text(encoding="utf-8") != text:
         paths.write_text(note, text)
