@@ -13,7 +13,7 @@ from lib.data import datasets
 from lib.evaluation import priors
 from lib.networks import inference, published_networks, saving
 from lib.preprocessing import decode, image_array
-from tools import predict
+from tools import finished_run, predict
 
 REAL = paths.ROOT / "reports" / "ham10000" / "published" / "predictions.csv"
 CLASSES = ["bcc", "mel", "nv"]
@@ -61,7 +61,7 @@ def test_a_file_gets_what_its_row_of_the_array_gets(own_run, run, data_folder, m
     network = saving.read_model(run, *published_networks.SOURCES[model])
     outputs = inference.predict(network, images, rows, views=views)
     prior = priors.training_prior(index, CLASSES)
-    outputs = published_networks.read_run(run, model)[1].calibration.apply(outputs)
+    outputs = finished_run.read_run(run, model)[1].calibration.apply(outputs)
     np.testing.assert_allclose(outputs.sum(axis=1), 1)
     predicted = predictions([data_folder / path for path in index.loc[rows, "path"]], model)
     for prediction, expected in zip(predicted, outputs, strict=True):

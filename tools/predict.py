@@ -16,6 +16,7 @@ from lib.evaluation import model_names, priors
 from lib.networks import inference, published_networks
 from lib.networks.backend import keras
 from lib.preprocessing import pipeline, threads
+from tools import finished_run
 
 DISCLAIMER = "Research software, not a medical device"
 DEFAULT_RUN, DEFAULT_MODEL = "ham10000", "vgg16_fine_tuned"
@@ -113,8 +114,8 @@ def open_network(
     name = Path(run).stem if run.endswith(".yaml") else run
     if own:
         config = load_config(run if run.endswith(".yaml") else f"configs/{run}.yaml")
-        if published_networks.run_file(config, model).is_file():
-            return published_networks.read_run(config, model)
+        if finished_run.run_file(config, model).is_file():
+            return finished_run.read_run(config, model)
     return published_networks.load(name, model)
 
 

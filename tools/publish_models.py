@@ -12,7 +12,7 @@ from lib.config import Config, load_config
 from lib.evaluation import metrics, model_names
 from lib.networks import array_files, inference, published_networks, vgg16_weights
 from lib.networks.backend import keras, versions
-from tools import whole_files
+from tools import finished_run, whole_files
 from tools.command_line import run_command
 
 TEMPLATE = paths.ROOT / "models" / "README.md.j2"
@@ -38,9 +38,7 @@ def publish(config: Config) -> Path:
     """
     target = published_networks.MODELS / config.name
     with whole_files.whole_folder(target) as partial:
-        trained = {
-            name: published_networks.read_run(config, name) for name in published_networks.SOURCES
-        }
+        trained = {name: finished_run.read_run(config, name) for name in published_networks.SOURCES}
         described = {
             name: _write_model(partial / f"{name}.npz", name, network, note)
             for name, (network, note) in trained.items()

@@ -1,4 +1,4 @@
-"""Load published networks, models/<run>, and those of a finished run, runs/<run>.
+"""Load published networks from models/<run>.
 
 A published network is numbers and text. It is built by the code of this repository from the
 configuration in the manifest, gets the verified weights of its backbone and then those that
@@ -14,15 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lib import paths
 from lib.config import ClassBalance, Config
-from lib.data import datasets
-from lib.evaluation import priors
 from lib.evaluation.calibration import Calibration
 from lib.networks import (
     array_files,
     baseline_cnn,
     devices,
     model_graph,
-    saving,
     vgg16,
     vgg16_weights,
 )
@@ -165,57 +162,6 @@ def read_manifest(file: Path) -> Manifest:
             for fault in error.errors()
         )
         raise ValueError(f"{paths.relative(file)}: not a manifest of networks: {faults}") from None
-
-
-def run_file(config: Config, model: str) -> Path:
-    """Return the file of a network of one's own run, whether it exists or not."""
-    folder, name = SOURCES[model]
-    return paths.run_folder(config.name) / folder / f"{name}.keras"
-
-
-def read_run(config: Config, model: str) -> tuple[keras.Model, Note]:
-    """Load a network of one's own run, runs/<run>.
-
-    Raises
-    ------
-    FileNotFoundError
-        The run has none, or lacks a file that belongs to it.
-    ValueError
-        It was trained, or its images were prepared, with other settings; or its weights are not
-        those that its training ended with.
-    """
-    network, file = saving.read_model(config, *SOURCES[model]), run_file(config, model)
-    index = datasets.read_index(config)
-    prepared = {"preprocessing": config.preprocessing.model_dump()}
-    paths.check_note(paths.run_folder(config.name) / "images.npy", prepared, "notebook 02")
-    manifest = saving.read_manifest(file)
-    settings = config.baseline_cnn if model == "baseline_cnn" else config.vgg16_transfer
-    expected = {"class_balance": settings.class_balance}
-    if model != "baseline_cnn":  # which predicts each image once
-        expected["test_time_views"] = settings.test_time_views
-    for key, value in expected.items():
-        if manifest.get(key) != value:
-            raise ValueError(
-                f"{paths.relative(file)}: its manifest says {key} = {manifest.get(key)}; expected "
-                f"{value}; run the notebook that trains it again"
-            )
-    try:
-        fitted = Calibration.model_validate(manifest.get("calibration"))
-        calibration = fitted.of_classes(config.classes)
-    except ValueError as error:  # pydantic's as well
-        raise ValueError(
-            f"{paths.relative(file)}: its manifest lacks a calibration that can be used "
-            f"({' '.join(str(error).split())}); run the notebook that trains it again"
-        ) from None
-    return network, Note(
-        source=paths.relative(file),
-        config=config,
-        training_prior=priors.training_prior(index, config.classes),
-        calibration=calibration,
-        class_balance=settings.class_balance,
-        test_time_views=expected.get("test_time_views", 1),
-        weights_sha256=manifest["weights_sha256"],
-    )
 
 
 def build(config: Config, model: str) -> keras.Model:
