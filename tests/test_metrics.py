@@ -757,12 +757,12 @@ def test_publishing_twice_leaves_nothing_of_the_first(run, finished):
 @pytest.mark.parametrize(
     ("name", "shown", "found"),
     [
-        ("3.3_curves.png", b"with 256 colours", "3.3_curves.png is not what 03_baseline_cnn shows"),
+        ("3.3_curves.png", b"as JPEG", "3.3_curves.png is not what 03_baseline_cnn shows"),
         (None, None, "no curves or confusion matrices of 03_baseline_cnn"),
     ],
 )
 def test_a_figure_that_shows_images_is_refused_whatever_its_name(run, finished, name, shown, found):
-    """`figures.show` keeps such a figure with fewer colours in the notebook than in its file."""
+    """`figures.show` embeds such a figure as JPEG, so it never equals its PNG file."""
     before = publish.publish(run)
     kept = {file.name: file.read_bytes() for file in before.iterdir()}
     for file in (paths.report_folder(run.name) / "figures").glob("3.*"):
