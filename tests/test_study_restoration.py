@@ -1,5 +1,6 @@
 """Restoration: the textbook recipe, tables on synthetic images, and intervals worked by hand."""
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -318,3 +319,99 @@ def test_a_small_run_writes_both_tables(data_folder, tmp_path, monkeypatch):
     assert [file.name for file in files] == ["restoration.csv", "restoration_differences.csv"]
     table = tables.read_table(files[0], restoration.MEANS_SCHEMA)
     assert table["kind"].unique().tolist() == list(restoration.KINDS)
+
+
+def skin_with_lesion(noise=0.0, size=256, radius=50):
+    """A flat picture with a dark disc, noise of a known deviation alike in all channels; a mask."""
+    y, x = np.mgrid[:size, :size] - size // 2
+    lesion = np.hypot(x, y) <= radius
+    gray = np.where(lesion, 80.0, 180.0)
+    gray = gray + np.random.default_rng(4).normal(0, noise, gray.shape)
+    return np.rint(gray)[..., None].repeat(3, axis=2).astype(np.uint8), lesion
+
+
+IMAGE = np.zeros((24, 24, 3), np.uint8)
+SMALL = np.zeros((24, 20), bool)
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [
+        lambda: restoration.flat_skin_noise(IMAGE, SMALL),
+        lambda: restoration.flat_skin_noise(IMAGE, SMALL, original=IMAGE[:, :20]),
+        lambda: restoration.border_strength(IMAGE, SMALL),
+    ],
+)
+def test_shapes_that_differ_are_refused(compare):
+    with pytest.raises(ValueError, match=r"shapes differ: found \(.*expected one shape"):
+        compare()
+
+
+def test_the_reproduction_error_is_that_of_the_corrected_white():
+    assert restoration.reproduction_error((2, 1, 1), (2, 1, 1)) == pytest.approx(0, abs=1e-6)
+    # not corrected, white has the light's colour: cos = 4 / sqrt(3 * 6)
+    expected = np.degrees(np.arccos(4 / np.sqrt(18)))
+    assert restoration.reproduction_error((2, 1, 1), (1, 1, 1)) == pytest.approx(expected)
+
+
+def test_an_estimate_with_a_dark_channel_is_refused():
+    with pytest.raises(ValueError, match="expected three numbers above 0"):
+        restoration.reproduction_error((1, 1, 1), (1, 0, 1))
+
+
+def test_the_noise_of_a_known_gaussian_is_found():
+    image, lesion = skin_with_lesion(noise=4)
+    # a Gaussian of width 2 keeps a little: sqrt(1 - 2 / (2 pi 4) + 1 / (4 pi 4)) = 0.97
+    assert restoration.flat_skin_noise(image, lesion) == pytest.approx(0.97 * 4, rel=0.03)
+
+
+def test_flat_skin_without_noise_has_none():
+    assert restoration.flat_skin_noise(*skin_with_lesion()) == pytest.approx(0, abs=1e-4)
+
+
+def test_the_lesion_and_textured_skin_are_not_flat_skin():
+    image, lesion = skin_with_lesion(noise=2)
+    before = restoration.flat_skin_noise(image, lesion)
+    worse = image.copy()
+    worse[lesion] = np.random.default_rng(0).integers(0, 256, (lesion.sum(), 3))
+    worse[:64, :, :] = 40 * (np.indices((64, 256)).sum(axis=0) // 12 % 2)[..., None] + 150
+    after = restoration.flat_skin_noise(worse, lesion)
+    assert after == pytest.approx(before, rel=0.05)
+
+
+def test_a_filter_is_measured_where_the_original_is_flat():
+    image, lesion = skin_with_lesion(noise=4)
+    image[:, :128] = cv2.blur(image[:, :128], (5, 5))
+    image[:, 128:] += np.linspace(0, 30, 128).astype(np.uint8)[None, :, None]
+    shaded = image[:, ::-1].copy()  # its flat half is the other one
+    assert restoration.flat_skin_noise(image, lesion) < 1.5
+    assert restoration.flat_skin_noise(image, lesion, original=shaded) > 3
+
+
+def test_no_skin_has_no_noise_and_no_contour_no_strength():
+    image, _ = skin_with_lesion()
+    everything = np.ones((256, 256), bool)
+    assert np.isnan(restoration.flat_skin_noise(image, everything))
+    assert np.isnan(restoration.border_strength(image, everything))
+    assert np.isnan(restoration.border_strength(image, ~everything))
+
+
+def test_the_gradient_of_a_ramp_is_its_slope():
+    ramp = np.repeat(3 * np.arange(60)[None, :, None], 40, axis=0).repeat(3, axis=2)
+    mask = np.zeros((40, 60), bool)
+    mask[:, 30:] = True
+    assert restoration.border_strength(ramp.astype(np.uint8), mask) == pytest.approx(3, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_a_median_keeps_an_ideal_edge_and_a_mean_does_not(size):
+    image = np.full((40, 40, 3), 50, np.uint8)
+    image[:, 20:] = 150
+    mask = np.zeros((40, 40), bool)
+    mask[:, 20:] = True
+    sharp = restoration.border_strength(image, mask, width=1)
+    median = restoration.border_strength(cv2.medianBlur(image, size), mask, width=1)
+    mean = restoration.border_strength(cv2.blur(image, (size, size)), mask, width=1)
+    assert sharp == pytest.approx(50, rel=1e-4)  # 100 grey levels over two pixels
+    assert median == pytest.approx(sharp)
+    assert mean < 0.8 * sharp

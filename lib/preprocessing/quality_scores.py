@@ -1,4 +1,4 @@
-"""Scores of preprocessed images: masks, likeness to a clean image, colour, noise, channels.
+"""Scores of preprocessed images: masks, similarity to a clean image, colour, channels.
 
 Images are RGB, uint8, shape (height, width, 3); masks are bool, shape (height, width).
 """
@@ -37,7 +37,7 @@ def mask_scores(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     for name, array in {"mask": mask, "truth": truth}.items():
         if array.dtype != bool:
             raise ValueError(f"{name}: an array of {array.dtype}; expected a mask of bool")
-    _check_same_shape(mask, truth)
+    check_same_shape(mask, truth)
     hits, size, true_size = (int(m.sum()) for m in (mask & truth, mask, truth))
     return {
         "dice": 2 * hits / (size + true_size) if size + true_size else 1.0,
@@ -70,7 +70,7 @@ def image_similarity(
     ValueError
         The shapes differ.
     """
-    _check_same_shape(clean, image)
+    check_same_shape(clean, image)
     clean, image = clean.astype(np.float32), image.astype(np.float32)
     squared_error = np.square(clean - image)
     similarity = structural_similarity(
@@ -84,7 +84,7 @@ def image_similarity(
     )[1]
     scores = {}
     for name, region in regions.items():
-        _check_same_shape(clean[..., 0], region)
+        check_same_shape(clean[..., 0], region)
         if not region.any():
             scores[name] = {"psnr": np.nan, "ssim": np.nan}
             continue
@@ -121,6 +121,12 @@ def removal_scores(
     return scores | {f"psnr_{name}": similarity[name]["psnr"] for name in regions}
 
 
+def grow_mask(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """Dilate a mask by a square that reaches `pixels` to each side."""
+    square = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
+    return cv2.dilate(mask.astype(np.uint8), square).astype(bool)
+
+
 # ---------------------------------------------------------------------------------------- colour
 
 
@@ -149,21 +155,6 @@ def angular_error(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)))
 
 
-def reproduction_error(illuminant: np.ndarray, estimate: np.ndarray) -> float:
-    """Return the angle in degrees between grey and a white surface corrected by the estimate.
-
-    The reproduction angular error of Finlayson and Zakizadeh (BMVC, 2014).
-
-    Parameters
-    ----------
-    illuminant, estimate : array_like, shape (3,), RGB, above 0
-    """
-    illuminant, estimate = _check_color(illuminant), _check_color(estimate)
-    if (estimate <= 0).any():
-        raise ValueError(f"estimate: {estimate.tolist()}; expected three numbers above 0")
-    return angular_error(illuminant / estimate, np.ones(3))
-
-
 def draw_color_casts(count: int, seed: int, strength: float = 0.1) -> np.ndarray:
     """Draw colour casts: a gain of each channel, at most 1, so that no pixel is clipped.
 
@@ -183,88 +174,6 @@ def draw_color_casts(count: int, seed: int, strength: float = 0.1) -> np.ndarray
 def apply_gains(image: np.ndarray, gains: np.ndarray) -> np.ndarray:
     """Multiply each channel by its gain, round, and clip at 255."""
     return np.clip(np.rint(image * np.asarray(gains)), 0, 255).astype(np.uint8)
-
-
-# ------------------------------------------------------------------------------ noise and border
-
-
-def flat_skin_noise(
-    image: np.ndarray,
-    lesion_mask: np.ndarray,
-    original: np.ndarray | None = None,
-    distance: int = 10,
-    block: int = 16,
-    sigma: float = 2,
-) -> float:
-    """Return the standard deviation of the noise on flat skin, in grey levels.
-
-    Noise is the grey image (luma, ITU-R BT.601) minus its Gaussian. Skin is cut into blocks that
-    lie wholly at least `distance` pixels from the lesion; the quarter of them whose Gaussian
-    varies least is flat. White noise of standard deviation 1 scores 0.97, because the Gaussian
-    keeps a little of it.
-
-    Parameters
-    ----------
-    original : ndarray of uint8, optional
-        The image on which flat blocks are chosen; by default `image`. Give it to measure filtered
-        versions of one image in the same place.
-    distance, block : int
-        Pixels.
-    sigma : float
-        Width of the Gaussian, pixels.
-
-    Returns
-    -------
-    float
-        NaN where no block lies far enough from the lesion.
-
-    Raises
-    ------
-    ValueError
-        The shapes differ.
-    """
-    original = image if original is None else original
-    _check_same_shape(image, original)
-    _check_same_shape(image[..., 0], lesion_mask)
-    smooth = cv2.GaussianBlur(_gray(original), (0, 0), sigma)
-    noise = _gray(image) - cv2.GaussianBlur(_gray(image), (0, 0), sigma)
-    on_skin = _blocks(~grow_mask(lesion_mask, distance), block).all(axis=1)
-    if not on_skin.any():
-        return np.nan
-    texture = _blocks(smooth, block)[on_skin].std(axis=1)
-    flat = texture <= np.quantile(texture, 0.25)
-    return float(np.sqrt(_blocks(noise, block)[on_skin][flat].var(axis=1).mean()))
-
-
-def border_strength(image: np.ndarray, lesion_mask: np.ndarray, width: int = 2) -> float:
-    """Return the mean gradient along the lesion's border, in grey levels a pixel.
-
-    The magnitude of Scharr's gradient in grey (luma, ITU-R BT.601), over the pixels within `width`
-    pixels of the mask's contour on either side.
-
-    Returns
-    -------
-    float
-        NaN where the mask has no contour: it is empty, or the whole image.
-
-    Raises
-    ------
-    ValueError
-        The shapes differ.
-    """
-    _check_same_shape(image[..., 0], lesion_mask)
-    band = grow_mask(lesion_mask, width) & grow_mask(~lesion_mask, width)
-    if not band.any():
-        return np.nan
-    gray = _gray(image)
-    across, down = (cv2.Scharr(gray, cv2.CV_32F, *d) / 32 for d in ((1, 0), (0, 1)))
-    return float(np.hypot(across, down)[band].mean())
-
-
-def grow_mask(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """Dilate a mask by a square that reaches `pixels` to each side."""
-    square = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
-    return cv2.dilate(mask.astype(np.uint8), square).astype(bool)
 
 
 # -------------------------------------------------------------------------------------- channels
@@ -298,17 +207,6 @@ def channel_histograms(image: np.ndarray, bins: int = 64) -> pd.Series:
     return pd.Series(np.concatenate(shares), index, name="share")
 
 
-def _blocks(array: np.ndarray, size: int) -> np.ndarray:
-    """Cut an array into squares, shape (blocks, size * size); incomplete ones are left out."""
-    down, across = (length // size for length in array.shape)
-    cut = array[: down * size, : across * size].reshape(down, size, across, size)
-    return cut.swapaxes(1, 2).reshape(down * across, size * size)
-
-
-def _gray(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2GRAY)
-
-
 def _check_color(value: np.ndarray) -> np.ndarray:
     color = np.asarray(value, np.float64)
     if color.shape != (3,) or not np.isfinite(color).all() or not color.any():
@@ -316,6 +214,7 @@ def _check_color(value: np.ndarray) -> np.ndarray:
     return color
 
 
-def _check_same_shape(a: np.ndarray, b: np.ndarray) -> None:
+def check_same_shape(a: np.ndarray, b: np.ndarray) -> None:
+    """Raise ValueError unless two arrays have the same shape."""
     if a.shape != b.shape:
         raise ValueError(f"shapes differ: found {a.shape} and {b.shape}, expected one shape")

@@ -72,6 +72,107 @@ DIFFERENCES_SCHEMA = pa.DataFrameSchema(
     strict=True,
 )
 
+
+def reproduction_error(illuminant: np.ndarray, estimate: np.ndarray) -> float:
+    """Return the angle in degrees between grey and a white surface corrected by the estimate.
+
+    The reproduction angular error of Finlayson and Zakizadeh (BMVC, 2014).
+
+    Parameters
+    ----------
+    illuminant, estimate : array_like, shape (3,), RGB, above 0
+    """
+    if (np.asarray(estimate) <= 0).any():
+        raise ValueError(f"estimate: {list(estimate)}; expected three numbers above 0")
+    return quality_scores.angular_error(np.divide(illuminant, estimate), np.ones(3))
+
+
+def flat_skin_noise(
+    image: np.ndarray,
+    lesion_mask: np.ndarray,
+    original: np.ndarray | None = None,
+    distance: int = 10,
+    block: int = 16,
+    sigma: float = 2,
+) -> float:
+    """Return the standard deviation of the noise on flat skin, in grey levels.
+
+    Noise is the grey image (luma, ITU-R BT.601) minus its Gaussian. Skin is cut into blocks that
+    lie wholly at least `distance` pixels from the lesion; the quarter of them whose Gaussian
+    varies least is flat. White noise of standard deviation 1 scores 0.97, because the Gaussian
+    keeps a little of it.
+
+    Parameters
+    ----------
+    original : ndarray of uint8, optional
+        The image on which flat blocks are chosen; by default `image`. Give it to measure filtered
+        versions of one image in the same place.
+    distance, block : int
+        Pixels.
+    sigma : float
+        Width of the Gaussian, pixels.
+
+    Returns
+    -------
+    float
+        NaN where no block lies far enough from the lesion.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ.
+    """
+    original = image if original is None else original
+    quality_scores.check_same_shape(image, original)
+    quality_scores.check_same_shape(image[..., 0], lesion_mask)
+    smooth = cv2.GaussianBlur(_gray(original), (0, 0), sigma)
+    noise = _gray(image) - cv2.GaussianBlur(_gray(image), (0, 0), sigma)
+    on_skin = _blocks(~quality_scores.grow_mask(lesion_mask, distance), block).all(axis=1)
+    if not on_skin.any():
+        return np.nan
+    texture = _blocks(smooth, block)[on_skin].std(axis=1)
+    flat = texture <= np.quantile(texture, 0.25)
+    return float(np.sqrt(_blocks(noise, block)[on_skin][flat].var(axis=1).mean()))
+
+
+def border_strength(image: np.ndarray, lesion_mask: np.ndarray, width: int = 2) -> float:
+    """Return the mean gradient along the lesion's border, in grey levels a pixel.
+
+    The magnitude of Scharr's gradient in grey (luma, ITU-R BT.601), over the pixels within `width`
+    pixels of the mask's contour on either side.
+
+    Returns
+    -------
+    float
+        NaN where the mask has no contour: it is empty, or the whole image.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ.
+    """
+    quality_scores.check_same_shape(image[..., 0], lesion_mask)
+    band = quality_scores.grow_mask(lesion_mask, width) & quality_scores.grow_mask(
+        ~lesion_mask, width
+    )
+    if not band.any():
+        return np.nan
+    gray = _gray(image)
+    across, down = (cv2.Scharr(gray, cv2.CV_32F, *d) / 32 for d in ((1, 0), (0, 1)))
+    return float(np.hypot(across, down)[band].mean())
+
+
+def _blocks(array: np.ndarray, size: int) -> np.ndarray:
+    """Cut an array into squares, shape (blocks, size * size); incomplete ones are left out."""
+    down, across = (length // size for length in array.shape)
+    cut = array[: down * size, : across * size].reshape(down, size, across, size)
+    return cut.swapaxes(1, 2).reshape(down * across, size * size)
+
+
+def _gray(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2GRAY)
+
+
 # ------------------------------------------------------------------------- the textbook recipe
 
 
@@ -281,7 +382,7 @@ def color_scores(folder: Path, images: pd.DataFrame, casts: int = 5) -> pd.DataF
             ]
             scores = {
                 "recovery_error": quality_scores.angular_error(light, illuminant),
-                "reproduction_error": quality_scores.reproduction_error(illuminant, light),
+                "reproduction_error": reproduction_error(illuminant, light),
                 "cast_left": float(np.mean(left)),
             }
             rows.append(_identity(row, name) | scores)
@@ -304,7 +405,7 @@ def noise_scores(folder: Path, images: pd.DataFrame, size: int = SIZE) -> pd.Dat
     -------
     DataFrame
         One row per image and filter: `image_id`, `lesion_id`, `group_id`, `method`; `noise`
-        (`quality_scores.flat_skin_noise`, on the same blocks for every filter) and
+        (`flat_skin_noise`, on the same blocks for every filter) and
         `border_strength`.
 
     Raises
@@ -334,8 +435,8 @@ def noise_scores(folder: Path, images: pd.DataFrame, size: int = SIZE) -> pd.Dat
         return [
             _identity(row, name)
             | {
-                "noise": quality_scores.flat_skin_noise(filtered, lesion, original=image),
-                "border_strength": quality_scores.border_strength(filtered, lesion),
+                "noise": flat_skin_noise(filtered, lesion, original=image),
+                "border_strength": border_strength(filtered, lesion),
             }
             for name, filtered in ((name, apply(image)) for name, apply in filters.items())
         ]
