@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4
@@ -351,6 +352,23 @@ def test_photographs_and_drawings_keep_description_and_width(render_page):
     ]
     assert {image["alt"] for image in images} == {"Accuracy rises to 0.8 & <stays>"}
     assert {image["width"] for image in images} == {"640"}
+
+
+def test_cells_of_wide_tables_carry_their_column_for_narrow_screens(render_page):
+    """pandas gives several header rows, spanning cells, and a row for the names of the index."""
+    columns = pd.MultiIndex.from_product([["accuracy", "AUC"], ["value", "low"]])
+    wide = pd.DataFrame([[1, 2, 3, 4]], columns=columns, index=pd.Index(["VGG16"], name="model"))
+    tables = [wide.to_html(), wide["AUC"].to_html()]
+    outputs = [v4.new_output("display_data", {"text/html": table}) for table in tables]
+    wide, narrow = render_page(TITLE, code("table", outputs)).select("table")
+    assert [cell["data-label"] for cell in wide.select("td[data-label]")] == [
+        "accuracy, value",
+        "accuracy, low",
+        "AUC, value",
+        "AUC, low",
+    ]
+    assert "stacked" in wide["class"]
+    assert "stacked" not in narrow["class"]
 
 
 def test_code_is_folded_and_parameters_are_named(render_page):

@@ -11,6 +11,7 @@ from bs4 import BeautifulSoup
 
 from lib import paths
 from lib.config import load_config
+from tools.narrow_tables import label_cells
 from tools.render import BANNER, FOOTER, TEMPLATES
 
 LABELS = {
@@ -66,7 +67,7 @@ def index(config: str, output: Path, metrics: Path, reports: Iterable[Path]) -> 
         provenance=_provenance(values),
         configuration=_configuration(values),
     )
-    paths.write_text(output, page)
+    paths.write_text(output, label_cells(page))
     copy = output.with_name(metrics.name)
     if copy.resolve() != metrics.resolve():
         paths.write_text(copy, metrics.read_text(encoding="utf-8"))
@@ -112,7 +113,7 @@ def _card(report: Path, folder: Path) -> dict[str, str | None]:
         "link": Path(os.path.relpath(report, folder)).as_posix(),
         "heading": page.h1.get_text().strip(),
         "question": question.get_text().strip() if question else None,
-        "answer": " ".join(answer.get_text().split()) if answer else None,
+        "answer": " ".join(answer.get_text().split()).removeprefix("Answer. ") if answer else None,
         "image": image.get("src"),
         "alt": image.get("alt", ""),
     }

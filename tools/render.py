@@ -11,6 +11,7 @@ from nbformat import NotebookNode
 
 from lib import paths
 from lib.config import load_config
+from tools.narrow_tables import label_cells
 from tools.notebook_files import read_notebook
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -59,7 +60,7 @@ def render(executed: Path, output: Path, config: str | None = None) -> None:
         "prose", lambda text: _adapt_prose(text, source_folder, output.parent.resolve())
     )
     page, _ = exporter.from_notebook_node(notebook, resources=resources)
-    page = _add_contents(page)
+    page = label_cells(_add_contents(page))
     loaded = LOADS.search(page)
     if loaded:
         raise ValueError(
