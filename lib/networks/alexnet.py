@@ -28,12 +28,7 @@ class LocalResponseNormalization(layers.Layer):
     """
 
     def __init__(
-        self,
-        size: int = 5,
-        bias: float = 2.0,
-        alpha: float = 1e-4,
-        beta: float = 0.75,
-        **kwargs,
+        self, size: int = 5, bias: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, **kwargs
     ):
         super().__init__(**kwargs)
         if size < 1 or size % 2 == 0:

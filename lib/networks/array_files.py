@@ -17,19 +17,10 @@ from lib import paths
 #: The members of a file beside its arrays.
 NOTE, DIGEST = "note", "sha256"
 
-#: What NumPy and zipfile raise for a file that is truncated, altered or of another kind.
-DAMAGE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    RuntimeError,  # NotImplementedError included: an altered byte may ask for any version of zip
-    MemoryError,  # an altered shape may ask for any size
-    zipfile.BadZipFile,
-    zlib.error,
-)
+#: What NumPy and zipfile raise for a file that is truncated, altered or of another kind. An altered
+#: byte may ask for any version of zip (NotImplementedError, a RuntimeError) or for any size.
+DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, RuntimeError)
+DAMAGE += (MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 class DamagedFile(ValueError):

@@ -4,10 +4,11 @@ import importlib.metadata
 import logging
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 #: What TensorFlow 2.21 writes to standard error at every start, whatever TF_CPP_MIN_LOG_LEVEL is.
@@ -95,29 +96,21 @@ def _gpus() -> list[tuple[str, int]]:
     if backend == "tensorflow":
         import tensorflow
 
-        devices = tensorflow.config.list_physical_devices("GPU")
-        details = [tensorflow.config.experimental.get_device_details(device) for device in devices]
+        details_of = tensorflow.config.experimental.get_device_details
+        details = [details_of(gpu) for gpu in tensorflow.config.list_physical_devices("GPU")]
         return [
-            (detail.get("device_name", "GPU"), detail.get("compute_capability", (0,))[0])
-            for detail in details
+            (d.get("device_name", "GPU"), d.get("compute_capability", (0,))[0]) for d in details
         ]
     if backend == "jax":
         import jax
 
-        with suppress(RuntimeError):  # JAX raises it where there is no GPU
-            devices = jax.devices("gpu")
-            numbers = [str(device.compute_capability).partition(".")[0] for device in devices]
-            return [
-                (device.device_kind, int(number) if number.isdigit() else 0)
-                for device, number in zip(devices, numbers, strict=True)
-            ]
-        return []
-    import torch
+        devices = [device for device in jax.devices() if device.platform != "cpu"]
+        numbers = [re.match(r"\d*", str(device.compute_capability)).group() for device in devices]
+        return [(d.device_kind, int(n or 0)) for d, n in zip(devices, numbers, strict=True)]
+    from torch import cuda
 
-    return [
-        (torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i)[0])
-        for i in range(torch.cuda.device_count())
-    ]
+    n = cuda.device_count()
+    return [(cuda.get_device_name(i), cuda.get_device_capability(i)[0]) for i in range(n)]
 
 
 def _cpu_info(field: str) -> str:

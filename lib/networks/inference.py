@@ -60,11 +60,7 @@ def predict(
 
 
 def calibrate(
-    run: "Run",
-    outputs: np.ndarray,
-    class_balance: str,
-    folder: Path,
-    manifest: str = "manifest",
+    run: "Run", outputs: np.ndarray, class_balance: str, folder: Path, manifest: str = "manifest"
 ) -> np.ndarray:
     """Calibrate a network's outputs on the validation images, and add that to its manifest.
 
