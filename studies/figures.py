@@ -121,24 +121,27 @@ def trade_off(table: pd.DataFrame, x: str, y: str, labels: tuple[str, str]) -> F
     """Draw two scores of each row against each other, each point named by the index."""
     figure, axis = plt.subplots(figsize=(5.6, 3.6))
     for name, row in table.iterrows():
-        color = COLORS[name.startswith("mean")]
-        axis.scatter(row[x], row[y], color=color, s=45, marker=MARKERS[name.startswith("mean")])
-        axis.annotate(name, (row[x], row[y]), (7, -4), textcoords="offset points", fontsize=9)
+        is_mean = name.startswith("mean")
+        style = {"color": COLORS[is_mean], "marker": MARKERS[is_mean]}
+        axis.scatter(row[x], row[y], s=45, **style)
+        place = {"xytext": (0, -17 if is_mean else 9), "textcoords": "offset points"}
+        axis.annotate(name, (row[x], row[y]), ha="center", fontsize=9, **place)
     axis.set(xlabel=labels[0], ylabel=labels[1])
     axis.margins(0.15)
     return figure
 
 
 def bars(table: pd.DataFrame, label: str, digits: int = 0, log: bool = False) -> Figure:
-    """Draw horizontal bars: one group per row, one bar per column, each with its number."""
-    rows = table.iloc[::-1]
-    width = 0.8 / len(table.columns)
+    """Draw horizontal bars: one group per row, one bar per column with a value, with its number."""
+    rows, height = table.iloc[::-1], 0.8 / len(table.columns)
+    rank = rows.notna().cumsum(axis=1)
+    middle = (rank.max(axis=1) + 1) / 2
     figure, axis = plt.subplots(figsize=(7.6, (0.28 * len(table.columns) + 0.15) * len(rows) + 0.9))
     for i, column in enumerate(table.columns):
-        places = np.arange(len(rows)) + ((len(table.columns) - 1) / 2 - i) * width
-        drawn = axis.barh(places, rows[column], width, color=COLORS[i], label=column)
-        texts = ["" if pd.isna(v) else f"{v:,.{digits}f}" for v in rows[column]]
-        axis.bar_label(drawn, texts, fontsize=8, padding=2)
+        values = rows[column].dropna()
+        places = (np.arange(len(rows)) + (middle - rank[column]) * height)[values.index]
+        drawn = axis.barh(places, values, height, color=COLORS[i], label=column)
+        axis.bar_label(drawn, [f"{v:,.{digits}f}" for v in values], fontsize=8, padding=2)
     axis.set_yticks(range(len(rows)), rows.index)
     axis.set_xlabel(label)
     axis.margins(x=0.12)
