@@ -449,7 +449,8 @@ def predicted_grid(
         For each image `label`, `predicted`, `correct` and `confidence`.
     """
     columns = 2 * examples
-    size = (PAGE_WIDTH, (PAGE_WIDTH / columns + 0.25) * len(classes))
+    side = min(PAGE_WIDTH / columns, 2)  # inches
+    size = (side * columns, (side + 0.25) * len(classes))
     figure, axes = plt.subplots(len(classes), columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
