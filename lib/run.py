@@ -45,6 +45,10 @@ class Run:
         """The preprocessed images, ndarray of uint8, shape (n, size, size, 3), memory-mapped."""
         return image_array.open_images(self.index, self.config)
 
+    def write_images(self) -> None:
+        """Preprocess the images of the index into `images.npy`; unchanged ones are kept."""
+        image_array.write_images(self.index, self.data_folder, self.config)
+
     @cached_property
     def data_folder(self) -> Path:
         """The folder of the original images and masks."""

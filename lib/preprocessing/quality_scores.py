@@ -85,11 +85,8 @@ def image_similarity(
     scores = {}
     for name, region in regions.items():
         check_same_shape(clean[..., 0], region)
-        if not region.any():
-            scores[name] = {"psnr": np.nan, "ssim": np.nan}
-            continue
-        error, ssim = (float(v[region].mean(dtype=np.float64)) for v in (squared_error, similarity))
-        scores[name] = {"psnr": 10 * np.log10(255**2 / max(error, ROUNDING_ERROR)), "ssim": ssim}
+        ssim = float(similarity[region].mean(dtype=np.float64)) if region.any() else np.nan
+        scores[name] = {"psnr": _psnr(squared_error[region]), "ssim": ssim}
     return scores
 
 
@@ -115,10 +112,18 @@ def removal_scores(
         `dice`, `precision`, `recall`; `psnr_inside` and `psnr_outside` the artefact.
     """
     valid = ~grow_mask(ignored, SSIM_RADIUS)
-    regions = {"inside": truth & valid, "outside": ~truth & valid}
-    similarity = image_similarity(clean, restored, regions)
+    error = np.square(clean.astype(np.float32) - restored)
     scores = mask_scores(mask & valid, truth & valid)
-    return scores | {f"psnr_{name}": similarity[name]["psnr"] for name in regions}
+    for name, region in {"inside": truth & valid, "outside": ~truth & valid}.items():
+        scores[f"psnr_{name}"] = _psnr(error[region])
+    return scores
+
+
+def _psnr(squared_error: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio in dB, NaN without pixels."""
+    if not squared_error.size:
+        return np.nan
+    return 10 * np.log10(255**2 / max(squared_error.mean(dtype=np.float64), ROUNDING_ERROR))
 
 
 def grow_mask(mask: np.ndarray, pixels: int) -> np.ndarray:
