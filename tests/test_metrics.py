@@ -39,6 +39,12 @@ def predictions(n=90, seed=0, model="baseline_cnn", split="test", prior=PRIOR):
     return prediction_files.prediction_table(model, rows, probabilities, CLASSES, prior)
 
 
+def evaluate(table, run):
+    """Return the scores of the only model of a table."""
+    (scores,) = metrics.evaluate_models(table, run)["models"].values()
+    return scores
+
+
 @pytest.fixture
 def test_rows():
     return predictions()
@@ -133,7 +139,7 @@ def test_every_model_but_the_majority_has_one_folder():
 
 
 def test_scores_of_both_rules_agree_with_scikit_learn(run, test_rows):
-    scores = metrics.evaluate(test_rows, run)
+    scores = evaluate(test_rows, run)
     for rule, column in priors.PREDICTED.items():
         found, predicted = scores["rules"][rule], test_rows[column]
         right = (test_rows["label"] == predicted).mean()
@@ -151,7 +157,7 @@ def test_scores_of_both_rules_agree_with_scikit_learn(run, test_rows):
 
 
 def test_each_headline_score_is_that_of_its_rule(run, test_rows):
-    scores = metrics.evaluate(test_rows, run)
+    scores = evaluate(test_rows, run)
     assert scores["accuracy"] == scores["rules"]["training_prior"]["accuracy"]
     assert scores["balanced_accuracy"] == scores["rules"]["equal_priors"]["balanced_accuracy"]
 
@@ -166,7 +172,7 @@ def test_equal_priors_find_more_of_a_rare_class(run):
     rows["lesion_id"] = rows["group_id"] = rows["image_id"]
     rows["label"] = np.array(CLASSES)[target]
     table = prediction_files.prediction_table("alexnet", rows, probabilities, CLASSES, PRIOR)
-    rules = metrics.evaluate(table, run)["rules"]
+    rules = evaluate(table, run)["rules"]
     as_trained, equal = rules["training_prior"], rules["equal_priors"]
     assert equal["balanced_accuracy"]["value"] > as_trained["balanced_accuracy"]["value"]
     assert equal["accuracy"]["value"] < as_trained["accuracy"]["value"]
@@ -175,7 +181,7 @@ def test_equal_priors_find_more_of_a_rare_class(run):
 
 
 def test_intervals_hold_the_value(run, test_rows):
-    scores = metrics.evaluate(test_rows, run)
+    scores = evaluate(test_rows, run)
     for name in metrics.SCORES:
         assert 0 <= scores[name]["low"] < scores[name]["value"] < scores[name]["high"] <= 1
 
@@ -224,7 +230,7 @@ def test_answering_with_the_most_frequent_class_is_chance_in_balanced_accuracy(r
     rows = predictions()
     always = np.tile([0.0, 0.0, 1.0], (len(rows), 1))
     table = prediction_files.prediction_table("majority", rows, always, CLASSES, PRIOR)
-    scores = metrics.evaluate(table, run)
+    scores = evaluate(table, run)
     assert scores["balanced_accuracy"] == pytest.approx(
         {"value": 1 / 3, "low": 1 / 3, "high": 1 / 3}
     )
@@ -256,7 +262,7 @@ def test_several_images_a_lesion_widen_the_interval(run):
     apart = copies.assign(group_id=copies["image_id"])
 
     def width(table):
-        score = metrics.evaluate(table.reset_index(drop=True), run)["accuracy"]
+        score = evaluate(table.reset_index(drop=True), run)["accuracy"]
         return score["high"] - score["low"]
 
     assert width(together) > 2 * width(apart)

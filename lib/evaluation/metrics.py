@@ -1,7 +1,7 @@
 """Scores of all models with intervals over lesions (`metrics.json`), and tables of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -104,12 +104,6 @@ def evaluate_models(
             if model in draws and other in draws
         ],
     }
-
-
-def evaluate(table: pd.DataFrame, config: Config) -> dict:
-    """Score the predictions of one model: its part of what `evaluate_models` returns."""
-    (scores,) = evaluate_models(table, config)["models"].values()
-    return scores
 
 
 def _score_draws(table: pd.DataFrame, classes: list[str], weights: np.ndarray) -> dict[str, dict]:
@@ -216,43 +210,36 @@ def _cross_validation(
 
 def headline_table(metrics: dict) -> pd.DataFrame:
     """Return the headline scores as `value (low to high)`, one row per model."""
-    return pd.DataFrame(
-        {
-            title: {
-                model["title"]: bootstrap.format_interval(model[score])
-                for model in metrics["models"].values()
-            }
-            for score, title in SCORES.items()
-        }
-    )
+    models = {model["title"]: model for model in metrics["models"].values()}
+    return pd.DataFrame(_texts(models.values()), list(models), list(SCORES.values()))
+
+
+def _texts(rows: Iterable[dict]) -> list[dict[str, str]]:
+    return [
+        {title: bootstrap.format_interval(row[score]) for score, title in SCORES.items()}
+        for row in rows
+    ]
 
 
 def rule_table(metrics: dict) -> pd.DataFrame:
     """Return accuracy and balanced accuracy under both rules, one row per model."""
-    return pd.DataFrame(
-        {
-            (score.replace("_", " "), title): {
-                model["title"]: bootstrap.format_interval(model["rules"][rule][score])
-                for model in metrics["models"].values()
-            }
-            for score in HEADLINE
-            for rule, title in priors.RULES.items()
-        }
-    )
+    models = {model["title"]: model["rules"] for model in metrics["models"].values()}
+    columns = {
+        (score.replace("_", " "), title): [
+            bootstrap.format_interval(rules[rule][score]) for rules in models.values()
+        ]
+        for score in HEADLINE
+        for rule, title in priors.RULES.items()
+    }
+    return pd.DataFrame(columns, list(models))
 
 
 def difference_table(metrics: dict) -> pd.DataFrame:
     """Return the differences between models, one row per comparison; it may have no rows."""
     titles = {name: model["title"] for name, model in metrics["models"].items()}
     pairs = [(titles[pair["model"]], titles[pair["less"]]) for pair in metrics["differences"]]
-    return pd.DataFrame(
-        [
-            {title: bootstrap.format_interval(pair[score]) for score, title in SCORES.items()}
-            for pair in metrics["differences"]
-        ],
-        index=pd.MultiIndex.from_tuples(pairs, names=["model", "minus"]),
-        columns=list(SCORES.values()),
-    )
+    index = pd.MultiIndex.from_tuples(pairs, names=["model", "minus"])
+    return pd.DataFrame(_texts(metrics["differences"]), index, list(SCORES.values()))
 
 
 def class_table(metrics: dict, rule: str = "equal_priors") -> pd.DataFrame:
