@@ -476,29 +476,3 @@ def excess_boxes(excess: pd.DataFrame) -> Figure:
     axis.axvline(0, color="black", lw=0.8, ls="--")
     axis.set(xlabel="proportion of mass inside the lesion\nminus that of a uniform map")
     return figure
-
-
-def step_differences(table: pd.DataFrame) -> Figure:
-    """Draw what each preprocessing step changes, with its intervals and a line at zero.
-
-    Parameters
-    ----------
-    table : DataFrame
-        `ablation.RESULT_SCHEMA`; rows without a comparison are left out. The thick interval is
-        the one of the single comparison, the thin one allows for their number.
-    """
-    rows = table.dropna(subset=["compared"]).iloc[::-1]
-    places = np.arange(len(rows))
-    colors = [
-        "gray" if low <= 0 <= high else TRAINING if low > 0 else VALIDATION
-        for low, high in zip(rows["difference_low"], rows["difference_high"], strict=True)
-    ]
-    figure, axis = plt.subplots(figsize=(7.2, 0.32 * len(rows) + 1.1), layout="constrained")
-    axis.axvline(0, color="black", lw=0.8, ls="--")
-    axis.hlines(places, rows["corrected_low"], rows["corrected_high"], colors, lw=1)
-    axis.hlines(places, rows["difference_low"], rows["difference_high"], colors, lw=3.5)
-    axis.scatter(rows["difference"], places, color=colors, s=36, edgecolors="black", zorder=3)
-    axis.set_yticks(places, rows["compared"])
-    axis.set_xlabel("difference in balanced accuracy, with the step less without it")
-    sns.despine(ax=axis)
-    return figure
