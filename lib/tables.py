@@ -1,4 +1,4 @@
-"""Tables on disk: each a contract, checked when it is read and written whole or not at all."""
+"""Read CSV tables against a schema; write CSV and JSON files completely or not at all."""
 
 import json
 import warnings
@@ -19,8 +19,8 @@ def read_table(file: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
     FileNotFoundError
         No such file.
     ValueError
-        Not CSV, a column is missing or unknown, or values are not as the schema has them: the
-        message names the file and all faults at once, with their rows.
+        Not CSV, or not as the schema requires: the message names the file and lists all faults
+        with their rows.
     """
     if not file.is_file():
         raise FileNotFoundError(
@@ -41,12 +41,12 @@ def read_table(file: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
 
 
 def write_table(table: pd.DataFrame, file: Path) -> Path:
-    """Write a CSV file whole or not at all."""
+    """Write a CSV file completely or not at all."""
     return paths.write_text(file, table.to_csv(index=False, lineterminator="\n"))
 
 
 def _faults(cases: pd.DataFrame, schema: pa.DataFrameSchema, columns: list[str]) -> list[str]:
-    """Put every fault into words, one line for each column and check, rows as in the file."""
+    """Describe every fault, one line for each column and check, with the file's row numbers."""
     lines = []
     not_numbers = set(cases.loc[cases["check"].str.startswith("coerce_dtype"), "column"])
     cases = cases[~cases["column"].isin(not_numbers) | cases["check"].str.startswith("coerce")]
@@ -74,14 +74,14 @@ def _faults(cases: pd.DataFrame, schema: pa.DataFrameSchema, columns: list[str])
 def _values(rows: pd.DataFrame) -> str:
     """List values at fault with their rows in the file (the header is row 1), at most ten."""
     rows = rows.drop_duplicates(["failure_case", "index"])
-    said = [
+    values = [
         repr(row.failure_case) + ("" if pd.isna(row.index) else f" in row {int(row.index) + 2}")
         for row in rows.head(10).itertuples(index=False)
     ]
     more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
-    return ", ".join(said) + more
+    return ", ".join(values) + more
 
 
 def write_json(values: dict, file: Path) -> Path:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file completely or not at all."""
     return paths.write_text(file, json.dumps(values, indent=1, ensure_ascii=False) + "\n")

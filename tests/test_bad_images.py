@@ -66,24 +66,24 @@ def fault(tmp_path):
 def read(tmp_path):
     """Read a file that the inspection has nothing against."""
 
-    def decode(data):
+    def read(data):
         file = tmp_path / "lesion.img"
         file.write_bytes(data)
         image = decode.read_image(file)
         assert quality.inspect_image(file) == (image.shape[1], image.shape[0], "", "")
         return image
 
-    return decode
+    return read
 
 
 @pytest.fixture
 def read_mask(tmp_path):
-    def decode(data, size=None):
+    def read(data, size=None):
         file = tmp_path / "mask.png"
         file.write_bytes(data)
         return decode.read_mask(file, size)
 
-    return decode
+    return read
 
 
 # ------------------------------------------------------------------------------- what can be used

@@ -78,7 +78,7 @@ def test_a_class_with_too_few_groups_is_named_with_their_number():
 
 def test_shares_that_leave_nothing_to_train_on_are_refused_by_class():
     settings = SETTINGS.model_copy(update={"validation": 0.25, "test": 0.6})
-    with pytest.raises(ValueError, match=r"class bcc has 5 groups .* a share of 0.15 needs"):
+    with pytest.raises(ValueError, match=r"class bcc has 5 groups .* a proportion of 0.15 needs"):
         splits.split_groups(groups(bcc=5, nv=30), settings)
     with pytest.raises(ValueError, match=r"too few groups of images to split, {'bcc': 7"):
         splits.split_groups(groups(bcc=7, nv=7), settings)

@@ -1,17 +1,16 @@
-"""Near-duplicate images, whatever their lesion_id: found, confirmed, and joined into groups.
+"""Find near-duplicate images under different lesion_ids, and join their lesions into groups.
 
-Two photographs of one lesion under two lesion_ids, or one file twice, put the same lesion on both
-sides of a split. A perceptual hash (compared over the flips and rotations) misses a copy that was
-cropped; so an image is described several times, whole and by parts of it, and a part of one is
-looked up among the whole of the others:
+Two photographs of one lesion under two lesion_ids, or one file twice, can put the same lesion into
+training and test. A perceptual hash misses cropped copies. So each image is described as a whole
+and by parts, and parts of one image are looked up among all whole images:
 
 1. Candidates. The low spatial frequencies of lightness and colour (a discrete cosine transform),
-   their signs dropped and transposed pairs sorted, are the same for all eight flips and quarter
+   without signs and with transposed pairs sorted, are the same for all eight flips and quarter
    turns; divided by the contrast, also for other brightness. A k-d tree finds the nearest whole
-   images of each part, and each image keeps its nearest candidates only, at most `CONFIRMED`: their
-   number grows with n, not with n squared.
-2. Confirmation. The fine texture of both is laid over one another in the best two orientations,
-   and shifted until it fits best: `similarity` is the correlation there, 1 for the same image.
+   images of each part. Each image has at most `CONFIRMED` candidates, so their number grows with
+   n, not with n squared.
+2. Confirmation. The fine textures of both images are correlated in the best two orientations and
+   over small shifts: `similarity` is the highest correlation, 1 for the same image.
 """
 
 from pathlib import Path
@@ -27,26 +26,26 @@ from scipy.spatial import KDTree
 
 from lib.preprocessing import decode, pipeline, threads
 
-#: Correlation of fine texture from which on two images are taken for one. Set by looking at pairs
-#: of different lesions in HAM10000: from 0.61 on they showed the same lesion, one of 0.57 did not;
-#: altered copies lie above 0.8 (reports/studies/leakage).
+#: Smallest correlation of fine texture of a duplicate. Set by inspecting pairs of different lesions
+#: in HAM10000: from 0.61 on they showed the same lesion, one of 0.57 did not; altered copies are
+#: above 0.8 (reports/studies/leakage).
 SAME_IMAGE = 0.6
-#: Distance of descriptions beyond which a pair is no candidate, and how many are looked at.
+#: Largest distance between descriptions of a candidate pair, and neighbours per part.
 CANDIDATE_DISTANCE, NEIGHBOURS = 0.15, 6
-#: Candidates of one image, and of one size of its parts, that are confirmed: the nearest ones.
+#: The nearest candidates of one image, for one size of its parts, that are confirmed.
 CONFIRMED = 6
-#: Correlation of low frequencies that a candidate must have in some orientation.
+#: Smallest correlation of low frequencies, in some orientation, of a candidate.
 COARSE_FIT = 0.95
-#: Sides, in pixels, of the thumbnails: in colour for candidates, in grey for confirmation.
+#: Sides of the thumbnails in pixels: in colour for candidates, in grey for confirmation.
 COARSE, FINE = 64, 96
-#: Parts of an image that are looked up: side and step in pixels of the coarse thumbnail. The
-#: smallest is 62 % of the side; a closer crop is not found.
+#: Side and step of the parts, in pixels of the coarse thumbnail. The smallest is 62 % of the side;
+#: a closer crop is not found.
 PARTS = ((64, 1), (58, 2), (52, 2), (46, 3), (40, 3))
 FREQUENCIES = 8
 DIMENSIONS = 32
 
-#: `duplicates.csv`: one row a pair, the closest first; `similarity` up to 1, `part` the share of
-#: the first image's side that the second one shows.
+#: `duplicates.csv`: one row a pair, the most similar first; `part` is the fraction of the first
+#: image's side that the second one shows.
 PAIRS_SCHEMA = pa.DataFrameSchema(
     {
         "image_id_1": pa.Column(str),
@@ -72,9 +71,8 @@ class Thumbnails(NamedTuple):
 
 def thumbnails(folder: Path, files: pd.Series) -> Thumbnails:
     """Make thumbnails of the central square of every image, in the order of `files`."""
-    return stack(
-        threads.map_files(lambda path: thumbnail(decode.read_image(folder / path)), files)
-    )
+    pairs = threads.map_files(lambda path: thumbnail(decode.read_image(folder / path)), files)
+    return stack(pairs)
 
 
 def thumbnail(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +84,7 @@ def thumbnail(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stack(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Thumbnails:
-    """Put the thumbnails of several images together."""
+    """Stack the thumbnails of several images."""
     coarse, fine = zip(*pairs, strict=True)
     return Thumbnails(np.stack(coarse), np.stack(fine))
 
@@ -97,14 +95,14 @@ def find_pairs(images: Thumbnails) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `first`, `second` (rows of `images`, first < second), `similarity` and `part`, the closest
-        first.
+        `first`, `second` (rows of `images`, first < second), `similarity` and `part`, the most
+        similar first.
     """
     columns = ["first", "second", "similarity", "part"]
     whole = _describe(images.coarse, COARSE, np.zeros((1, 2), int))[:, 0]
     project = _principal_axes(whole)
     tree = KDTree(project(whole))
-    found = []
+    tables = []
     known: set[tuple[int, int]] = set()
     for side, step in PARTS:
         candidates = _candidates(images, tree, project, side, step)
@@ -113,19 +111,19 @@ def find_pairs(images: Thumbnails) -> pd.DataFrame:
         confirmed = _confirm(images, candidates[fresh], side)
         confirmed = confirmed[confirmed["similarity"] >= SAME_IMAGE]
         known |= set(zip(confirmed["first"], confirmed["second"], strict=True))
-        found.append(confirmed.assign(part=side / COARSE)[columns])
+        tables.append(confirmed.assign(part=side / COARSE)[columns])
     order = ["similarity", "first", "second"]
-    table = pd.concat(found).astype({"first": int, "second": int})
+    table = pd.concat(tables).astype({"first": int, "second": int})
     return table.sort_values(order, ascending=[False, True, True], ignore_index=True)
 
 
 def name_pairs(pairs: pd.DataFrame, metadata: pd.DataFrame) -> pd.DataFrame:
-    """Put ids and classes in the place of row numbers.
+    """Replace row numbers by ids and classes.
 
     Parameters
     ----------
     metadata : DataFrame
-        One row for each row of the thumbnails, in their order.
+        One row a thumbnail, in their order.
 
     Returns
     -------
@@ -169,7 +167,7 @@ def join(metadata: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
 
 
 def _candidates(images, tree, project, side, step) -> pd.DataFrame:
-    """Look up every part of `side` pixels among the whole images; the best part of each pair."""
+    """Look up every part of `side` pixels among the whole images; return each pair's best part."""
     reach = range(0, COARSE - side + 1, step)
     corners = np.array([(top, left) for top in reach for left in reach])
     parts = []
@@ -222,14 +220,14 @@ def _confirm(images: Thumbnails, candidates: pd.DataFrame, side: int) -> pd.Data
 
 def _describe(coarse: np.ndarray, side: int, corners: np.ndarray) -> np.ndarray:
     """Describe parts of images; float32, shape (images, corners, features)."""
-    lightness, *colour = np.moveaxis(_spectra(coarse, side, corners), 2, 0)
+    lightness, *color = np.moveaxis(_spectra(coarse, side, corners), 2, 0)
     u, v = _frequencies()
 
     def invariant(spectrum):
         one, other = np.abs(spectrum[..., u, v]), np.abs(spectrum[..., v, u])
         return np.concatenate([np.minimum(one, other), np.maximum(one, other)], axis=-1)
 
-    features = [invariant(lightness), *(0.5 * invariant(each) for each in colour)]
+    features = [invariant(lightness), *(0.5 * invariant(channel) for channel in color)]
     contrast = np.linalg.norm(features[0], axis=-1, keepdims=True) + 1
     return np.concatenate(features, axis=-1) / contrast
 
@@ -247,7 +245,7 @@ def _spectra(coarse: np.ndarray, side: int, corners: np.ndarray) -> np.ndarray:
 
 
 def _bases(side: int) -> np.ndarray:
-    """Return the cosine waves over `side` pixels from each offset on, (offsets, 8, COARSE)."""
+    """Return cosine waves over `side` pixels from each offset on, (offsets, 8, COARSE)."""
     at = np.arange(side) + 0.5
     waves = np.cos(np.pi * np.arange(FREQUENCIES)[:, None] * at / side) / side
     bases = np.zeros((COARSE - side + 1, FREQUENCIES, COARSE), np.float32)
@@ -263,11 +261,11 @@ def _frequencies() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _principal_axes(features: np.ndarray):
-    """Return a function that projects descriptions on the principal axes of these."""
+    """Return a function that projects descriptions on the principal axes of `features`."""
     sample = features[:: 1 + len(features) // 20_000]
     mean = sample.mean(axis=0)
     axes = np.linalg.svd(sample - mean, full_matrices=False)[2][:DIMENSIONS].T
-    return lambda each: ((each - mean) @ axes).astype(np.float32)
+    return lambda vectors: ((vectors - mean) @ axes).astype(np.float32)
 
 
 #: The eight flips and quarter turns: transposed or not, then turned over up-down, left-right.
@@ -275,9 +273,9 @@ TURNS = [(t, y, x) for t in (False, True) for y in (False, True) for x in (False
 
 
 def _fits(coarse: np.ndarray, candidates: pd.DataFrame, side: int) -> np.ndarray:
-    """Correlate the lightness of each part with the whole in each of the eight orientations.
+    """Correlate the low frequencies of each part with the whole in all eight orientations.
 
-    Only the low frequencies; float, shape (candidates, 8).
+    Of the lightness; float, shape (candidates, 8).
     """
     bases, (whole_basis,) = _bases(side), _bases(COARSE)
     u, v = np.indices((FREQUENCIES, FREQUENCIES))
@@ -289,14 +287,14 @@ def _fits(coarse: np.ndarray, candidates: pd.DataFrame, side: int) -> np.ndarray
         )
         part = bases[rows["top"]] @ part @ np.swapaxes(bases[rows["left"]], 1, 2)
         whole = whole_basis @ whole @ whole_basis.T
-        for each in (part, whole):
-            each[:, 0, 0] = 0  # the mean
-            each /= np.linalg.norm(each, axis=(1, 2), keepdims=True) + 1e-6
+        for spectrum in (part, whole):
+            spectrum[:, 0, 0] = 0  # the mean
+            spectrum /= np.linalg.norm(spectrum, axis=(1, 2), keepdims=True) + 1e-6
         turned = (
             (np.swapaxes(part, 1, 2) if t else part) * (-1.0) ** (u * y + v * x)
             for t, y, x in TURNS
         )
-        fits.append(np.stack([(each * whole).sum(axis=(1, 2)) for each in turned], axis=1))
+        fits.append(np.stack([(spectrum * whole).sum(axis=(1, 2)) for spectrum in turned], axis=1))
     return np.concatenate(fits) if fits else np.zeros((0, len(TURNS)))
 
 
@@ -307,7 +305,7 @@ def _turned(texture: np.ndarray, turn: tuple) -> np.ndarray:
 
 
 def _texture(gray: np.ndarray) -> np.ndarray:
-    """Return what is finer than 2.5 pixels, at the same contrast everywhere."""
+    """Return the structure finer than 2.5 pixels, normalised to a local contrast of about 1."""
     gray = gray.astype(np.float32)
     fine = gray - cv2.GaussianBlur(gray, (0, 0), 2.5)
     return fine / (np.sqrt(cv2.GaussianBlur(fine * fine, (0, 0), 5)) + 3)

@@ -1,6 +1,5 @@
-"""Is every image there and fit for use? One look at each file, and a report of what is not."""
+"""Check that every image is there and usable, and report those that are not."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,23 +7,23 @@ import pandas as pd
 import pandera.pandas as pa
 from PIL import ExifTags, Image
 
-from lib import paths
+from lib import paths, tables
 from lib.data import datasets
 from lib.preprocessing import decode, threads
 from lib.config import Config
 
-#: grey levels that some channel must span; of HAM10000's images, seen small, the flattest spans 39
+#: grey levels that some channel must span; in HAM10000, decoded small, the flattest image spans 39
 SMALLEST_SPAN = 8
 
-#: What may be wrong with an image, and what it means.
+#: Possible problems of an image.
 PROBLEMS = {
     "missing": "a row of the metadata without a file",
     **decode.FAULTS,
-    "blank": "one colour all over: a lens cap, not skin",
+    "blank": "one colour all over, such as a lens cap",
 }
 
-#: One row an image of the metadata; sizes in pixels, after a turn that EXIF asks for; empty where
-#: the header could not be read.
+#: One row an image of the metadata; sizes in pixels after the EXIF orientation is applied, empty
+#: where the header cannot be read.
 INSPECTION_SCHEMA = pa.DataFrameSchema(
     {
         "image_id": pa.Column(str, unique=True),
@@ -33,7 +32,7 @@ INSPECTION_SCHEMA = pa.DataFrameSchema(
         "width": pa.Column(float, nullable=True),
         "height": pa.Column(float, nullable=True),
         "problem": pa.Column(str, pa.Check.isin(["", *PROBLEMS])),
-        "found": pa.Column(str),  # what was found instead, in words
+        "found": pa.Column(str),  # a description of the problem
     },
     strict=True,
 )
@@ -45,14 +44,14 @@ def inspect(folder: Path, metadata: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `INSPECTION_SCHEMA`, in the order of `metadata`; `problem` is empty where all is well.
+        `INSPECTION_SCHEMA`, in the order of `metadata`; `problem` is empty for a usable image.
     """
     files = datasets.find_images(folder, metadata["image_id"])
     files = files.reindex(metadata["image_id"], fill_value="")
-    looks = threads.map_files(
+    results = threads.map_files(
         lambda path: inspect_image(folder / path) if path else MISSING, files
     )
-    table = pd.DataFrame(looks, columns=["width", "height", "problem", "found"])
+    table = pd.DataFrame(results, columns=["width", "height", "problem", "found"])
     table.insert(0, "image_id", metadata["image_id"].to_numpy())
     table.insert(1, "dx", metadata["dx"].to_numpy())
     table.insert(2, "path", files.to_numpy())
@@ -63,41 +62,41 @@ MISSING = (None, None, "missing", "no file")
 
 
 def inspect_image(file: Path) -> tuple[int | None, int | None, str, str]:
-    """Open one image; return width and height in pixels, the problem (or "") and what was found.
+    """Open one image; return width and height in pixels, the problem (or "") and its description.
 
-    The header is read first, as `datasets.read_image` does: what that refuses has a problem here.
-    Then all of the file is decoded, a JPEG at an eighth of its size.
+    The header is checked first, so whatever `decode.read_image` refuses has a problem here. Then
+    the whole file is decoded, a JPEG at an eighth of its size.
     """
     try:
         data = file.read_bytes()
     except FileNotFoundError:  # a link to nowhere
         return *MISSING[:3], "a link to a file that is not there"
     except OSError as error:
-        return None, None, "unreadable", decode.in_words(error)
-    image, problem, found = decode.read_header(data)
+        return None, None, "unreadable", decode.one_line(error)
+    image, problem, detail = decode.read_header(data)
     if image is None:
-        return None, None, problem, found
+        return None, None, problem, detail
     width, height = image.size
     if not problem:
-        problem, found = _look_inside(image)
-    turned = not problem and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return (height, width, "", "") if turned else (width, height, problem, found)
+        problem, detail = _decode(image)
+    is_turned = not problem and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (height, width, "", "") if is_turned else (width, height, problem, detail)
 
 
-def _look_inside(image: Image.Image) -> tuple[str, str]:
-    """Decode an image; return the problem (or "") and what was found."""
+def _decode(image: Image.Image) -> tuple[str, str]:
+    """Decode an image; return the problem (or "") and its description."""
     try:
         image.draft("RGB", (1, 1))
         image.load()
     except (OSError, ValueError, SyntaxError) as error:
-        words = decode.in_words(error)
-        return "truncated" if "truncated" in words else "unreadable", words
+        detail = decode.one_line(error)
+        return "truncated" if "truncated" in detail else "unreadable", detail
     span = max(high - low for low, high in image.getextrema())
     return ("blank", f"a span of {span} grey levels") if span < SMALLEST_SPAN else ("", "")
 
 
 def report(inspected: pd.DataFrame, unlisted: Iterable[str], config: Config) -> dict:
-    """Count what was found, by reason and class, as `data_quality.json` holds it.
+    """Count the images with problems, by problem and class: the contents of `data_quality.json`.
 
     Parameters
     ----------
@@ -127,20 +126,19 @@ def report(inspected: pd.DataFrame, unlisted: Iterable[str], config: Config) -> 
     }
 
 
-def write_report(found: dict, config: Config) -> Path:
+def write_report(contents: dict, config: Config) -> Path:
     """Write the run's `data_quality.json`."""
-    file = paths.run_folder(config.name) / "data_quality.json"
-    return paths.write_text(file, json.dumps(found, indent=1) + "\n")
+    return tables.write_json(contents, paths.run_folder(config.name) / "data_quality.json")
 
 
 def usable(metadata: pd.DataFrame, inspected: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """Return the metadata of the images that can be used.
+    """Return the metadata of the usable images.
 
     Raises
     ------
     ValueError
-        More images are lost than `data.max_dropped` allows; the message counts them by reason
-        and names the first of each.
+        More images are unusable than `data.max_dropped` allows; the message counts them by
+        problem and names the first of each.
     """
     bad = inspected[inspected["problem"] != ""]
     if len(bad) > config.data.max_dropped * len(inspected):
@@ -152,7 +150,7 @@ def usable(metadata: pd.DataFrame, inspected: pd.DataFrame, config: Config) -> p
 
 
 def describe(bad: pd.DataFrame) -> str:
-    """Return one line for each reason: how many images, and the first of them."""
+    """Return one line for each problem: the number of images, and the first of them."""
     lines = []
     for problem, rows in bad.groupby("problem", sort=False):
         first = rows.iloc[0]

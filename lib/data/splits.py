@@ -1,7 +1,7 @@
-"""Which image is on which side: whole groups, each class in the same shares, the same every time.
+"""The lesion-grouped split: whole groups, stratified by class, reproducible.
 
-A group is what must not be torn apart: all images of a lesion, and of lesions that share an image
-(lib/data/duplicates.py).
+A group is all images of a lesion, and of lesions that share an image (lib/data/duplicates.py); it
+is never divided between splits or folds.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from lib.config import Split
 
 SPLITS = ("train", "validation", "test")
-#: What names a split: ids, and on which side each is.
+#: The columns that identify a split.
 COLUMNS = ["image_id", "lesion_id", "group_id", "split", "fold"]
-#: Of a cross-validation within the training images, as far as every class has so many groups.
+#: Folds of a cross-validation within the training images; fewer if a class has fewer groups.
 INNER_FOLDS = 5
 
 
@@ -32,7 +32,7 @@ def group_labels(images: pd.DataFrame) -> pd.Series:
     Returns
     -------
     Series of str
-        Indexed by group_id, sorted, so that nothing depends on the order of the rows.
+        Indexed by group_id and sorted, so that no result depends on the order of the rows.
     """
     counts = images["label"].value_counts()
     by_rarity = images.assign(n=images["label"].map(counts)).sort_values(["n", "label"])
@@ -40,19 +40,19 @@ def group_labels(images: pd.DataFrame) -> pd.Series:
 
 
 def sample_groups(images: pd.DataFrame, images_per_class: int, seed: int) -> pd.DataFrame:
-    """Draw whole groups at random, each taken if no class gets more than `images_per_class`."""
-    sizes = pd.crosstab(images["group_id"], images["label"])  # sorted: no order of rows counts
+    """Draw whole groups at random, skipping those that exceed `images_per_class` of a class."""
+    sizes = pd.crosstab(images["group_id"], images["label"])  # sorted by group_id
     room = pd.Series(images_per_class, index=sizes.columns)
-    taken = []
+    chosen = []
     for group_id, size in sizes.sample(frac=1, random_state=seed).iterrows():
         if (size <= room).all():
             room -= size
-            taken.append(group_id)
-    return images[images["group_id"].isin(taken)]
+            chosen.append(group_id)
+    return images[images["group_id"].isin(chosen)]
 
 
 def split_groups(labels: pd.Series, settings: Split) -> pd.Series:
-    """Assign groups to train, validation and test at random, each class in the same shares.
+    """Assign groups to train, validation and test at random, stratified by class.
 
     Parameters
     ----------
@@ -67,18 +67,18 @@ def split_groups(labels: pd.Series, settings: Split) -> pd.Series:
     Raises
     ------
     ValueError
-        A class with too few groups to be in every split.
+        A class has too few groups to be in every split.
     """
     labels = labels.sort_index()
-    share = min(settings.validation, settings.test, 1 - settings.validation - settings.test)
-    _require(labels, max(3, int(np.ceil(1 / share))), f"a share of {share:g}", "split")
-    of_rest = settings.validation / (1 - settings.test)
+    smallest = min(settings.validation, settings.test, 1 - settings.validation - settings.test)
+    _require(labels, max(3, int(np.ceil(1 / smallest))), f"a proportion of {smallest:g}", "split")
+    validation_of_rest = settings.validation / (1 - settings.test)
     try:
         rest, test = train_test_split(
             labels, test_size=settings.test, stratify=labels, random_state=settings.seed
         )
         train, validation = train_test_split(
-            rest, test_size=of_rest, stratify=rest, random_state=settings.seed
+            rest, test_size=validation_of_rest, stratify=rest, random_state=settings.seed
         )
     except ValueError as error:
         counts = labels.value_counts().to_dict()
@@ -88,10 +88,10 @@ def split_groups(labels: pd.Series, settings: Split) -> pd.Series:
 
 
 def fold_groups(labels: pd.Series, settings: Split) -> pd.Series:
-    """Deal groups to `settings.folds` folds at random, each class in the same shares.
+    """Assign groups to `settings.folds` folds at random, stratified by class.
 
-    The folds hold every group, those of the test split too: cross-validation is an experiment of
-    its own beside the single split.
+    The folds hold every group, including those of the test split: cross-validation is an
+    experiment separate from the single split.
 
     Returns
     -------
@@ -101,13 +101,13 @@ def fold_groups(labels: pd.Series, settings: Split) -> pd.Series:
     Raises
     ------
     ValueError
-        A class with fewer groups than there are folds.
+        A class has fewer groups than there are folds.
     """
     _require(labels, settings.folds, f"split.folds = {settings.folds}", "fold")
     labels = labels.sort_index()
-    dealer = StratifiedKFold(settings.folds, shuffle=True, random_state=settings.seed)
+    splitter = StratifiedKFold(settings.folds, shuffle=True, random_state=settings.seed)
     folds = pd.Series(0, index=labels.index)
-    for fold, (_, held_out) in enumerate(dealer.split(labels, labels)):
+    for fold, (_, held_out) in enumerate(splitter.split(labels, labels)):
         folds.iloc[held_out] = fold
     return folds
 
@@ -115,10 +115,9 @@ def fold_groups(labels: pd.Series, settings: Split) -> pd.Series:
 def inner_folds(
     labels: Sequence[str], groups: Sequence[str], seed: int, folds: int = INNER_FOLDS
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Deal whole groups to folds at random, each class in the same shares.
+    """Assign whole groups to folds at random, stratified by class; fewer folds if groups are few.
 
-    To fewer, with a warning, if a class has fewer groups. For what is chosen within the training
-    images: hyperparameters and calibration.
+    For choices made within the training images: hyperparameters and calibration.
 
     Parameters
     ----------
@@ -128,16 +127,16 @@ def inner_folds(
     Returns
     -------
     list of tuple of ndarray of int
-        For each fold the rows to train on and the rows that are held out.
+        For each fold the training rows and the held-out rows.
 
     Raises
     ------
     ValueError
-        A class with a single group.
+        A class has a single group.
     """
     images = pd.DataFrame({"label": np.asarray(labels), "group_id": np.asarray(groups)})
-    label_of = group_labels(images)
-    counts = label_of.value_counts().reindex(images["label"].unique(), fill_value=0)
+    group_label = group_labels(images)
+    counts = group_label.value_counts().reindex(images["label"].unique(), fill_value=0)
     rarest, count = counts.idxmin(), int(counts.min())
     if count < 2:
         raise ValueError(
@@ -150,28 +149,28 @@ def inner_folds(
             f"{folds} to choose hyperparameters and to calibrate",
             stacklevel=2,
         )
-    dealer = StratifiedKFold(min(folds, count), shuffle=True, random_state=seed)
+    splitter = StratifiedKFold(min(folds, count), shuffle=True, random_state=seed)
     return [
-        tuple(np.flatnonzero(images["group_id"].isin(label_of.index[part])) for part in parts)
-        for parts in dealer.split(label_of, label_of)
+        tuple(np.flatnonzero(images["group_id"].isin(group_label.index[part])) for part in parts)
+        for parts in splitter.split(group_label, group_label)
     ]
 
 
 def check(index: pd.DataFrame, classes: list[str], name: str) -> None:
-    """Assert what every notebook relies on.
+    """Check that no group or lesion is divided and that no class is missing anywhere.
 
     Parameters
     ----------
     index : DataFrame
         `group_id`, `lesion_id`, `label`, `split` and `fold`, one row an image.
     name : str
-        Of the file, for the message.
+        The file's name, for the message.
 
     Raises
     ------
     ValueError
-        A group or lesion on two sides of the split or in two folds, or a class that is missing
-        from one of them; the message names it, with its number of groups.
+        A group or lesion is in two splits or folds, or a class is missing from one; the message
+        names it.
     """
     for unit in ("group_id", "lesion_id"):
         for side, plural in (("split", "splits"), ("fold", "folds")):
@@ -192,15 +191,15 @@ def check(index: pd.DataFrame, classes: list[str], name: str) -> None:
 
 
 def digest(index: pd.DataFrame) -> str:
-    """Return a SHA-256 of which image is in which group, split and fold, whatever the row order."""
+    """Return the SHA-256 of each image's group, split and fold, whatever the order of the rows."""
     rows = sorted(",".join(map(str, row)) + "\n" for row in index[COLUMNS].itertuples(index=False))
     return hashlib.sha256("".join(rows).encode()).hexdigest()
 
 
-def _require(labels: pd.Series, needed: int, because: str, what: str) -> None:
+def _require(labels: pd.Series, needed: int, reason: str, part: str) -> None:
     counts = labels.value_counts()
     if counts.min() < needed:
         raise ValueError(
-            f"class {counts.idxmin()} has {counts.min()} groups of images; {because} needs at "
-            f"least {needed} to put one into every {what}"
+            f"class {counts.idxmin()} has {counts.min()} groups of images; {reason} needs at "
+            f"least {needed} to put one into every {part}"
         )

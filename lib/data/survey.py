@@ -1,7 +1,7 @@
-"""Survey of images: size, light, colour, skin tone, and what a model could take as a shortcut.
+"""Survey of images: size, light, colour, skin tone, and possible shortcuts such as rulers or ink.
 
 Simple measurements for counting and comparing. The thresholds were set by eye on one half of
-HAM10000, without diagnoses.
+HAM10000, blind to the diagnoses.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from lib.preprocessing import decode, pipeline, threads
 from lib.preprocessing.hair import hair_mask
 
-#: Pixels of the shorter side at which the detectors work; larger images are shrunk to it.
+#: Shorter side, in pixels, to which images are shrunk before detection.
 WORKING_SIZE = 224
 #: An image has hair, a ruler, dark corners or ink if its score is at least this.
 THRESHOLDS = {"hair": 0.015, "ruler": 6, "dark_corners": 0.6, "ink": 0.003}
@@ -24,7 +24,7 @@ THRESHOLDS = {"hair": 0.015, "ruler": 6, "dark_corners": 0.6, "ink": 0.003}
 SKIN_TONES = ("dark", "brown", "tan", "intermediate", "light", "very light")
 TONE_LIMITS = (-30, 10, 28, 41, 55)
 COLOR_CAST = "colour cast"  # beyond +-85 degrees: b* near zero or negative, as no skin has it
-#: Least share of the frame that must be visible outside the lesion.
+#: Smallest fraction of the image that must be visible outside the lesion.
 LEAST_SKIN = 0.05
 
 _in_range = pa.Check.in_range
@@ -41,10 +41,10 @@ SURVEY_SCHEMA = pa.DataFrameSchema(
         "blue_yellow": pa.Column(float, _in_range(-128, 128)),  # mean CIE b*, yellow is positive
         "ita": pa.Column(float, _in_range(-180, 180), nullable=True),  # degrees
         "skin_tone": pa.Column(str, pa.Check.isin([*SKIN_TONES, COLOR_CAST]), nullable=True),
-        "hair_score": pa.Column(float, _in_range(0, 1), nullable=True),  # share of the outside
+        "hair_score": pa.Column(float, _in_range(0, 1), nullable=True),  # fraction of the outside
         "ruler_score": pa.Column(int, pa.Check.ge(0)),  # ticks in the longest row
-        "dark_corners_score": pa.Column(float, _in_range(0, 1)),  # light that corners lack
-        "ink_score": pa.Column(float, _in_range(0, 1), nullable=True),  # share of the outside
+        "dark_corners_score": pa.Column(float, _in_range(0, 1)),  # light missing in corners
+        "ink_score": pa.Column(float, _in_range(0, 1), nullable=True),  # fraction of the outside
         **{name: pa.Column("boolean", nullable=True, coerce=True) for name in THRESHOLDS},
     },
     strict=True,
@@ -71,10 +71,10 @@ def measure_all(folder: Path, files: pd.Series, masks: pd.Series) -> pd.DataFram
 
 
 def measure(image: np.ndarray, lesion_mask: np.ndarray | None = None) -> dict:
-    """Measure one image: the columns of `SURVEY_SCHEMA` but image_id.
+    """Measure one image: the columns of `SURVEY_SCHEMA` except image_id.
 
-    Each of `THRESHOLDS` is there as `<name>_score` and as a yes or no, `<name>`: None where the
-    score is NaN.
+    Each name of `THRESHOLDS` has a `<name>_score` and a decision `<name>`, None where the score is
+    NaN.
 
     Parameters
     ----------
@@ -88,10 +88,10 @@ def measure(image: np.ndarray, lesion_mask: np.ndarray | None = None) -> dict:
     skin = bare_skin(small_gray, outside & ~hair, lesion)
     ita = skin_angle(lab, skin)
     scores = {
-        "hair": share(hair, outside),
+        "hair": fraction(hair, outside),
         "ruler": count_ticks(small_gray),
         "dark_corners": corner_darkness(small_gray),
-        "ink": np.nan if lesion is None else share(ink_mask(lab, skin), outside),
+        "ink": np.nan if lesion is None else fraction(ink_mask(lab, skin), outside),
     }
     return {
         "width": image.shape[1],
@@ -107,7 +107,7 @@ def measure(image: np.ndarray, lesion_mask: np.ndarray | None = None) -> dict:
 
 
 def sharpness(gray: np.ndarray) -> float:
-    """Variance of the Laplacian of the central square, resized to 256 pixels: sizes compare."""
+    """Variance of the Laplacian of the central square, resized to 256 pixels for comparability."""
     small = pipeline.crop_and_resize(gray, 256)
     return float(cv2.Laplacian(small, cv2.CV_64F).var())
 
@@ -118,14 +118,14 @@ def to_lab(image: np.ndarray) -> np.ndarray:
 
 
 def shrink(image: np.ndarray) -> np.ndarray:
-    """Shrink the shorter side to `WORKING_SIZE`, by area; smaller images stay as they are."""
+    """Shrink the shorter side to `WORKING_SIZE`, by area; smaller images do not change."""
     scale = WORKING_SIZE / min(image.shape[:2])
     size = [max(round(side * scale), 1) for side in image.shape[1::-1]]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
 
 
-#: What a class is predicted from (`predict_class`): all, or what is measured outside the lesion.
-#: Without the ink, for want of masks.
+#: Inputs of `predict_class`: all measurements, or those outside the lesion. Ink is left out
+#: because it needs a lesion mask.
 _OUTSIDE = ["ita", "hair_score", "ruler_score", "dark_corners_score"]
 MEASUREMENTS = {
     "all measurements": [
@@ -139,7 +139,7 @@ MEASUREMENTS = {
 def predict_class(
     measured: pd.DataFrame, labels: pd.Series, folds: np.ndarray, classes: list[str]
 ) -> np.ndarray:
-    """Predict the class from measurements alone, each fold from the others.
+    """Predict the class of each image from its measurements, by cross-validation.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def predict_class(
     forest = RandomForestClassifier(
         200, class_weight="balanced", min_samples_leaf=5, random_state=0
     )
-    inputs = measured.fillna(-999).to_numpy(float)  # what is missing is apart from all else
+    inputs = measured.fillna(-999).to_numpy(float)  # missing is a value of its own
     targets = labels.map(classes.index).to_numpy()
     cv = PredefinedSplit(folds)
     return cross_val_predict(forest, inputs, targets, cv=cv, method="predict_proba")
@@ -167,14 +167,14 @@ def skin_angle(lab: np.ndarray, skin: np.ndarray) -> float:
     """Median individual typology angle of the skin, ITA = arctan((L* - 50) / b*), in degrees.
 
     Chardon, Cretois and Hourseau, Int. J. Cosmet. Sci. 13:191 (1991), measured it with a
-    calibrated colorimeter. A dermatoscope is none: illumination, polarisation and white balance
-    shift it by tens of degrees, unknown in any one image. Kinyanjui et al. (MICCAI 2020) estimated
-    it so in dermoscopic images; Groh et al. (CVPR Workshops 2021, arXiv:2104.09957) found it agree
-    poorly with the Fitzpatrick types people gave to clinical photographs. It may compare groups of
-    images taken alike; it tells nobody's skin type or ethnicity.
+    calibrated colorimeter. In a dermatoscope, illumination, polarisation and white balance shift it
+    by tens of degrees, unknown for a single image. Kinyanjui et al. (MICCAI 2020) estimated it from
+    dermoscopic images in this way; Groh et al. (CVPR Workshops 2021, arXiv:2104.09957) found poor
+    agreement with the Fitzpatrick types assigned to clinical photographs. It can compare groups of
+    images taken alike; it does not give a person's skin type or ethnicity.
 
-    In [-180, 180], for with b* negative the angle goes on beyond 90; NaN if less than `LEAST_SKIN`
-    of the frame is skin.
+    In [-180, 180], beyond 90 where b* is negative; NaN if less than `LEAST_SKIN` of the image is
+    skin.
     """
     if skin.mean() < LEAST_SKIN:
         return np.nan
@@ -183,17 +183,21 @@ def skin_angle(lab: np.ndarray, skin: np.ndarray) -> float:
 
 
 def name_skin_tone(ita: float) -> str | None:
-    """Name the class of an angle, or say that the colour is not that of skin."""
+    """Return the class of an angle; `COLOR_CAST` beyond 85 degrees, which no skin has.
+
+    >>> name_skin_tone(35.0)
+    'intermediate'
+    """
     if np.isnan(ita):
         return None
     return SKIN_TONES[np.digitize(ita, TONE_LIMITS, right=True)] if abs(ita) <= 85 else COLOR_CAST
 
 
 def outside_lesion(gray: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
-    """Tell what is surely not lesion, bool.
+    """Return the pixels that are certainly not lesion, bool.
 
-    With a mask: what is further from it than 7 % of the shorter side. Without one: what is outside
-    0.8 of the ellipse that fits the frame, for a lesion is photographed in the middle.
+    With a mask: those farther from it than 7 % of the shorter side. Without one: those outside 0.8
+    of the ellipse that fits the image, because lesions are photographed in the middle.
     """
     if lesion is None:
         y, x = (np.linspace(-1, 1, side) for side in gray.shape)
@@ -203,9 +207,10 @@ def outside_lesion(gray: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
 
 
 def bare_skin(gray: np.ndarray, clear: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
-    """Tell what of the clear region is skin: neither dark corner nor glare; bool.
+    """Return the pixels of the clear region that are skin, neither dark corner nor glare; bool.
 
-    Without a mask, a lesion may reach there: only the lighter side of Otsu's threshold is taken.
+    Without a mask the lesion may reach into the region, so only pixels above Otsu's threshold
+    count.
     """
     darkest = 0.5 * np.percentile(gray, 75)
     if lesion is None:
@@ -213,19 +218,19 @@ def bare_skin(gray: np.ndarray, clear: np.ndarray, lesion: np.ndarray | None) ->
     return clear & (gray > darkest) & (gray < 245)
 
 
-def share(found: np.ndarray, region: np.ndarray) -> float:
-    """Share of the region that was found; NaN if the region is under `LEAST_SKIN` of the frame."""
-    return float(found[region].mean()) if region.mean() >= LEAST_SKIN else np.nan
+def fraction(mask: np.ndarray, region: np.ndarray) -> float:
+    """Fraction of the region in the mask; NaN for a region under `LEAST_SKIN` of the image."""
+    return float(mask[region].mean()) if region.mean() >= LEAST_SKIN else np.nan
 
 
 # ----------------------------------------------------------------------------------- shortcuts
 
 
 def corner_darkness(gray: np.ndarray) -> float:
-    """Light that the third darkest corner lacks against the lightest quarter of the image.
+    """Return how much darker the third darkest corner is than the image's 75th percentile, 0 to 1.
 
-    0 is none, 1 all of it. Three dark corners make a round field of view; a lesion that runs over
-    one or two does not. Cropping to a square cuts much of a dark corner away.
+    Three dark corners make a round field of view; a lesion that covers one or two does not.
+    Cropping to a square removes much of a dark corner.
     """
     side = max(min(gray.shape) // 20, 1)
     ends = slice(None, side), slice(-side, None)
@@ -235,9 +240,9 @@ def corner_darkness(gray: np.ndarray) -> float:
 
 
 def ink_mask(lab: np.ndarray, skin: np.ndarray) -> np.ndarray:
-    """Find blue or violet marker: b* under -25, and by 25 bluer than bluish skin; bool.
+    """Find blue or violet marker: b* below -25, and 25 below that of bluish skin; bool.
 
-    Blue lesions are as blue, so it needs a lesion mask. Pale, grey and black ink is not found.
+    Needs a lesion mask, because lesions can be as blue. Pale, grey and black ink is not found.
     """
     usual = np.median(lab[..., 2][skin]) if skin.any() else 0
     return lab[..., 2] < min(usual, 0) - 25
@@ -246,8 +251,8 @@ def ink_mask(lab: np.ndarray, skin: np.ndarray) -> np.ndarray:
 def count_ticks(gray: np.ndarray) -> int:
     """Count the ticks in the longest row of a ruler near the border; bold ones count twice.
 
-    So six faint ticks make a ruler, or three bold ones: a dermatoscope's scale in a corner has no
-    more. Where over twelve marks are bold, these are taken for hair.
+    Six faint ticks make a ruler, or three bold ones, as a dermatoscope's scale in a corner has no
+    more. More than twelve bold marks are hair.
     """
     faint, bold = find_ticks(gray, contrast=8), find_ticks(gray, contrast=35)
     return max(_longest_row(*faint), 2 * _longest_row(*bold) if len(bold[0]) <= 12 else 0)
@@ -256,7 +261,8 @@ def count_ticks(gray: np.ndarray) -> int:
 def find_ticks(gray: np.ndarray, contrast: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find short straight dark marks in the outer fifth: centres, angles, lengths.
 
-    Those of the rectangle with a mark's second moments; radians, and shares of the shorter side.
+    They describe the rectangle with a mark's second moments, in radians and in fractions of the
+    shorter side.
     """
     size = min(gray.shape)
     around = np.ones((max(5, size // 28 | 1),) * 2, np.uint8)
@@ -266,7 +272,7 @@ def find_ticks(gray: np.ndarray, contrast: int) -> tuple[np.ndarray, np.ndarray,
     label = labels[rows, columns]
     x, y = columns - centers[label, 0], rows - centers[label, 1]
     area = np.maximum(np.bincount(label, minlength=count), 1)
-    xx, yy, xy = (np.bincount(label, each, count) / area for each in (x * x, y * y, x * y))
+    xx, yy, xy = (np.bincount(label, moment, count) / area for moment in (x * x, y * y, x * y))
     spread = np.hypot((xx - yy) / 2, xy)
     length, width = (np.sqrt(12 * ((xx + yy) / 2 + sign * spread) + 1) for sign in (1, -1))
     border = np.minimum(centers, np.array(gray.shape[::-1]) - 1 - centers).min(axis=1)
@@ -276,7 +282,7 @@ def find_ticks(gray: np.ndarray, contrast: int) -> tuple[np.ndarray, np.ndarray,
 
 
 def _longest_row(centers: np.ndarray, angles: np.ndarray, lengths: np.ndarray) -> int:
-    """Count the ticks of the longest row that starts at two marks alike, parallel, side by side."""
+    """Count the ticks of the longest row that starts at two similar, parallel, adjacent marks."""
     step = centers[None] - centers[:, None]
     distance = np.hypot(step[..., 0], step[..., 1])
     along = np.abs(step[..., 0] * np.cos(angles[:, None]) + step[..., 1] * np.sin(angles[:, None]))
@@ -288,16 +294,16 @@ def _longest_row(centers: np.ndarray, angles: np.ndarray, lengths: np.ndarray) -
 
 
 def _row(centers: np.ndarray, parallel: np.ndarray, first: int, second: int) -> int:
-    """Count ticks at equal steps from the first two on, of which one at a time may be missing."""
+    """Count ticks at equal steps from the first two on; single ticks may be missing."""
     last, step = centers[second], centers[second] - centers[first]
     tolerance = max(0.005, 0.15 * np.hypot(*step))
-    place, found, missing = 1, 2, 0
+    place, count, missing = 1, 2, 0
     while missing < 2:
         off = np.hypot(*(centers - last - step * (missing + 1)).T)
         nearest = off.argmin()
         if off[nearest] > tolerance or not parallel[nearest]:
             missing += 1
             continue
-        last, place, found, missing = centers[nearest], place + missing + 1, found + 1, 0
+        last, place, count, missing = centers[nearest], place + missing + 1, count + 1, 0
         step = (last - centers[first]) / place
-    return found
+    return count

@@ -35,15 +35,17 @@ def bubble_mask(image: np.ndarray) -> np.ndarray:
     decode.check_rgb(image)
     red, green, blue = cv2.split(image)
     darkest = cv2.min(cv2.min(red, green), blue)
-    if darkest.max() <= GLARE_LEVEL:
+    if darkest.max() <= GLARE_LEVEL:  # true of most images, and quickly known
         return np.zeros(darkest.shape, bool)
     side = max(darkest.shape) // 17 | 1
     excess = cv2.morphologyEx(darkest, cv2.MORPH_TOPHAT, np.ones((side, side), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(
-        (excess > GLARE_EDGE).astype(np.uint8)
-    )
+    is_core = (excess > GLARE_CONTRAST) & (darkest > GLARE_LEVEL)
+    if not is_core.any():
+        return is_core
+    candidates = (excess > GLARE_EDGE).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(candidates)
     is_spot = np.zeros(count, np.uint8)
-    is_spot[labels[(excess > GLARE_CONTRAST) & (darkest > GLARE_LEVEL)]] = 1
+    is_spot[labels[is_core]] = 1
     is_spot[stats[:, cv2.CC_STAT_AREA] >= 2 * side**2] = 0
     rim = 2 * round(scale_of(image)) + 1
     return cv2.dilate(is_spot[labels], np.ones((rim, rim), np.uint8)) > 0

@@ -10,18 +10,13 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from lib import paths
 
-#: pixels; VGG16 takes no image with a side below 32
-SMALLEST_SIDE = 32
-
-#: pixels; a file with more is refused from its header, before it is decoded
-LARGEST_AREA = 100_000_000
-
-#: Pillow's names of 8-bit RGB, and of what a mask may be: black and white, grey, palette or RGB
+SMALLEST_SIDE = 32  # pixels; the smallest image that VGG16 accepts
+LARGEST_AREA = 100_000_000  # pixels; a larger file is refused from its header
+#: Pillow's names of 8-bit RGB, and of the modes of a mask: black and white, grey, palette or RGB.
 IMAGE_MODES = ("RGB",)
-
 MASK_MODES = ("1", "L", "P", "RGB")
 
-#: What may be wrong with a file, and what it means.
+#: Possible faults of a file.
 FAULTS = {
     "unreadable": "not an image in JPEG or PNG format, or damaged",
     "truncated": "the file ends before the image does",
@@ -34,8 +29,8 @@ FAULTS = {
 def read_image(file: Path) -> np.ndarray:
     """Decode an image: the one way for training, evaluation and prediction.
 
-    An image that EXIF says is turned comes out upright. Nothing is converted: colour is diagnostic,
-    and grey-scale, CMYK, 16-bit or transparent pixels would become RGB by a guess.
+    The EXIF orientation is applied. No other mode is converted to RGB, because colour is
+    diagnostic: for grey-scale, CMYK, 16-bit or transparent pixels it would be a guess.
 
     Returns
     -------
@@ -44,7 +39,7 @@ def read_image(file: Path) -> np.ndarray:
     Raises
     ------
     FileNotFoundError, ValueError
-        No such file, or one of `FAULTS`. Damage in the middle of a JPEG is not noticed.
+        No such file, or one of `FAULTS`. Damage in the middle of a JPEG is not detected.
     """
     return _decode(
         file,
@@ -61,8 +56,7 @@ def read_mask(file: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     Parameters
     ----------
     size : tuple of int, optional
-        Height and width that it must have: those of the image as `read_image` returns it, which
-        is upright.
+        Expected height and width: those of its image as `read_image` returns it.
 
     Returns
     -------
@@ -71,8 +65,8 @@ def read_mask(file: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     Raises
     ------
     FileNotFoundError, ValueError
-        No such file, not an image, with transparency, of 16 bits, of another size, or stored as 0
-        and 1.
+        No such file, not an image, transparent, of 16 bits, of another size, or stored as 0 and 1
+        instead of 0 and 255.
     """
     expected = "8-bit grey, black and white, palette or RGB, without transparency"
     mask = _decode(file, cv2.IMREAD_GRAYSCALE, MASK_MODES, 1, expected)
@@ -100,14 +94,14 @@ def check_rgb(image: np.ndarray) -> None:
 def read_header(
     data: bytes, modes: Iterable[str] = IMAGE_MODES, smallest_side: int = SMALLEST_SIDE
 ) -> tuple[Image.Image | None, str, str]:
-    """Look at the header and the end of a file, and decode nothing.
+    """Check the header and the end of a file without decoding it.
 
     Parameters
     ----------
     data : bytes
         The whole file.
     modes : iterable of str
-        Pillow's names of the kinds of pixels that may be in it.
+        Pillow's names of the allowed modes.
     smallest_side : int
         Pixels.
 
@@ -117,16 +111,16 @@ def read_header(
         Not decoded; None where the header cannot be read.
     fault : str
         A key of `FAULTS`, or "" if there is none.
-    found : str
-        What was found instead, in words, or "".
+    detail : str
+        A description of what was found, or "".
     """
     kind = _kind(data)
     if kind is None:
         return None, "unreadable", f"not an image in JPEG or PNG format, {len(data)} bytes"
     try:
-        image = kind(io.BytesIO(data))  # unlike Image.open, does not warn about large ones
+        image = kind(io.BytesIO(data))  # unlike Image.open, no warning about large images
     except (OSError, ValueError, SyntaxError) as error:
-        return None, "unreadable", f"a damaged header, {len(data)} bytes, {in_words(error)}"
+        return None, "unreadable", f"a damaged header, {len(data)} bytes, {one_line(error)}"
     width, height = image.size
     mode = _mode(image, data)
     if width * height > LARGEST_AREA:
@@ -136,28 +130,31 @@ def read_header(
     if mode not in modes:
         return image, "wrong mode", f"mode {mode}"
     if _is_cut(image, data):
-        return image, "truncated", f"{len(data)} bytes without the mark that ends an image"
+        return image, "truncated", f"{len(data)} bytes without the marker that ends an image"
     return image, "", ""
 
 
-def in_words(error: Exception) -> str:
-    """Return an error's message in one line, without the addresses that Pillow adds."""
+def one_line(error: Exception) -> str:
+    """Return an error's message on one line, without the addresses that Pillow adds.
+
+    >>> one_line(OSError("cannot identify image file <_io.BytesIO object at 0x7f>"))
+    'cannot identify image file'
+    """
     return " ".join(str(error).split()).split(" <")[0][:120]
 
 
 def _decode(
-    file: Path, way: int, modes: Iterable[str], smallest_side: int, expected: str
+    file: Path, flags: int, modes: Iterable[str], smallest_side: int, expected: str
 ) -> np.ndarray:
     try:
-        with open(file, "rb", buffering=0) as opened:  # threads wait for each call less
-            data = opened.readall()
+        data = Path(file).read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"{paths.relative(file)}: no such image") from None
-    _, fault, found = read_header(data, modes, smallest_side)
-    image = None if fault else cv2.imdecode(np.frombuffer(data, np.uint8), way)
+    _, fault, detail = read_header(data, modes, smallest_side)
+    image = None if fault else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise ValueError(
-            f"{paths.relative(file)}: {found or 'pixels that OpenCV cannot decode'} "
+            f"{paths.relative(file)}: {detail or 'pixels that OpenCV cannot decode'} "
             f"({fault or 'unreadable'}); expected a JPEG or PNG file, {expected}, at most "
             f"{LARGEST_AREA // 10**6} million pixels"
         )
@@ -165,7 +162,7 @@ def _decode(
 
 
 def _kind(data: bytes) -> Callable | None:
-    """Return what reads this file's header, by its first bytes."""
+    """Return Pillow's reader of a file's format, recognised by its first bytes."""
     if data.startswith(b"\xff\xd8\xff"):
         return JpegImagePlugin.JpegImageFile
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -174,7 +171,7 @@ def _kind(data: bytes) -> Callable | None:
 
 
 def _mode(image: Image.Image, data: bytes) -> str:
-    """Return Pillow's mode, and what it does not tell: 16-bit RGB, and a transparent colour."""
+    """Return Pillow's mode, made more precise for 16-bit RGB and for a transparent colour."""
     if image.format == "PNG" and data[24] == 16 and image.mode == "RGB":  # IHDR's bit depth
         return "RGB of 16 bits"
     if "transparency" in image.info:
@@ -183,13 +180,13 @@ def _mode(image: Image.Image, data: bytes) -> str:
 
 
 def _is_cut(image: Image.Image, data: bytes) -> bool:
-    """Tell whether a file has no mark that ends the image; more bytes may follow the mark.
+    """Return whether a file lacks the marker that ends the image; other bytes may follow it.
 
-    The end of a JPEG is looked for after its header, which may hold a smaller JPEG; among the
-    pixels the mark cannot occur (ITU-T T.81, B.1.1.2).
+    In a JPEG the marker is searched for after the header, which may hold a smaller JPEG; it cannot
+    occur among the pixels (ITU-T T.81, B.1.1.2).
     """
     if image.format == "PNG":
         return data.rfind(b"IEND") < 0
     end, start = b"\xff\xd9", image.fp.tell()
-    # nearly always the last bytes; to look from the start takes longer than to read the header
+    # nearly always the last bytes; a search from the start takes longer than reading the header
     return data.find(end, max(start, len(data) - 2)) < 0 and data.find(end, start) < 0

@@ -230,12 +230,15 @@ def _select_strands(contrast, least, excess_color):
     strands = np.zeros(excess_color.shape, np.uint8)
     values, wide = contrast.reshape(-1), contrast.shape[1]
     pixels = np.empty(values.size, np.int32)
-    for start in range(values.size):
-        if values[start] > least:
-            count = _collect_connected(values, wide, start, least // 2, pixels)
-            if _is_strand(pixels[:count], wide, excess_color):
-                for i in pixels[:count]:
-                    strands[i // wide - 1, i % wide - 1] = 1
+    for y in range(1, len(contrast) - 1):
+        if contrast[y].max() <= least:  # true of most rows, and quickly known
+            continue
+        for start in range(y * wide, (y + 1) * wide):
+            if values[start] > least:
+                count = _collect_connected(values, wide, start, least // 2, pixels)
+                if _is_strand(pixels[:count], wide, excess_color):
+                    for i in pixels[:count]:
+                        strands[i // wide - 1, i % wide - 1] = 1
     return strands
 
 
