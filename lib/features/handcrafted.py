@@ -70,8 +70,7 @@ CALIBRATION_C = 100.0
 
 
 def feature_table(
-    images: np.ndarray,
-    masks: Sequence[np.ndarray | None] | Callable[[int], np.ndarray | None] | None = None,
+    images: np.ndarray, masks: Callable[[int], np.ndarray | None] | None = None
 ) -> pd.DataFrame:
     """Compute the features of all images on all cores; each core holds one image in memory.
 
@@ -79,8 +78,8 @@ def feature_table(
     ----------
     images : ndarray of uint8, shape (n, height, width, 3), RGB
         May be memory-mapped.
-    masks : sequence, or function of the row, optional
-        The lesion mask of each image, ndarray of bool, shape (height, width). Without masks, or
+    masks : function of the row, optional
+        Reads the lesion mask of an image, ndarray of bool, shape (height, width). Without it, or
         if every mask is None, the columns of the lesion are left out.
 
     Returns
@@ -99,10 +98,6 @@ def feature_table(
     >>> feature_table(np.zeros((2, 64, 64, 3), np.uint8)).shape
     (2, 107)
     """
-    if masks is not None and not callable(masks):
-        if len(masks) != len(images):
-            raise ValueError(f"found {len(masks)} masks; expected one per image ({len(images)})")
-        masks = masks.__getitem__
     read_mask = masks or (lambda row: None)
     first_has_mask = len(images) > 0 and read_mask(0) is not None
 
@@ -331,14 +326,8 @@ def fit_predict(
     Raises
     ------
     ValueError
-        The columns differ, a class has no training image or is unknown, or `fit` raises.
+        A class has no training image or is unknown, or `fit` raises.
     """
-    if list(features_train.columns) != list(features_other.columns):
-        differ = sorted(set(features_train.columns) ^ set(features_other.columns))
-        raise ValueError(
-            "training images and other images have different features: "
-            f"{', '.join(differ) or 'the same in another order'}"
-        )
     if set(labels_train) != set(classes):
         raise ValueError(
             f"found training images of classes {', '.join(sorted(set(labels_train)))}; expected "
