@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
-import pandera.pandas as pa
 from PIL import ExifTags, Image
 
 from lib import paths, tables
+from lib.config import Config
 from lib.data import datasets
 from lib.preprocessing import decode, threads
-from lib.config import Config
 
 #: grey levels that some channel must span; in HAM10000, decoded small, the flattest image spans 39
 SMALLEST_SPAN = 8
@@ -22,20 +21,7 @@ PROBLEMS = {
     "blank": "one colour all over, such as a lens cap",
 }
 
-#: One row an image of the metadata; sizes in pixels after the EXIF orientation is applied, empty
-#: where the header cannot be read.
-INSPECTION_SCHEMA = pa.DataFrameSchema(
-    {
-        "image_id": pa.Column(str, unique=True),
-        "dx": pa.Column(str),
-        "path": pa.Column(str),  # relative to the data folder; empty when missing
-        "width": pa.Column(float, nullable=True),
-        "height": pa.Column(float, nullable=True),
-        "problem": pa.Column(str, pa.Check.isin(["", *PROBLEMS])),
-        "found": pa.Column(str),  # a description of the problem
-    },
-    strict=True,
-)
+MISSING = (None, None, "missing", "no file")
 
 
 def inspect(folder: Path, metadata: pd.DataFrame) -> pd.DataFrame:
@@ -44,21 +30,21 @@ def inspect(folder: Path, metadata: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `INSPECTION_SCHEMA`, in the order of `metadata`; `problem` is empty for a usable image.
+        One row an image, in the order of `metadata`: `image_id`, `dx`, `path` (relative to the
+        folder; empty when missing), `width` and `height` (pixels, after the EXIF orientation is
+        applied; NaN where the header cannot be read), `problem` (empty, or a key of `PROBLEMS`)
+        and `found`, its description.
     """
     files = datasets.find_images(folder, metadata["image_id"])
     files = files.reindex(metadata["image_id"], fill_value="")
-    results = threads.map_files(
-        lambda path: inspect_image(folder / path) if path else MISSING, files
-    )
-    table = pd.DataFrame(results, columns=["width", "height", "problem", "found"])
-    table.insert(0, "image_id", metadata["image_id"].to_numpy())
-    table.insert(1, "dx", metadata["dx"].to_numpy())
-    table.insert(2, "path", files.to_numpy())
-    return INSPECTION_SCHEMA.validate(table.astype({"width": float, "height": float}))
 
+    def inspect_row(path: str) -> tuple:
+        return inspect_image(folder / path) if path else MISSING
 
-MISSING = (None, None, "missing", "no file")
+    results = threads.map_files(inspect_row, files)
+    sizes_and_problems = pd.DataFrame(results, columns=["width", "height", "problem", "found"])
+    table = metadata[["image_id", "dx"]].reset_index(drop=True).assign(path=files.to_numpy())
+    return table.join(sizes_and_problems.astype({"width": float, "height": float}))
 
 
 def inspect_image(file: Path) -> tuple[int | None, int | None, str, str]:
