@@ -91,6 +91,7 @@ def report(inspected: pd.DataFrame, unlisted: Iterable[str], config: Config) -> 
     """
     unlisted, bad = list(unlisted), inspected[inspected["problem"] != ""]
     by_class = bad.groupby(["problem", "dx"]).size()
+    columns = ["image_id", "dx", "path", "problem", "found"]
     return {
         "folder": config.data.folder,
         "images_listed": len(inspected),
@@ -104,9 +105,7 @@ def report(inspected: pd.DataFrame, unlisted: Iterable[str], config: Config) -> 
         },
         "files_without_a_row": len(unlisted),
         "examples": {
-            "dropped": bad[["image_id", "dx", "path", "problem", "found"]]
-            .head(50)
-            .to_dict("records"),
+            "dropped": bad[columns].head(50).to_dict("records"),
             "files_without_a_row": unlisted[:50],
         },
     }

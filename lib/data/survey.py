@@ -127,13 +127,8 @@ def shrink(image: np.ndarray) -> np.ndarray:
 #: Inputs of `predict_class`: all measurements, or those outside the lesion. Ink is left out
 #: because it needs a lesion mask.
 _OUTSIDE = ["ita", "hair_score", "ruler_score", "dark_corners_score"]
-MEASUREMENTS = {
-    "all measurements": [
-        *("brightness", "sharpness", "lightness", "green_red", "blue_yellow"),
-        *_OUTSIDE,
-    ],
-    "outside the lesion only": _OUTSIDE,
-}
+_WHOLE = ["brightness", "sharpness", "lightness", "green_red", "blue_yellow"]
+MEASUREMENTS = {"all measurements": _WHOLE + _OUTSIDE, "outside the lesion only": _OUTSIDE}
 
 
 def predict_class(

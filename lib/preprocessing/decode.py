@@ -41,13 +41,8 @@ def read_image(file: Path) -> np.ndarray:
     FileNotFoundError, ValueError
         No such file, or one of `FAULTS`. Damage in the middle of a JPEG is not detected.
     """
-    return _decode(
-        file,
-        cv2.IMREAD_COLOR_RGB,
-        IMAGE_MODES,
-        SMALLEST_SIDE,
-        f"8-bit RGB, sides of at least {SMALLEST_SIDE} pixels",
-    )
+    expected = f"8-bit RGB, sides of at least {SMALLEST_SIDE} pixels"
+    return _decode(file, cv2.IMREAD_COLOR_RGB, IMAGE_MODES, SMALLEST_SIDE, expected)
 
 
 def read_mask(file: Path, size: tuple[int, int] | None = None) -> np.ndarray:
