@@ -59,6 +59,7 @@ HTML        := $(NAMES:%=$(REPORTS)/%.html)
 # side experiments belong to no run; reports/studies/<name>/ holds their measurements
 STUDIES     := $(basename $(notdir $(sort $(wildcard notebooks/studies/*.ipynb))))
 STUDY_RUNS  := $(OUTPUT)/runs/studies/notebooks
+STUDY_COPY  := $(STUDIES:%=$(STUDY_RUNS)/%.ipynb)
 STUDY_HTML  := $(STUDIES:%=$(OUTPUT)/reports/studies/%.html)
 
 LIB         := $(wildcard lib/*.py lib/*/*.py)
@@ -134,7 +135,7 @@ studies: $(STUDY_HTML) ## Execute and render the notebooks of the side experimen
 	@printf '%s\n' $(STUDY_HTML)
 
 .SECONDEXPANSION:
-$(STUDY_RUNS)/%.ipynb: notebooks/studies/%.ipynb $$(wildcard reports/studies/$$*/*) $(LIB) $(wildcard studies/*.py studies/*/*.py) | $(ENV)
+$(STUDY_COPY): $(STUDY_RUNS)/%.ipynb: notebooks/studies/%.ipynb $$(wildcard reports/studies/$$*/*) $(LIB) $(wildcard studies/*.py studies/*/*.py) | $(ENV)
 	@mkdir -p $(@D)
 	@$(PY) -m tools.reports execute $< --output $@ --timeout $(TIMEOUT)
 
@@ -151,7 +152,7 @@ refresh:
 	  $(PY) -m tools.reports refresh notebooks/$$name.ipynb $(RUNS)/$$name.ipynb || exit 1; done
 	@for name in $(STUDIES); do \
 	  $(PY) -m tools.reports refresh notebooks/studies/$$name.ipynb $(STUDY_RUNS)/$$name.ipynb || exit 1; done
-	@for file in $(EXECUTED) $(HTML) $(REPORTS)/index.html $(STUDIES:%=$(STUDY_RUNS)/%.ipynb) $(STUDY_HTML); do \
+	@for file in $(EXECUTED) $(HTML) $(REPORTS)/index.html $(STUDY_COPY) $(STUDY_HTML); do \
 	  touch $$file; done  # still up to date
 
 publish: finished | $(ENV) ## Copy the numbers of a finished run to README.md and reports/<run>/published (seconds)
