@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lib.preprocessing import quality_scores
+from studies.preprocessing import restoration
 
 NAN = np.nan
 
@@ -17,7 +18,7 @@ def square(left, size=40, side=20):
 
 def similarity(clean, image, where):
     """The scores of one region."""
-    return quality_scores.image_similarity(clean, image, {"here": where})["here"]
+    return restoration.image_similarity(clean, image, {"here": where})["here"]
 
 
 # ---------------------------------------------------------------------------------- mask scores

@@ -6,11 +6,10 @@ Images are RGB, uint8, shape (height, width, 3); masks are bool, shape (height, 
 import cv2
 import numpy as np
 import pandas as pd
-from skimage.metrics import structural_similarity
 
 #: Mean squared error of rounding to whole grey levels: the smallest error that counts.
 ROUNDING_ERROR = 1 / 12
-SSIM_RADIUS = 5  # pixels that the window of the structural similarity reaches to each side
+SSIM_RADIUS = 5  # pixels; the reach of the window of the structural similarity
 
 # ------------------------------------------------------------------------------ against a truth
 
@@ -46,50 +45,6 @@ def mask_scores(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     }
 
 
-def image_similarity(
-    clean: np.ndarray, image: np.ndarray, regions: dict[str, np.ndarray]
-) -> dict[str, dict[str, float]]:
-    """Compare an image with the clean one by PSNR and SSIM within regions.
-
-    Parameters
-    ----------
-    clean, image : ndarray of uint8, at least 11 pixels a side
-    regions : dict of str to mask
-
-    Returns
-    -------
-    dict
-        For each region `psnr`, the peak signal-to-noise ratio in dB over its pixels' three
-        channels (at most 58.9, for an error below that of rounding counts as that); and `ssim`,
-        the mean structural similarity over its pixels and channels, at most 1 (Wang et al., IEEE
-        Trans. Image Process. 13:600, 2004; Gaussian window of 11 x 11 pixels, which reaches 5
-        pixels beyond the region). Both are NaN where the region is empty.
-
-    Raises
-    ------
-    ValueError
-        The shapes differ.
-    """
-    check_same_shape(clean, image)
-    clean, image = clean.astype(np.float32), image.astype(np.float32)
-    squared_error = np.square(clean - image)
-    similarity = structural_similarity(
-        clean,
-        image,
-        data_range=255,
-        channel_axis=2,
-        gaussian_weights=True,
-        use_sample_covariance=False,
-        full=True,
-    )[1]
-    scores = {}
-    for name, region in regions.items():
-        check_same_shape(clean[..., 0], region)
-        ssim = float(similarity[region].mean(dtype=np.float64)) if region.any() else np.nan
-        scores[name] = {"psnr": _psnr(squared_error[region]), "ssim": ssim}
-    return scores
-
-
 def removal_scores(
     restored: np.ndarray,
     mask: np.ndarray,
@@ -115,12 +70,15 @@ def removal_scores(
     error = np.square(clean.astype(np.float32) - restored)
     scores = mask_scores(mask & valid, truth & valid)
     for name, region in {"inside": truth & valid, "outside": ~truth & valid}.items():
-        scores[f"psnr_{name}"] = _psnr(error[region])
+        scores[f"psnr_{name}"] = psnr(error[region])
     return scores
 
 
-def _psnr(squared_error: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio in dB, NaN without pixels."""
+def psnr(squared_error: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio in dB, NaN without pixels.
+
+    At most 58.9: an error below that of rounding to whole grey levels counts as that.
+    """
     if not squared_error.size:
         return np.nan
     return 10 * np.log10(255**2 / max(squared_error.mean(dtype=np.float64), ROUNDING_ERROR))
