@@ -94,7 +94,7 @@ endif
 
 # A notebook runs when the notebook, the configuration or lib changed, or when a notebook before it
 # ran. It is written to a temporary file and renamed; a failed one is kept as NN_*.failed.ipynb.
-reproduce: $(HTML) $(REPORTS)/index.html ## Execute the notebooks, render the reports (demo: 5 minutes, 0.5 GB)
+reproduce: $(HTML) $(REPORTS)/index.html ## Execute the notebooks, render the reports (demo: 5 to 10 minutes, 0.5 GB)
 	@echo "$(REPORTS)/index.html"
 
 $(RUNS)/01_data_survey.ipynb: $(DATA) $(SYNTHETIC) $(wildcard reports/studies/leakage/*.csv reports/studies/leakage/*.json)
@@ -143,7 +143,7 @@ $(OUTPUT)/reports/studies/%.html: $(STUDY_RUNS)/%.ipynb $(RENDERER) | $(ENV)
 	@mkdir -p $(@D)
 	@$(PY) -m tools.reports render $< --output $@
 
-notebooks: ## Refresh the outputs of the committed notebooks: demo and side experiments (6 minutes)
+notebooks: ## Refresh the outputs of the committed notebooks: demo and side experiments (7 to 12 minutes)
 	@$(MAKE) --no-print-directory reproduce studies CONFIG=demo
 	@$(MAKE) --no-print-directory refresh CONFIG=demo
 
@@ -178,15 +178,15 @@ lab: $(SYNTHETIC) | $(ENV) ## Open the notebooks in JupyterLab (draws the synthe
 PARALLEL := -n 2 --no-loadscope-reorder
 NBVAL    := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200
 
-test: lint $(ENV) ## Run everything CI checks (10 to 15 minutes on two cores)
+test: lint $(ENV) ## Run everything CI checks (15 to 25 minutes on two cores)
 	@$(MAKE) --no-print-directory images CONFIG=demo
 	@rm -rf runs/.nbval
 	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest $(PARALLEL) $(NBVAL) --doctest-modules notebooks tests lib
 
-test-unit: $(ENV) ## Run the unit tests, the docstring examples and a tiny run from end to end (6 to 10 minutes)
+test-unit: $(ENV) ## Run the unit tests, the docstring examples and a tiny run from end to end (10 to 15 minutes)
 	$(PY) -m pytest $(PARALLEL) --doctest-modules tests lib
 
-test-notebooks: $(ENV) ## Execute the committed notebooks again and compare their outputs (5 minutes)
+test-notebooks: $(ENV) ## Execute the committed notebooks again and compare their outputs (6 to 10 minutes)
 	@$(MAKE) --no-print-directory images CONFIG=demo
 	@rm -rf runs/.nbval
 	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest $(NBVAL) notebooks

@@ -114,7 +114,7 @@ def show(
 def _jpeg(image: Image.Image) -> bytes:
     """Encode an image as JPEG with its colours at full resolution."""
     buffer = io.BytesIO()
-    image.save(buffer, format="jpeg", quality=JPEG_QUALITY, subsampling=0, optimize=True)
+    image.save(buffer, format="jpeg", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
 
 

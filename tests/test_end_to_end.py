@@ -129,14 +129,14 @@ def test_the_contracts_are_written(reproduced):
     assert set(metrics["cross_validation"]["models"]) == {"vgg16_linear"}
 
 
-def test_fine_tuning_without_kept_maps_learns_from_images(reproduced):
-    """Kept are only the averages that the head learns from; the demonstration keeps maps, too."""
+def test_fine_tuning_without_cached_maps_learns_from_images(reproduced):
+    """Only the pooled features of the head are cached; the demonstration caches maps as well."""
     run = reproduced[0] / "vgg16_transfer"
     settings = load_config("tests/tiny.yaml").vgg16_transfer
     assert not settings.fine_tune.cached
-    assert [file.name for file in run.glob("kept_train_*.npy")] == ["kept_train_0.npy"]
-    kept = np.load(run / "kept_train_0.npy", mmap_mode="r")
-    assert kept.shape[1:] == (256 + 512 + 512,)
+    assert [file.name for file in run.glob("features_train_?.npy")] == ["features_train_0.npy"]
+    features = np.load(run / "features_train_0.npy", mmap_mode="r")
+    assert features.shape[1:] == (256 + 512 + 512,)
     history = pd.read_csv(run / "history.csv")
     stages = history["stage"].value_counts()
     assert stages.to_dict() == {"frozen": 2, "fine-tuned": settings.fine_tune.epochs}

@@ -135,7 +135,6 @@ def test_training_evaluation_and_prediction_see_identical_pixels(run, whole_inde
 def test_the_notebooks_of_the_models_take_images_from_the_array_alone(number):
     (file,) = (paths.ROOT / "notebooks").glob(f"{number}_*.ipynb")
     text = file.read_text(encoding="utf-8")
-    assert "pipeline.open_images(" in text
     assert not re.search(r"read_image|imread|imdecode|preprocess_image", text)
 
 

@@ -302,13 +302,13 @@ def published():
 
 def test_the_published_differences_are_those_of_the_published_means(published):
     keys = ["kind", "score", "method"]
-    mean = published["restoration"].set_index(keys)["mean"]
+    table = published["restoration"].set_index(keys)
+    mean, images = table["mean"], table["images"]
     for row in published["restoration_differences"].itertuples():
-        if row.kind != "noise":
-            difference = (
-                mean[row.kind, row.score, row.method] - mean[row.kind, row.score, row.other]
-            )
-            assert row.value == pytest.approx(difference, abs=2e-6)
+        ours, other = ((row.kind, row.score, name) for name in (row.method, row.other))
+        # where a score is undefined for some images of one method, pairs are fewer than images
+        if row.kind != "noise" and images[ours] == images[other]:
+            assert row.value == pytest.approx(mean[ours] - mean[other], abs=2e-6)
         assert row.low <= row.value <= row.high
 
 

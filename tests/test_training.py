@@ -769,30 +769,3 @@ def test_rows_are_those_of_the_array_however_it_is_mapped(mapped, tmp_path):
         assert not isinstance(values, np.memmap)
     with pytest.raises(IndexError):
         array_files.read_rows(mapped, [64])
-
-
-# --------------------------------------------------------------------------- what was tried before
-
-
-@pytest.mark.parametrize(
-    ("which", "rate"),
-    [("on_cached_views", 5e-5), ("on_new_views", 5e-5), ("at_a_smaller_rate", 1e-5)],
-)
-def test_what_is_said_of_a_fine_tuning_that_was_tried_stands_in_its_history(which, rate):
-    folder = paths.ROOT / "reports" / "studies" / "tuning"
-    history = pd.read_csv(folder / f"fine_tuning_{which}.csv")
-    said = (folder / "README.md").read_text(encoding="utf-8")
-    head, tuned = (history[history["stage"] == stage] for stage in ("frozen", "fine-tuned"))
-    best, start = epoch_scores.best_epoch(tuned), epoch_scores.best_epoch(head)
-    scores = (best["val_balanced_accuracy"], best["val_loss"], tuned["loss"].iloc[-1])
-    seconds = f"{tuned['seconds'].min():.0f} to {tuned['seconds'].max():.0f}"
-    row = [
-        f"{rate:.5f}",
-        len(tuned),
-        best["epoch"] - len(head),
-        *(f"{score:.3f}" for score in scores),
-        seconds,
-    ]
-    assert f"| {' | '.join(map(str, row))} |" in said
-    before = f"{start['val_balanced_accuracy']:.3f} and a loss of {start['val_loss']:.2f}"
-    assert f"a balanced accuracy of {before} on frozen features" in said
