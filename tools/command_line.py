@@ -1,7 +1,12 @@
 """What the commands of this folder share: a message instead of a traceback, and an exit status."""
 
+import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+from lib import paths
+from lib.config import Config, load_config
 
 
 def run_command(
@@ -23,3 +28,13 @@ def run_command(
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     return 0
+
+
+def run_on_config(
+    description: str, publish: Callable[[Config], Path], arguments: list[str] | None
+) -> int:
+    """Read a configuration from the command line, and print the path that a command returns."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("config", help="the run, such as configs/demo.yaml")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: print(paths.relative(publish(load_config(options.config)))))

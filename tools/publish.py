@@ -1,6 +1,5 @@
 """Publish the numbers of a run, without images: `python -m tools.publish CONFIG`."""
 
-import argparse
 import base64
 import json
 import re
@@ -13,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from lib import paths, tables
-from lib.config import Config, load_config
+from lib.config import Config
 from lib.data import splits
 from lib.evaluation import metrics, prediction_files
 from tools import demo_picture, result_tables, whole_files
-from tools.command_line import run_command
+from tools.command_line import run_on_config
 
 REPORTS = paths.ROOT / "reports"
 #: Networks and their histories under runs/<run>.
@@ -181,10 +180,7 @@ def _png_outputs(notebook: Path) -> set[bytes]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Publish a run."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="the run, such as configs/demo.yaml")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: print(paths.relative(publish(load_config(options.config)))))
+    return run_on_config(__doc__, publish, arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Publish trained networks: `python -m tools.publish_models CONFIG` writes models/<run>."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -8,12 +7,12 @@ import jinja2
 import numpy as np
 
 from lib import paths, tables
-from lib.config import Config, load_config
+from lib.config import Config
 from lib.evaluation import metrics, model_names
 from lib.networks import array_files, inference, published_networks, vgg16_weights
 from lib.networks.backend import keras, versions
 from tools import finished_run, whole_files
-from tools.command_line import run_command
+from tools.command_line import run_on_config
 
 TEMPLATE = paths.ROOT / "models" / "README.md.j2"
 
@@ -147,10 +146,7 @@ def _check_predictions(trained: keras.Model, loaded: keras.Model, source: str) -
 
 def main(arguments: list[str] | None = None) -> int:
     """Publish a run's networks."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="the run, such as configs/demo.yaml")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: print(paths.relative(publish(load_config(options.config)))))
+    return run_on_config(__doc__, publish, arguments)
 
 
 if __name__ == "__main__":
