@@ -56,7 +56,8 @@ NAMES       := $(basename $(notdir $(sort $(wildcard notebooks/[0-9]*.ipynb))))
 EXECUTED    := $(NAMES:%=$(RUNS)/%.ipynb)
 HTML        := $(NAMES:%=$(REPORTS)/%.html)
 
-# side experiments belong to no run; reports/studies/<name>/ holds their measurements
+# side experiments belong to no run, but its reports link to them; reports/studies/<name>/ holds
+# their measurements
 STUDIES     := $(basename $(notdir $(sort $(wildcard notebooks/studies/*.ipynb))))
 STUDY_RUNS  := $(OUTPUT)/runs/studies/notebooks
 STUDY_COPY  := $(STUDIES:%=$(STUDY_RUNS)/%.ipynb)
@@ -94,7 +95,7 @@ endif
 
 # A notebook runs when the notebook, the configuration or lib changed, or when a notebook before it
 # ran. It is written to a temporary file and renamed; a failed one is kept as NN_*.failed.ipynb.
-reproduce: $(HTML) $(REPORTS)/index.html ## Execute the notebooks, render the reports (demo: 5 to 10 minutes, 0.5 GB)
+reproduce: $(HTML) $(REPORTS)/index.html $(STUDY_HTML) ## Execute the notebooks, render the reports (demo: 5 to 8 minutes, 0.5 GB)
 	@echo "$(REPORTS)/index.html"
 
 $(RUNS)/01_data_survey.ipynb: $(DATA) $(SYNTHETIC) $(wildcard reports/studies/leakage/*.csv reports/studies/leakage/*.json)
@@ -122,7 +123,7 @@ $(CONFIG_FILE):
 	@echo "error: $@: no such configuration; available: $(wildcard configs/*.yaml)" >&2; exit 1
 
 data: $(ENV) ## Download HAM10000 (3 GB), a part of it (SAMPLE=500), or use a copy (FROM=<folder or zip>)
-	@$(PY) -m tools.acquire $(if $(FROM),--from "$(FROM)") $(if $(SAMPLE),--sample $(SAMPLE)) \
+	@$(PY) -m tools.get_dataset $(if $(FROM),--from "$(FROM)") $(if $(SAMPLE),--sample $(SAMPLE)) \
 	  $(if $(DATASET),--dataset $(DATASET))
 
 study: $(ENV) ## Measure a side experiment again: NAME=leakage [FROM=<HAM10000 folder>] (minutes to an hour)
@@ -131,7 +132,7 @@ study: $(ENV) ## Measure a side experiment again: NAME=leakage [FROM=<HAM10000 f
 	@$(MAKE) --no-print-directory images CONFIG=demo
 	@$(PY) -m studies.$(NAME) "$(or $(FROM),data/ham10000)"
 
-studies: $(STUDY_HTML) ## Execute and render the notebooks of the side experiments (1 minute)
+studies: $(STUDY_HTML) ## Execute and render only the notebooks of the side experiments (1 minute)
 	@printf '%s\n' $(STUDY_HTML)
 
 .SECONDEXPANSION:
@@ -144,7 +145,7 @@ $(OUTPUT)/reports/studies/%.html: $(STUDY_RUNS)/%.ipynb $(RENDERER) | $(ENV)
 	@$(PY) -m tools.reports render $< --output $@
 
 notebooks: ## Refresh the outputs of the committed notebooks: demo and side experiments (7 to 12 minutes)
-	@$(MAKE) --no-print-directory reproduce studies CONFIG=demo
+	@$(MAKE) --no-print-directory reproduce CONFIG=demo
 	@$(MAKE) --no-print-directory refresh CONFIG=demo
 
 refresh:

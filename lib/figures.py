@@ -352,16 +352,9 @@ def probability_heatmap(table: pd.DataFrame, classes: list[str]) -> Figure:
     ]
     ordered = pd.concat(parts)
     figure, axis = plt.subplots(figsize=(4.6, 6))
-    sns.heatmap(
-        ordered[[f"prob_{name}" for name in classes]].to_numpy(),
-        vmin=0,
-        vmax=1,
-        cmap="viridis",
-        ax=axis,
-        xticklabels=classes,
-        yticklabels=False,
-        cbar_kws={"label": "predicted probability"},
-    )
+    options = {"vmin": 0, "vmax": 1, "cmap": "viridis", "xticklabels": classes}
+    options |= {"yticklabels": False, "cbar_kws": {"label": "predicted probability"}}
+    sns.heatmap(ordered[[f"prob_{name}" for name in classes]].to_numpy(), ax=axis, **options)
     edges = np.cumsum([0] + [len(part) for part in parts])
     axis.hlines(edges[1:-1], *axis.get_xlim(), color="white", lw=2)
     middles = (edges[:-1] + edges[1:]) / 2
@@ -392,13 +385,9 @@ def heatmap_grid(examples: list[dict[str, np.ndarray]]) -> Figure:
     """
     n, rows = len(examples[0]), -(-len(examples) // 2)
     size = PAGE_WIDTH / (2 * n + 0.2)
-    figure, axes = plt.subplots(
-        rows,
-        2 * n + 1,
-        figsize=(PAGE_WIDTH, (size + 0.3) * rows + 0.7),
-        width_ratios=[1] * n + [0.1] + [1] * n,
-        squeeze=False,
-    )
+    widths = [1] * n + [0.1] + [1] * n
+    shape = {"figsize": (PAGE_WIDTH, (size + 0.3) * rows + 0.7), "width_ratios": widths}
+    figure, axes = plt.subplots(rows, len(widths), squeeze=False, **shape)
     for axis in axes.flat:
         axis.axis("off")
     halves = [half for row in axes for half in (row[:n], row[n + 1 :])]
@@ -418,21 +407,10 @@ def class_boxes(table: pd.DataFrame, axis_labels: dict[str, str]) -> Figure:
     rows = -(-len(axis_labels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.8 * rows))
     order = [name for name in CLASS_COLORS if name in set(table["dx"])]
+    options = {"whis": (5, 95), "showfliers": False, "linecolor": "black", "saturation": 1}
+    options |= {"medianprops": {"color": "white", "lw": 2}, "palette": CLASS_COLORS}
     for axis, (column, label) in zip(np.ravel(axes), axis_labels.items(), strict=True):
-        sns.boxplot(
-            table,
-            x="dx",
-            y=column,
-            hue="dx",
-            order=order,
-            palette=CLASS_COLORS,
-            saturation=1,
-            linecolor="black",
-            medianprops={"color": "white", "lw": 2},
-            whis=(5, 95),
-            showfliers=False,
-            ax=axis,
-        )
+        sns.boxplot(table, x="dx", y=column, hue="dx", order=order, ax=axis, **options)
         axis.set(xlabel="class", ylabel=label)
     return figure
 

@@ -58,7 +58,7 @@ def plain():
 
 def test_outside_training_a_model_is_bit_for_bit_the_one_without_augmentation(images):
     plain, augmented = network(OFF), network(STRONGER)
-    assert len(augmented.layers) == len(plain.layers) + 7
+    assert len(augmented.layers) == len(plain.layers) + 5
     augmented.set_weights(plain.get_weights())
     for say in (inference.forward, lambda model, batch: model.predict(batch, verbose=0)):
         np.testing.assert_array_equal(say(augmented, images), say(plain, images))
@@ -82,7 +82,7 @@ def test_augmentation_is_done_in_float32_whatever_the_precision():
         made = common_layers.augmentation_layers(STRONGER, 1)
     finally:
         keras.config.set_dtype_policy(usual)
-    assert len(made) == 7
+    assert len(made) == 5
     assert {layer.compute_dtype for layer in made} == {"float32"}
 
 
@@ -191,6 +191,35 @@ def test_turning_and_zooming_do_change_an_image(images):
     batch = images / np.float32(255)
     for change in ({"rotation_degrees": 180}, {"zoom": 0.49}, {"flip": "horizontal_and_vertical"}):
         assert np.abs(draw(batch, OFF.model_copy(update=change)) - batch).max() > 0.1, change
+
+
+def test_flips_alone_move_pixels_and_do_not_blur_them(images):
+    batch = np.repeat(images[:1], 40, axis=0) / np.float32(255)
+    drawn = draw(batch, OFF.model_copy(update={"flip": "horizontal_and_vertical"}))
+    flips = [batch[0, ::y, ::x] for y in (1, -1) for x in (1, -1)]
+    which = [[np.abs(view - flip).max() < 1e-4 for flip in flips] for view in drawn]
+    np.testing.assert_array_equal(np.sum(which, axis=1), 1)
+    assert np.all(np.sum(which, axis=0) > 3), "each flip is drawn"
+
+
+def test_rotation_and_zoom_stay_within_what_the_configuration_says():
+    """The pixels hold their own coordinates, so differences between neighbours are the matrix."""
+    y, x = np.mgrid[0:33, 0:33].astype(np.float32)
+    batch = np.repeat(np.stack([x, y, 0 * x], axis=2)[None], 500, axis=0)
+    settings = OFF.model_copy(update={"rotation_degrees": 30, "zoom": 0.2})
+    drawn = draw(batch, settings)
+    np.testing.assert_allclose(drawn[:, 16, 16], batch[:, 16, 16], atol=1e-3)
+    x_step = drawn[:, 16, 17] - drawn[:, 16, 16]
+    y_step = drawn[:, 17, 16] - drawn[:, 16, 16]
+    np.testing.assert_allclose(x_step[:, 0], y_step[:, 1], atol=1e-3)
+    np.testing.assert_allclose(x_step[:, 1], -y_step[:, 0], atol=1e-3)
+    degrees = np.degrees(np.arctan2(x_step[:, 1], x_step[:, 0]))
+    scale = np.hypot(x_step[:, 0], x_step[:, 1])
+    for values, low, high in ((degrees, -30, 30), (scale, 0.8, 1.2)):
+        reach = (high - low) / 50
+        assert low - 0.01 < values.min() < low + reach
+        assert high + 0.01 > values.max() > high - reach
+    assert abs(np.corrcoef(degrees, scale)[0, 1]) < 0.2, "drawn independently"
 
 
 # ------------------------------------------------------------------------------ how much colour

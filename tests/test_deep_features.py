@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lib.evaluation import prediction_files, priors
-from lib.features import linear
+from lib.features import linear_classifier
 
 CLASSES = ["bcc", "mel", "nv"]
 SHARES = [0.15, 0.25, 0.6]
@@ -46,14 +46,14 @@ def table():
 
 @pytest.fixture(scope="module")
 def classifier(table):
-    return linear.fit(features(table), table["label"], table["group_id"], seed=1)
+    return linear_classifier.fit(features(table), table["label"], table["group_id"], seed=1)
 
 
 @pytest.fixture(scope="module")
 def crossed_and_groups(table):
     """Cross-validate; note each classifier's groups and the folds that choose its strength."""
     groups, inner = [], []
-    fit, inner_folds = linear.fit, linear.splits.inner_folds
+    fit, inner_folds = linear_classifier.fit, linear_classifier.splits.inner_folds
 
     def noted_fit(values, labels, group_ids, seed):
         groups.append(set(group_ids))
@@ -65,9 +65,11 @@ def crossed_and_groups(table):
         return dealt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "fit", noted_fit)
-        patch.setattr(linear.splits, "inner_folds", noted_folds)
-        crossed = linear.cross_validate("vgg16_linear", features(table), table, CLASSES, seed=1)
+        patch.setattr(linear_classifier, "fit", noted_fit)
+        patch.setattr(linear_classifier.splits, "inner_folds", noted_folds)
+        crossed = linear_classifier.cross_validate(
+            "vgg16_linear", features(table), table, CLASSES, seed=1
+        )
     return crossed, groups, inner
 
 
@@ -78,7 +80,7 @@ def crossed(crossed_and_groups):
 
 def test_a_planted_rule_is_recovered_on_images_not_seen(classifier):
     unseen = index(seed=8)
-    probabilities = linear.predict(classifier, features(unseen, seed=9), 1, CLASSES)
+    probabilities = linear_classifier.predict(classifier, features(unseen, seed=9), 1, CLASSES)
     right = np.array(CLASSES)[probabilities.argmax(axis=1)] == unseen["label"]
     assert right.mean() > 0.8
     weights = np.abs(classifier[-1].coef_)
@@ -87,25 +89,25 @@ def test_a_planted_rule_is_recovered_on_images_not_seen(classifier):
 
 def test_features_without_a_rule_give_the_shares_of_the_classes(table):
     noise = features(table, strength=0.0)
-    classifier = linear.fit(noise, table["label"], table["group_id"], seed=1)
-    assert classifier[-1].C in linear.STRENGTHS[:2], "the strongest penalties"
+    classifier = linear_classifier.fit(noise, table["label"], table["group_id"], seed=1)
+    assert classifier[-1].C in linear_classifier.STRENGTHS[:2], "the strongest penalties"
     shares = table["label"].value_counts(normalize=True)[CLASSES]
-    probabilities = linear.predict(classifier, noise, 1, CLASSES)
+    probabilities = linear_classifier.predict(classifier, noise, 1, CLASSES)
     np.testing.assert_allclose(probabilities.mean(axis=0), shares, atol=0.01)
     assert probabilities.std(axis=0).max() < 0.08
 
 
 def test_probabilities_are_posteriors_under_the_training_prior(table, classifier):
     """At the optimum of multinomial logistic regression, the mean prediction is the share."""
-    probabilities = linear.predict(classifier, features(table), 1, CLASSES)
+    probabilities = linear_classifier.predict(classifier, features(table), 1, CLASSES)
     shares = table["label"].value_counts(normalize=True)[CLASSES]
     np.testing.assert_allclose(probabilities.mean(axis=0), shares, atol=2e-3)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-12)
 
 
 def test_classes_come_in_the_order_that_is_asked_for(table, classifier):
-    plain = linear.predict(classifier, features(table), 1, CLASSES)
-    turned = linear.predict(classifier, features(table), 1, CLASSES[::-1])
+    plain = linear_classifier.predict(classifier, features(table), 1, CLASSES)
+    turned = linear_classifier.predict(classifier, features(table), 1, CLASSES[::-1])
     np.testing.assert_allclose(turned, plain[:, ::-1])
 
 
@@ -113,7 +115,7 @@ def test_the_views_of_an_image_are_averaged(table, classifier):
     views = [features(table, seed=seed) for seed in (3, 4)]
     each = [classifier.predict_proba(view.astype(np.float32)) for view in views]
     assert list(classifier.classes_) == CLASSES
-    averaged = linear.predict(classifier, np.concatenate(views), 2, CLASSES)
+    averaged = linear_classifier.predict(classifier, np.concatenate(views), 2, CLASSES)
     assert averaged.shape == (len(table), 3)
     np.testing.assert_allclose(averaged, (each[0] + each[1]) / 2, rtol=1e-6)
     assert abs(averaged - each[0]).max() > 0.1
@@ -142,9 +144,11 @@ def test_every_image_is_predicted_once_by_the_fold_it_lies_in(table, crossed):
 
 def test_a_fold_s_answers_are_those_of_a_classifier_trained_on_the_others(table, crossed):
     values, inside = features(table), table[table["fold"] != 2]
-    classifier = linear.fit(values[inside.index], inside["label"], inside["group_id"], seed=1)
+    classifier = linear_classifier.fit(
+        values[inside.index], inside["label"], inside["group_id"], seed=1
+    )
     outside = table[table["fold"] == 2]
-    expected = linear.predict(classifier, values[outside.index], 1, CLASSES)
+    expected = linear_classifier.predict(classifier, values[outside.index], 1, CLASSES)
     found = crossed[crossed["fold"] == 2].set_index("image_id").loc[outside["image_id"]]
     np.testing.assert_allclose(found[[f"prob_{name}" for name in CLASSES]], expected, atol=1e-6)
     prior = inside["label"].value_counts(normalize=True)[CLASSES].to_numpy()
@@ -157,13 +161,13 @@ def test_features_that_only_name_the_group_teach_nothing(table):
     """With a group on both sides, every image would be predicted right."""
     values = np.random.default_rng(5).normal(size=(len(table) // 2, 60))
     own = values[table["group_id"].str[1:].astype(int)]
-    crossed = linear.cross_validate("vgg16_linear", own, table, CLASSES, seed=1)
+    crossed = linear_classifier.cross_validate("vgg16_linear", own, table, CLASSES, seed=1)
     scores = prediction_files.both_scores(crossed)
     assert scores["balanced accuracy, equal priors"] < 0.5
 
 
 def test_the_same_seed_gives_the_same_classifier(table, classifier):
-    again = linear.fit(features(table), table["label"], table["group_id"], seed=1)
+    again = linear_classifier.fit(features(table), table["label"], table["group_id"], seed=1)
     np.testing.assert_array_equal(again[-1].coef_, classifier[-1].coef_)
     np.testing.assert_array_equal(again[-1].intercept_, classifier[-1].intercept_)
 
@@ -172,4 +176,4 @@ def test_a_class_of_one_group_is_refused(table):
     few = table[(table["label"] != "bcc") | (table["group_id"] == table["group_id"][0])]
     few = pd.concat([few, table[table["label"] == "bcc"].iloc[:1]])
     with pytest.raises(ValueError, match="class bcc has 1 group of training images"):
-        linear.fit(features(few), few["label"], few["group_id"], seed=1)
+        linear_classifier.fit(features(few), few["label"], few["group_id"], seed=1)

@@ -26,6 +26,8 @@ from lib.config import load_config
 from lib.evaluation.model_names import MODELS
 from lib.networks import array_files
 
+#: A run without the side experiments, which nbval executes.
+RUN = ("reproduce", "STUDIES=")
 NAMES = [file.stem for file in sorted((paths.ROOT / "notebooks").glob("*.ipynb"))]
 
 
@@ -38,7 +40,7 @@ def output(tmp_path_factory):
 def killed(tiny_config, output):
     """Kill `make reproduce` while notebook 03 trains; return the number of epochs it saved."""
     process = subprocess.Popen(
-        ["make", f"PYTHON={sys.executable}", "reproduce", f"CONFIG={tiny_config}"],
+        ["make", f"PYTHON={sys.executable}", *RUN, f"CONFIG={tiny_config}"],
         cwd=paths.ROOT,
         env=without_make() | {"SKIN_OUTPUT": str(output)},
         start_new_session=True,
@@ -63,14 +65,14 @@ def killed(tiny_config, output):
 def reproduced(make, tiny_config, output, killed):
     """Resume the killed run; return its folder of runs and its folder of reports."""
     assert planned(make, tiny_config, output)[0] == "03_baseline_cnn"
-    done = make("reproduce", f"CONFIG={tiny_config}", output=output)
+    done = make(*RUN, f"CONFIG={tiny_config}", output=output)
     assert done.returncode == 0, done.stderr
     return output / "runs" / "tiny", output / "reports" / "tiny"
 
 
 def planned(make, tiny_config, output):
     """Return the notebooks that make would execute now."""
-    done = make("--dry-run", "reproduce", f"CONFIG={tiny_config}", output=output)
+    done = make("--dry-run", *RUN, f"CONFIG={tiny_config}", output=output)
     return re.findall(r"reports execute notebooks/(\w+)\.ipynb", done.stdout)
 
 
@@ -95,17 +97,21 @@ def test_every_report_names_the_split(reproduced):
         assert split in text, page
 
 
-def test_every_link_between_the_reports_is_alive(reproduced):
+def test_every_link_between_the_reports_is_alive(make, tiny_config, output, reproduced):
     _, reports = reproduced
+    done = make("--dry-run", "reproduce", f"CONFIG={tiny_config}", output=output)
+    studies = re.findall(r"reports render .* --output \S+/reports/(studies/\w+\.html)", done.stdout)
+    assert len(studies) == len(list((paths.ROOT / "notebooks" / "studies").glob("*.ipynb")))
     for page in reports.glob("*.html"):
         soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
         for link in soup.find_all("a", href=True):
             target, _, anchor = link["href"].partition("#")
             if re.match(r"https?:", target):
                 continue
-            study = re.fullmatch(r"\.\./studies/(\w+)\.html", target)  # `make studies` renders it
-            alive = study and (paths.ROOT / f"notebooks/studies/{study[1]}.ipynb").exists()
-            assert not target or alive or (reports / target).exists(), f"{page.name}: {target}"
+            alive = (
+                not target or target.removeprefix("../") in studies or (reports / target).exists()
+            )
+            assert alive, f"{page.name}: {target}"
             if anchor and not target:
                 assert soup.find(id=anchor), f"{page.name}: #{anchor}"
 
@@ -201,7 +207,7 @@ def test_an_uninterrupted_execution_prints_the_same_and_trains_the_same_weights(
 
 def test_a_second_make_does_nothing_in_under_two_seconds(make, tiny_config, output, reproduced):
     started = time.monotonic()
-    done = make("reproduce", f"CONFIG={tiny_config}", output=output)
+    done = make(*RUN, f"CONFIG={tiny_config}", output=output)
     assert time.monotonic() - started < 2
     assert done.returncode == 0
     assert done.stdout.split() == [str(output / "reports" / "tiny" / "index.html")]
@@ -210,7 +216,7 @@ def test_a_second_make_does_nothing_in_under_two_seconds(make, tiny_config, outp
 def test_touching_a_notebook_runs_it_and_what_follows(make, tiny_config, output, reproduced):
     assert planned(make, tiny_config, output) == []
     what_if = ["--what-if", "notebooks/05_evaluation.ipynb"]
-    done = make("--dry-run", *what_if, "reproduce", f"CONFIG={tiny_config}", output=output)
+    done = make("--dry-run", *what_if, *RUN, f"CONFIG={tiny_config}", output=output)
     again = re.findall(r"reports execute notebooks/(\w+)\.ipynb", done.stdout)
     assert again == ["05_evaluation", "06_heatmaps"]
 
@@ -219,7 +225,7 @@ def test_touching_the_report_s_template_renders_without_executing(
     make, tiny_config, output, reproduced
 ):
     what_if = ["--what-if", "tools/templates/index.html.j2"]
-    done = make("--dry-run", *what_if, "reproduce", f"CONFIG={tiny_config}", output=output)
+    done = make("--dry-run", *what_if, *RUN, f"CONFIG={tiny_config}", output=output)
     assert "reports execute" not in done.stdout
     assert done.stdout.count("reports render") == len(NAMES)
 
@@ -316,7 +322,7 @@ def test_an_image_that_is_not_an_image_is_one_clear_error(make, changed, data_fo
     shutil.copytree(data_folder, copy)
     (copy / "images" / "SYN_0000005.jpg").write_bytes(b"not an image")
     config = changed(data_folder.as_posix(), copy.as_posix())
-    done = make("reproduce", f"CONFIG={config}", output=output)
+    done = make(*RUN, f"CONFIG={config}", output=output)
     assert done.returncode != 0
     message = "): 1, the first: images/SYN_0000005.jpg, not an image in JPEG or PNG format, 12"
     assert "images cannot be used, more than data.max_dropped = 0.01 allows" in done.stderr

@@ -32,7 +32,7 @@ from tools.command_line import run_command
 from tools.synthetic_images import draw_view_images, generator
 
 CLASSES = ("bcc", "mel", "nv")
-LESION_PROPORTIONS = {"bcc": 0.07, "mel": 0.13}  # the rest are nevi
+LESION_PROPORTIONS = {"bcc": 0.14, "mel": 0.22}  # the rest are nevi (HAM10000: 0.05 and 0.10)
 LESIONS_PER_CLASS = 10  # at least
 IMAGE_COUNTS = {  # proportions of lesions with one, two and three images
     "bcc": (0.52, 0.36, 0.12),

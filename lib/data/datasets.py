@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 SYNTHETIC_NOTE = "synthetic.json"
 #: Increases when the same seed draws other images; images of another version are not used.
-SYNTHETIC_VERSION = 1
+SYNTHETIC_VERSION = 2
 #: folder of the synthetic images' ground truth, which holds no images of the data set
 TRUTH = "truth"
 

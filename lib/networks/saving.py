@@ -10,7 +10,14 @@ import pandas as pd
 from lib import paths, tables
 from lib.config import Config
 from lib.networks import array_files, epoch_scores, model_graph
+from lib.networks.alexnet import LocalResponseNormalization
 from lib.networks.backend import keras, machine, versions
+from lib.networks.common_layers import RandomAffine
+
+#: Layers of our own that a saved model may have.
+OWN_LAYERS = {
+    f"lib>{layer.__name__}": layer for layer in (LocalResponseNormalization, RandomAffine)
+}
 
 
 def save(
@@ -140,7 +147,7 @@ def load_model(file: Path) -> keras.Model:
         The file is damaged, not a model, or contains code.
     """
     try:
-        return keras.saving.load_model(file, compile=False, safe_mode=True)
+        return keras.saving.load_model(file, OWN_LAYERS, compile=False, safe_mode=True)
     except array_files.DAMAGE as error:
         reason = f"not a model that can be used: {str(error).partition(chr(10))[0]}"
         raise ValueError(f"{paths.relative(file)}: {reason}") from None

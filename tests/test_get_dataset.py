@@ -19,7 +19,7 @@ from test_download import Server
 
 from lib import paths
 from lib.data import datasets
-from tools import acquire, download, registry, source_tables
+from tools import download, get_dataset, registry, source_tables
 
 DX = ["nv"] * 30 + ["mel"] * 6 + ["bcc"] * 3 + ["df"]
 METADATA = pd.DataFrame(
@@ -110,7 +110,7 @@ def md5(content):
 def server(monkeypatch, tmp_path):
     """A server with both sources, a registry that names it, and a data folder of its own."""
     monkeypatch.setattr(download, "BACKOFF", 0.01)
-    monkeypatch.setattr(acquire, "DATA", tmp_path / "data")
+    monkeypatch.setattr(get_dataset, "DATA", tmp_path / "data")
     monkeypatch.setattr(registry, "REGISTRY", tmp_path / "registry.yaml")
     site = Server()
     site.files |= SERVED
@@ -168,7 +168,7 @@ def edit(change):
 
 
 def target():
-    return acquire.DATA / "ham10000"
+    return get_dataset.DATA / "ham10000"
 
 
 def read():
@@ -176,16 +176,16 @@ def read():
 
 
 def note():
-    return json.loads((target() / acquire.NOTE).read_text())
+    return json.loads((target() / get_dataset.NOTE).read_text())
 
 
 def downloads():
-    return list((acquire.DATA / ".downloads").rglob("*"))
+    return list((get_dataset.DATA / ".downloads").rglob("*"))
 
 
 def no_data_set():
     """Nothing that a later step could take for a data set, and nothing half built."""
-    files = acquire.DATA.iterdir() if acquire.DATA.exists() else []
+    files = get_dataset.DATA.iterdir() if get_dataset.DATA.exists() else []
     return [file.name for file in files if file.name not in (".downloads", ".linked")] == []
 
 
@@ -215,14 +215,14 @@ def test_the_registry_names_both_data_sets_and_their_sources():
 )
 def test_a_faulty_registry_is_refused_by_file_and_key(server, change, message, capsys):
     edit(change)
-    assert acquire.main([]) == 1
+    assert get_dataset.main([]) == 1
     error = capsys.readouterr().err
     assert "registry.yaml: not valid" in error
     assert pd.Series([error]).str.contains(message, regex=True).all(), error
 
 
 def test_an_unknown_data_set_is_refused_with_those_there_are(server, capsys):
-    assert acquire.main(["--dataset", "isic2020"]) == 1
+    assert get_dataset.main(["--dataset", "isic2020"]) == 1
     assert "no data set 'isic2020'; there are: ham10000, isic2018" in capsys.readouterr().err
 
 
@@ -230,7 +230,7 @@ def test_an_unknown_data_set_is_refused_with_those_there_are(server, capsys):
 
 
 def test_the_whole_data_set_is_downloaded_checked_and_noted(server, capsys):
-    assert acquire.main([]) == 0
+    assert get_dataset.main([]) == 0
     assert "40 images from dataverse" in capsys.readouterr().out
     assert read().equals(METADATA)
     assert len(datasets.find_masks(target(), IDS)) == len(IDS)
@@ -246,15 +246,15 @@ def test_the_whole_data_set_is_downloaded_checked_and_noted(server, capsys):
 
 
 def test_a_data_set_that_is_there_is_left_alone(server, capsys):
-    acquire.main([])
+    get_dataset.main([])
     server.log.clear()
-    assert acquire.main([]) == 0
+    assert get_dataset.main([]) == 0
     assert "nothing to do" in capsys.readouterr().out and server.log == []
 
 
 def test_the_next_source_is_tried_and_says_that_no_checksum_is_published(server, capsys):
     server.faults["part2"] = [404]
-    assert acquire.main([]) == 0
+    assert get_dataset.main([]) == 0
     output = capsys.readouterr()
     sha256 = hashlib.sha256(SERVED["input"]).hexdigest()
     assert (
@@ -273,7 +273,7 @@ def test_the_next_source_is_tried_and_says_that_no_checksum_is_published(server,
 
 def test_wrong_bytes_go_to_the_next_source(server):
     server.files["part1"] = zipped(images(IDS[:19]))
-    assert acquire.main([]) == 0
+    assert get_dataset.main([]) == 0
     assert note()["source"] == "isic" and server.ranges_of("part1") == [None, None]
 
 
@@ -282,14 +282,14 @@ def test_a_damaged_archive_without_a_checksum_goes_to_the_next_source(server):
     data = bytearray(SERVED["input"])
     data[5_000] ^= 1
     server.files["input"] = bytes(data)
-    assert acquire.main([]) == 0
+    assert get_dataset.main([]) == 0
     assert note()["source"] == "dataverse"
 
 
 def test_an_archive_that_reaches_outside_is_never_used(server, capsys, tmp_path):
     edit(lambda sources: sources.pop(0))
     server.files["input"] = zipped(images(IDS, "x/") | {"../evil.jpg": b"evil"})
-    assert acquire.main([]) == 1
+    assert get_dataset.main([]) == 1
     assert "member '../evil.jpg' would leave the folder" in capsys.readouterr().err
     assert no_data_set() and not list(tmp_path.rglob("evil*"))
     assert not list(tmp_path.rglob("ISIC2018_Task3_Training_Input.zip")), "fetched anew next time"
@@ -298,7 +298,7 @@ def test_an_archive_that_reaches_outside_is_never_used(server, capsys, tmp_path)
 def test_a_page_in_place_of_an_archive_is_refused(server, capsys):
     edit(lambda sources: sources.pop(0))
     server.files["input"] = b"<html>please log in</html>"
-    assert acquire.main([]) == 1
+    assert get_dataset.main([]) == 1
     assert "not a zip archive" in capsys.readouterr().err and no_data_set()
 
 
@@ -306,35 +306,35 @@ def test_a_page_in_place_of_an_archive_is_refused(server, capsys):
 def test_a_page_in_place_of_a_table_is_refused_and_not_kept(server, capsys, page):
     edit(lambda sources: sources.pop(0))
     server.files["groups"] = page
-    assert acquire.main([]) == 1
+    assert get_dataset.main([]) == 1
     assert "groups: " in (error := capsys.readouterr().err) and "not a table" in error
     assert no_data_set() and server.ranges_of("truth") == []
     server.files["groups"] = SERVED["groups"]
-    assert acquire.main([]) == 0
+    assert get_dataset.main([]) == 0
 
 
 def test_after_a_page_in_place_of_a_table_the_next_address_is_tried(server):
     edit(lambda sources: sources.pop(0))
     edit(lambda sources: sources[0]["files"][0]["urls"].update({server.url("mirror"): None}))
     server.files["groups"], server.files["mirror"] = b"<html></html>", SERVED["groups"]
-    assert acquire.main([]) == 0
+    assert get_dataset.main([]) == 0
     assert note()["files"][0]["url"] == server.url("mirror")
 
 
 def test_a_faulty_table_without_a_checksum_is_fetched_anew_and_the_images_are_not(server, capsys):
     edit(lambda sources: sources.pop(0))
     server.files["groups"] = csv(groupings().iloc[1:])
-    assert acquire.main([]) == 1
+    assert get_dataset.main([]) == 1
     assert "1 images have no row" in capsys.readouterr().err
     server.files["groups"] = SERVED["groups"]
     server.log.clear()
-    assert acquire.main([]) == 0
+    assert get_dataset.main([]) == 0
     assert server.ranges_of("groups") and not server.ranges_of("input")
 
 
 def test_missing_masks_are_reported_and_left_out(server, capsys):
     server.faults["masks"] = [404]
-    assert acquire.main([]) == 0
+    assert get_dataset.main([]) == 0
     assert f"continuing without {MASKS}.zip" in capsys.readouterr().err
     assert len(datasets.find_masks(target(), IDS)) == 0
 
@@ -342,7 +342,7 @@ def test_missing_masks_are_reported_and_left_out(server, capsys):
 def test_an_image_too_few_is_an_error_that_counts_and_names(server, capsys):
     edit(lambda sources: sources.pop(0))
     server.files["input"] = zipped(images(IDS[1:]))
-    assert acquire.main([]) == 1
+    assert get_dataset.main([]) == 1
     error = capsys.readouterr().err
     assert "1 of 40 images cannot be used" in error and "missing" in error and IDS[0] in error
     assert no_data_set()
@@ -354,7 +354,7 @@ def test_an_older_tab_separated_table_serves_as_well(server):
 
     edit(only_the_older)
     server.files["tab"] = METADATA.to_csv(index=False, sep="\t", quoting=1).encode()
-    assert acquire.main([]) == 0
+    assert get_dataset.main([]) == 0
     assert note()["source"] == "dataverse" and read().equals(METADATA)
 
 
@@ -379,13 +379,13 @@ def test_a_missing_checksum_comes_from_the_listing(server, path, served, source,
     listing = {"data": {"latestVersion": {"files": [{"dataFile": entry}]}}}
     server.files["listing"] = json.dumps(listing).encode()
     server.files[path] = served
-    assert acquire.main([]) == 0
+    assert get_dataset.main([]) == 0
     assert note()["source"] == source and note()["files"][0]["published"] == published
 
 
 def test_offline_each_source_s_error_and_the_manual_download_are_printed(server, capsys):
     server.files.clear()
-    assert acquire.main([]) == 1
+    assert get_dataset.main([]) == 1
     error = capsys.readouterr().err
     error = error[error.index("error:") :]
     assert error.startswith("error: HAM10000 could not be downloaded:\n  dataverse: http://127")
@@ -399,7 +399,7 @@ def test_offline_each_source_s_error_and_the_manual_download_are_printed(server,
 def test_too_little_space_is_an_error_before_anything_is_fetched(server, capsys, monkeypatch):
     usage = type("Usage", (), {"free": 1_000})
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
-    assert acquire.main([]) == 1
+    assert get_dataset.main([]) == 1
     assert "error: no space to download dataverse's files" in capsys.readouterr().err
     assert server.log == [] and no_data_set()
 
@@ -410,38 +410,38 @@ def test_a_full_disk_stops_and_the_next_run_resumes(server, capsys, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(download, "extract", full)
-        assert acquire.main([]) == 1
+        assert get_dataset.main([]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "error: no space left on the disk"
     assert no_data_set() and not server.ranges_of("input"), "no other source can help"
     server.log.clear()
-    assert acquire.main([]) == 0 and server.log == []
+    assert get_dataset.main([]) == 0 and server.log == []
 
 
 def test_a_killed_run_leaves_no_data_set_and_resumes(server, tmp_path):
     server.faults["part2"] = [("stall", 70_000)]
     code = (
-        "import sys, pathlib; from tools import acquire, registry;"
-        "acquire.DATA, registry.REGISTRY = map(pathlib.Path, sys.argv[1:]);"
-        "sys.exit(acquire.main([]))"
+        "import sys, pathlib; from tools import get_dataset, registry;"
+        "get_dataset.DATA, registry.REGISTRY = map(pathlib.Path, sys.argv[1:]);"
+        "sys.exit(get_dataset.main([]))"
     )
-    command = [sys.executable, "-c", code, acquire.DATA, registry.REGISTRY]
+    command = [sys.executable, "-c", code, get_dataset.DATA, registry.REGISTRY]
     with subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.DEVNULL) as process:
-        part = acquire.DATA / ".downloads/ham10000/dataverse" / f"{PARTS[1]}.zip.part"
+        part = get_dataset.DATA / ".downloads/ham10000/dataverse" / f"{PARTS[1]}.zip.part"
         while not (part.exists() and part.stat().st_size >= 65_536):
             assert process.poll() is None
             time.sleep(0.02)
         process.kill()
     assert not target().exists()
     server.log.clear()
-    assert acquire.main([]) == 0
+    assert get_dataset.main([]) == 0
     assert server.ranges_of("part1") == [], "complete files are not fetched again"
     assert server.ranges_of("part2")[0].startswith("bytes=")
     assert read().equals(METADATA) and downloads() == []
 
 
 def test_a_half_built_folder_of_a_killed_run_is_not_used(server):
-    write(acquire.DATA / ".ham10000.partial", images(IDS[:3], "old/"))
-    assert acquire.main([]) == 0
+    write(get_dataset.DATA / ".ham10000.partial", images(IDS[:3], "old/"))
+    assert get_dataset.main([]) == 0
     assert not (target() / "old").exists()
 
 
@@ -449,8 +449,8 @@ def test_an_interrupted_run_says_so_in_one_line(server, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(acquire, "_finish", interrupted)
-    assert acquire.main([]) == 130
+    monkeypatch.setattr(get_dataset, "_finish", interrupted)
+    assert get_dataset.main([]) == 130
     assert (
         capsys.readouterr().err.splitlines()[-1].startswith("stopped; repeat the command to resume")
     )
@@ -459,7 +459,7 @@ def test_an_interrupted_run_says_so_in_one_line(server, capsys, monkeypatch):
 
 def test_a_folder_of_the_user_is_left_alone(server, capsys):
     write(target(), {"HAM10000_metadata.csv": CSV})
-    assert acquire.main([]) == 1
+    assert get_dataset.main([]) == 1
     assert "exists but is not from make data; move it away" in capsys.readouterr().err
     assert os.listdir(target()) == ["HAM10000_metadata.csv"]
 
@@ -470,7 +470,7 @@ def test_broken_links_are_an_error_with_a_remedy(bring, tmp_path, capsys, gone):
     assert bring({table: CSV} | images(IDS, "all/")) == 0
     assert target().is_symlink() == (gone == "copy")
     (tmp_path / gone).rename(tmp_path / "moved")
-    assert acquire.main([]) == 1
+    assert get_dataset.main([]) == 1
     output = capsys.readouterr()
     error = " ".join(output.err.split())
     assert "nothing to do" not in output.out and f" to {tmp_path / gone}" in error
@@ -479,10 +479,10 @@ def test_broken_links_are_an_error_with_a_remedy(bring, tmp_path, capsys, gone):
 
 
 def test_the_test_set_counts_each_image_as_a_lesion(server, capsys):
-    assert acquire.main(["--dataset", "isic2018_test"]) == 0
+    assert get_dataset.main(["--dataset", "isic2018_test"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"ISIC2018_Task3_Test_GroundTruth.csv: without {IDS[0]} (data/registry.yaml)" in lines
-    table = datasets.read_metadata(acquire.DATA / "isic2018_test")
+    table = datasets.read_metadata(get_dataset.DATA / "isic2018_test")
     assert list(table["image_id"]) == IDS[1:] and table["lesion_id"].equals(table["image_id"])
 
 
@@ -493,31 +493,31 @@ def test_a_sample_is_in_proportion_and_takes_whole_lesions():
     dx = ["nv"] * 700 + ["mel"] * 200 + ["bcc"] * 94 + ["df"] * 6
     lesions = [f"L{i // 3 if i < 90 else i}" for i in range(1000)]
     table = pd.DataFrame({"image_id": range(1000), "lesion_id": lesions, "dx": dx})
-    sample = acquire.draw_sample(table, 100)
+    sample = get_dataset.draw_sample(table, 100)
     assert sample["dx"].value_counts().to_dict() == {"nv": 70, "mel": 20, "bcc": 9, "df": 1}
     whole = table[table["lesion_id"].isin(sample["lesion_id"])]
     assert whole.equals(sample)
-    shuffled = acquire.draw_sample(table.sample(frac=1, random_state=1), 100)
+    shuffled = get_dataset.draw_sample(table.sample(frac=1, random_state=1), 100)
     assert set(shuffled["image_id"]) == set(sample["image_id"]), (
         "the order of the rows does not matter"
     )
-    assert set(acquire.draw_sample(table, 100, 2)["image_id"]) != set(sample["image_id"])
+    assert set(get_dataset.draw_sample(table, 100, 2)["image_id"]) != set(sample["image_id"])
 
 
 def test_a_sample_keeps_a_lesion_of_the_rarest_class():
-    sample = acquire.draw_sample(METADATA, 8)
+    sample = get_dataset.draw_sample(METADATA, 8)
     assert len(sample) == 8 and set(sample["dx"]) == set(DX)
 
 
 @pytest.mark.parametrize("size", [-1, 3, 40, 99])
 def test_a_sample_of_an_impossible_size_is_refused(size):
     with pytest.raises(ValueError, match=f"a sample of {size} images; expected at least one"):
-        acquire.draw_sample(METADATA, size)
+        get_dataset.draw_sample(METADATA, size)
 
 
 @pytest.mark.parametrize("size", ["-1", "0", "3", "40"])
 def test_a_sample_of_an_impossible_size_ends_at_once_in_one_line(server, capsys, size):
-    assert acquire.main(["--sample", size]) == 1
+    assert get_dataset.main(["--sample", size]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"error: a sample of {size} images; expected at least ")
     requested = {entry["path"] for entry in server.log}
@@ -536,7 +536,7 @@ def large(server):
 
 
 def test_a_sample_fetches_its_own_images_and_masks_only(large, capsys):
-    assert acquire.main(["--sample", "8"]) == 0
+    assert get_dataset.main(["--sample", "8"]) == 0
     whole = sum(len(large.files[path]) for path in ("part1", "part2"))
     assert large.sent() < 0.45 * whole
     assert len(read()) == 8 and note()["sample"] == 8
@@ -547,15 +547,15 @@ def test_a_sample_fetches_its_own_images_and_masks_only(large, capsys):
 
 
 def test_a_sample_must_be_deleted_before_the_complete_data_set_is_fetched(large, capsys):
-    acquire.main(["--sample", "8"])
-    assert acquire.main(["--sample", "8"]) == 0
-    assert acquire.main([]) == 1
+    get_dataset.main(["--sample", "8"])
+    assert get_dataset.main(["--sample", "8"]) == 0
+    assert get_dataset.main([]) == 1
     assert "ham10000 is a sample of 8 images; delete it (rm -r" in capsys.readouterr().err
 
 
 def test_a_sample_without_ranges_fetches_no_archive(large, capsys):
     large.ranges = False
-    assert acquire.main(["--sample", "8"]) == 1
+    assert get_dataset.main(["--sample", "8"]) == 1
     error = capsys.readouterr().err
     assert "the server sends complete files only, no ranges" in error
     assert "the complete archives are needed" in error and "make data without SAMPLE" in error
@@ -574,7 +574,7 @@ def bring(server, tmp_path):
         else:
             write(source, files)
         before = {file: file.stat().st_mtime_ns for file in source.rglob("*")}
-        status = acquire.main(["--from", str(source), "--dataset", dataset])
+        status = get_dataset.main(["--from", str(source), "--dataset", dataset])
         assert {file: file.stat().st_mtime_ns for file in source.rglob("*")} == before
         assert server.log == [] and (status == 0 or no_data_set())
         return status
@@ -588,20 +588,20 @@ def kaggle(part_1=PARTS[0], part_2=PARTS[1]):
 
 
 def test_a_checked_copy_is_linked(bring, tmp_path, capsys):
-    write(acquire.DATA / ".ham10000.partial", {"left": b"by a run that was killed"})
+    write(get_dataset.DATA / ".ham10000.partial", {"left": b"by a run that was killed"})
     assert bring(kaggle() | masks(IDS[:3], "masks/")) == 0
     assert target().resolve() == tmp_path / "copy"
     out = capsys.readouterr().out
     assert f"a link to {tmp_path}/copy" in out and "40 images, all readable" in out
-    assert acquire.main(["--from", str(tmp_path / "copy")]) == 0, "in place of the old link"
-    assert acquire.main([]) == 0
+    assert get_dataset.main(["--from", str(tmp_path / "copy")]) == 0, "in place of the old link"
+    assert get_dataset.main([]) == 0
     assert "a link to" in capsys.readouterr().out
-    assert (acquire.DATA / ".linked").is_file()
+    assert (get_dataset.DATA / ".linked").is_file()
 
 
 def test_counts_are_of_images_lesions_and_masks(server, tmp_path):
     write(tmp_path / "copy", kaggle() | masks(IDS[:3]))
-    counts = acquire.link(tmp_path / "copy", tmp_path / "linked")
+    counts = get_dataset.link(tmp_path / "copy", tmp_path / "linked")
     assert counts.loc["nv"].to_dict() == {"images": 30, "lesions": 20, "masks": 3}
 
 
@@ -718,12 +718,12 @@ def test_an_unknown_layout_is_refused_with_the_known_ones(bring, name, capsys):
 
 def test_a_file_that_is_no_archive_is_named(server, tmp_path, capsys):
     write(tmp_path, {"copy.zip": b"not a zip"})
-    assert acquire.main(["--from", str(tmp_path / "copy.zip")]) == 1
+    assert get_dataset.main(["--from", str(tmp_path / "copy.zip")]) == 1
     assert capsys.readouterr().err.startswith("error: copy.zip: not a zip archive")
 
 
 def test_a_missing_folder_is_one_clear_line(server, tmp_path, capsys):
-    assert acquire.main(["--from", str(tmp_path / "nowhere")]) == 1
+    assert get_dataset.main(["--from", str(tmp_path / "nowhere")]) == 1
     assert capsys.readouterr().err == f"error: {tmp_path}/nowhere: no such folder or zip file\n"
 
 
@@ -763,31 +763,31 @@ def test_synthetic_images_are_never_taken_for_real_ones(bring, name, capsys):
 def test_a_folder_in_the_way_of_the_link_is_left_alone(server, tmp_path, capsys):
     write(tmp_path / "copy", kaggle())
     write(target(), {"mine.txt": b"mine"})
-    assert acquire.main(["--from", str(tmp_path / "copy")]) == 1
+    assert get_dataset.main(["--from", str(tmp_path / "copy")]) == 1
     assert "is a folder, not a link; move it away" in capsys.readouterr().err
     assert os.listdir(target()) == ["mine.txt"]
 
 
 def test_a_link_gives_way_to_a_converted_copy_and_its_target_stays(bring, tmp_path):
     write(tmp_path / "old", kaggle())
-    acquire.main(["--from", str(tmp_path / "old")])
+    get_dataset.main(["--from", str(tmp_path / "old")])
     assert target().is_symlink()
     assert bring(isic(), "isic.zip") == 0
     assert not target().is_symlink() and len(list((tmp_path / "old").rglob("*.jpg"))) == len(IDS)
 
 
 def test_a_sample_of_a_copy_is_refused(server, tmp_path, capsys):
-    assert acquire.main(["--from", str(tmp_path), "--sample", "5"]) == 1
+    assert get_dataset.main(["--from", str(tmp_path), "--sample", "5"]) == 1
     assert "FROM or SAMPLE" in capsys.readouterr().err
 
 
 def test_the_test_set_is_brought_with_the_lesion_ids_of_dataverse(bring):
     files = {"ISIC2018_Task3_Test_GroundTruth.tab": METADATA.to_csv(index=False, sep="\t").encode()}
     assert bring(files | images(IDS[1:]), dataset="isic2018_test") == 0
-    table = datasets.read_metadata(acquire.DATA / "isic2018_test")
+    table = datasets.read_metadata(get_dataset.DATA / "isic2018_test")
     assert list(table["lesion_id"]) == list(METADATA["lesion_id"][1:])
 
 
 def test_real_images_are_linked(server, ham10000):
-    assert acquire.main(["--from", str(ham10000)]) == 0
+    assert get_dataset.main(["--from", str(ham10000)]) == 0
     assert target().resolve() == ham10000.resolve()

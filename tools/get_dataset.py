@@ -58,13 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="ham10000", help="a name in data/registry.yaml")
     options = parser.parse_args(arguments)
     try:
-        return run_command(lambda: acquire(options.dataset, options.source, options.sample))
+        return run_command(lambda: get_dataset(options.dataset, options.source, options.sample))
     except KeyboardInterrupt:
         print("\nstopped; repeat the command to resume", file=sys.stderr)
         return 130
 
 
-def acquire(name: str, source: Path | None = None, sample: int | None = None) -> None:
+def get_dataset(name: str, source: Path | None = None, sample: int | None = None) -> None:
     """Import a data set from `source`, or download it or a sample of it, and print what it has."""
     known = registry.load_registry()
     if name not in known:

@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from lib.data import splits
 from lib.evaluation import prediction_files, priors
@@ -33,7 +34,8 @@ def fit(features: np.ndarray, labels: pd.Series, groups: pd.Series, seed: int) -
         scoring="neg_log_loss",
         cv=splits.inner_folds(labels, groups, seed, FOLDS),
     )
-    return search.fit(np.asarray(features, np.float32), labels).best_estimator_
+    with threadpool_limits(1):  # matrices this small are multiplied faster by one thread
+        return search.fit(np.asarray(features, np.float32), labels).best_estimator_
 
 
 def predict(
