@@ -144,7 +144,7 @@ $(OUTPUT)/reports/studies/%.html: $(STUDY_RUNS)/%.ipynb $(RENDERER) | $(ENV)
 	@mkdir -p $(@D)
 	@$(PY) -m tools.reports render $< --output $@
 
-notebooks: ## Refresh the outputs of the committed notebooks: demo and side experiments (7 to 12 minutes)
+notebooks: ## Refresh the outputs of the committed notebooks: demo and side experiments (5 to 8 minutes)
 	@$(MAKE) --no-print-directory reproduce CONFIG=demo
 	@$(MAKE) --no-print-directory refresh CONFIG=demo
 
