@@ -16,7 +16,7 @@ TIMEOUT ?= 21600
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env check-python images reproduce data study studies notebooks refresh finished publish
+.PHONY: help env check-python images reproduce evaluate data study studies notebooks refresh finished publish
 .PHONY: publish-models predict lab test test-unit test-notebooks lint format lock clean
 
 # ------------------------------------------------------------------------------------ environment
@@ -63,7 +63,18 @@ STUDY_RUNS  := $(OUTPUT)/runs/studies/notebooks
 STUDY_COPY  := $(STUDIES:%=$(STUDY_RUNS)/%.ipynb)
 STUDY_HTML  := $(STUDIES:%=$(OUTPUT)/reports/studies/%.html)
 
-LIB         := $(wildcard lib/*.py lib/*/*.py)
+# Key files say what a notebook depends on: its part of the configuration, and the modules that it
+# imports, without comments and docstrings. Once there are some, they are brought up to date here.
+KEYS        := $(OUTPUT)/runs/$(RUN)/keys
+STUDY_KEYS  := $(OUTPUT)/runs/studies/keys
+KEY_FILES   := $(NAMES:%=$(KEYS)/%.key) $(STUDIES:%=$(STUDY_KEYS)/%.key)
+ifneq ($(wildcard $(KEYS)/checked),)
+  SOURCES := \( -name '*.py' -o -name '*.ipynb' -o -name '*.yaml' -o -type d ! -name '[_.]*' \)
+  ifneq ($(shell find $(CONFIG_FILE) lib studies tools notebooks $(SOURCES) -newer $(KEYS)/checked 2>/dev/null),)
+    $(shell SKIN_OUTPUT="$(SKIN_OUTPUT)" $(PY) -m tools.stages $(CONFIG_FILE))
+  endif
+endif
+
 RENDERER    := $(wildcard tools/render.py tools/index_page.py tools/narrow_tables.py tools/notebook_files.py \
                tools/templates/*.j2 tools/templates/report/* tools/templates/report/static/*)
 
@@ -93,14 +104,14 @@ $(SYNTHETIC): | $(ENV)
 	@$(PY) -m tools.synthetic $(CONFIG_FILE)
 endif
 
-# A notebook runs when the notebook, the configuration or lib changed, or when a notebook before it
-# ran. It is written to a temporary file and renamed; a failed one is kept as NN_*.failed.ipynb.
+# A notebook runs when the notebook or its key file changed, or when a notebook before it ran. It is
+# written to a temporary file and renamed; a failed one is kept as NN_*.failed.ipynb.
 reproduce: $(HTML) $(REPORTS)/index.html $(STUDY_HTML) ## Execute the notebooks, render the reports (demo: 5 to 8 minutes, 0.5 GB)
 	@echo "$(REPORTS)/index.html"
 
 $(RUNS)/01_data_survey.ipynb: $(DATA) $(SYNTHETIC) $(wildcard reports/studies/leakage/*.csv reports/studies/leakage/*.json)
 $(RUNS)/02_preprocessing.ipynb: $(wildcard reports/studies/preprocessing/*.csv reports/studies/preprocessing/*.json)
-$(RUNS)/%.ipynb: notebooks/%.ipynb $(CONFIG_FILE) $(LIB) | $(ENV)
+$(RUNS)/%.ipynb: notebooks/%.ipynb $(KEYS)/%.key | $(ENV)
 	@mkdir -p $(@D)
 	@rm -f $(REPORTS)/$*.html $(REPORTS)/index.html $(REPORTS)/metrics.json  # outdated
 	@$(PY) -m tools.reports execute $< --config $(CONFIG_FILE) --output $@ --timeout $(TIMEOUT)
@@ -111,16 +122,24 @@ $(foreach name,$(filter-out 04_%,$(NAMES)),$(eval $(RUNS)/$(name).ipynb: $(befor
 $(RUNS)/04_vgg16_transfer.ipynb: $(RUNS)/02_preprocessing.ipynb
 $(RUNS)/05_evaluation.ipynb: $(RUNS)/04_vgg16_transfer.ipynb
 
-$(REPORTS)/%.html: $(RUNS)/%.ipynb $(RENDERER) | $(ENV)
+$(KEYS)/page.key: | $(CONFIG_FILE) $(ENV)
+	@$(PY) -m tools.stages $(CONFIG_FILE)
+$(KEY_FILES): | $(KEYS)/page.key ;
+
+$(REPORTS)/%.html: $(RUNS)/%.ipynb $(KEYS)/page.key $(RENDERER) | $(ENV)
 	@mkdir -p $(@D)
 	@$(PY) -m tools.reports render $< --config $(CONFIG_FILE) --output $@
 
-$(REPORTS)/index.html: $(HTML) $(RENDERER)
+$(REPORTS)/index.html: $(HTML) $(KEYS)/page.key $(RENDERER)
 	@$(PY) -m tools.reports index --config $(CONFIG_FILE) --output $@ \
 	  --metrics $(OUTPUT)/runs/$(RUN)/metrics.json $(HTML)
 
 $(CONFIG_FILE):
 	@echo "error: $@: no such configuration; available: $(wildcard configs/*.yaml)" >&2; exit 1
+
+evaluate: ## Execute notebook 05 and what follows again (demo: 1 minute)
+	@rm -f $(RUNS)/05_evaluation.ipynb
+	@$(MAKE) --no-print-directory reproduce
 
 data: $(ENV) ## Download HAM10000 (3 GB), a part of it (SAMPLE=500), or use a copy (FROM=<folder or zip>)
 	@$(PY) -m tools.get_dataset $(if $(FROM),--from "$(FROM)") $(if $(SAMPLE),--sample $(SAMPLE)) \
@@ -136,7 +155,7 @@ studies: $(STUDY_HTML) ## Execute and render only the notebooks of the side expe
 	@printf '%s\n' $(STUDY_HTML)
 
 .SECONDEXPANSION:
-$(STUDY_COPY): $(STUDY_RUNS)/%.ipynb: notebooks/studies/%.ipynb $$(wildcard reports/studies/$$*/*) $(LIB) $(wildcard studies/*.py studies/*/*.py) | $(ENV)
+$(STUDY_COPY): $(STUDY_RUNS)/%.ipynb: notebooks/studies/%.ipynb $(STUDY_KEYS)/%.key $$(wildcard reports/studies/$$*/*) | $(ENV)
 	@mkdir -p $(@D)
 	@$(PY) -m tools.reports execute $< --output $@ --timeout $(TIMEOUT)
 

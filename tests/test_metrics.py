@@ -786,6 +786,26 @@ def test_only_curves_and_confusion_matrices_have_names_that_are_published():
     assert not any(publish.FIGURES.fullmatch(name) for name in unwanted)
 
 
+def test_a_page_that_cannot_be_written_leaves_everything_as_it_was(run, finished):
+    published = publish.publish(run)
+    result_tables.RESULTS.write_text("no marks\n")
+    readme = result_tables.README.read_text()
+    (published / "left_over.csv").write_text("a\n")
+    with pytest.raises(ValueError, match=r"RESULTS\.md: expected one '<!-- results"):
+        publish.publish(run)
+    assert (published / "left_over.csv").is_file(), "not replaced"
+    assert result_tables.README.read_text() == readme
+
+
+def test_a_score_that_an_older_run_lacks_is_a_dash(run, finished):
+    results = json.loads((finished / "metrics.json").read_text())
+    del results["models"]["alexnet"]["macro_auc"]
+    row = next(
+        line for line in result_tables.result_tables([results]).splitlines() if "Alex" in line
+    )
+    assert row.endswith(" | – |") and row.count("–") == 1
+
+
 @pytest.mark.parametrize("key", ["split_sha256", "configuration"])
 def test_metrics_of_another_run_are_not_published(run, finished, key):
     results = json.loads((finished / "metrics.json").read_text())

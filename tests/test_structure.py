@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "features": {"data", "preprocessing", "evaluation"},
     "heatmaps": {"networks", "evaluation"},
 }
-SHARED = {"config", "paths", "tables", "figures", "run"}
+SHARED = {"config", "paths", "tables", "figures", "run", "source_code"}
 #: `run` opens a run for the notebooks, so the packages do not import it.
 FREE = SHARED - {"run"}
 

@@ -79,16 +79,8 @@ def execute(
         ) from error
     os.replace(partial, output)
     failed.unlink(missing_ok=True)
-    if any(file.stat().st_mtime > started for file in _inputs(source, config) if file.is_file()):
+    if source.stat().st_mtime > started:
         os.utime(output, (started, started))  # edited in the meantime, so make must run it again
-
-
-def _inputs(source: Path, config: str | None) -> list[Path]:
-    """Return the files that decide what a notebook computes."""
-    code = [*(paths.ROOT / "lib").rglob("*.py")]
-    if config is None:
-        return [source, *code, *(paths.ROOT / "studies").rglob("*.py")]
-    return [source, *code, paths.resolve(config)]
 
 
 def _require_parameter(source: Path) -> None:

@@ -49,7 +49,7 @@ def publish(config: Config) -> Path:
         Its files do not belong together, or a figure is not the one that its notebook shows.
     """
     index, predictions, results = _read_run(config)
-    result_tables.check_pages()
+    pages = result_tables.build_pages(REPORTS, results)  # before anything is replaced
     target = REPORTS / config.name / "published"
     with whole_files.whole_folder(target) as partial:
         tables.write_table(index[splits.COLUMNS], partial / "split.csv")
@@ -65,7 +65,8 @@ def publish(config: Config) -> Path:
         for file in _figures(config):
             shutil.copyfile(file, partial / file.name)
         tables.write_json(results, partial / "metrics.json")
-    result_tables.write_pages(REPORTS)
+    for part in pages:
+        whole_files.write_part(*part)
     if config.name == "demo":
         demo_picture.write_picture(target)
     return target

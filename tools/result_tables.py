@@ -19,24 +19,38 @@ PRIMARY_MODEL, PRIMARY_RULE = "vgg16_fine_tuned", "equal_priors"
 MELANOMA = "mel"
 
 
-def check_pages() -> None:
-    """Raise ValueError if a page lacks the marks between which its tables are written."""
-    for page, marks in ((README, DEMO_MARKS), (README, MARKS), (RESULTS, MARKS)):
+def build_pages(reports: Path, results: dict) -> list[tuple]:
+    """Return what all published runs show in both pages, with new results of one run.
+
+    Returns
+    -------
+    list of tuple
+        For each part of a page the page, the marks around the part, and its text.
+
+    Raises
+    ------
+    ValueError
+        A page lacks the marks between which its tables are written.
+    """
+    runs = [run for run in read_published(reports) if run["run"] != results["run"]]
+    runs = _ordered([*runs, results])
+    parts = [
+        (README, DEMO_MARKS, demo_sentence(runs)),
+        (README, MARKS, headline_table(runs)),
+        (RESULTS, MARKS, result_tables(runs)),
+    ]
+    for page, marks, _ in parts:
         whole_files.expect_part(page, marks)
-
-
-def write_pages(reports: Path) -> None:
-    """Write what all published runs show into both pages."""
-    runs = read_published(reports)
-    whole_files.write_part(README, DEMO_MARKS, demo_sentence(runs))
-    whole_files.write_part(README, MARKS, headline_table(runs))
-    whole_files.write_part(RESULTS, MARKS, result_tables(runs))
+    return parts
 
 
 def read_published(reports: Path) -> list[dict]:
     """Return the `metrics.json` of each published run, real images first."""
-    files = sorted(reports.glob("*/published/metrics.json"))
-    runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    files = reports.glob("*/published/metrics.json")
+    return _ordered([json.loads(file.read_text(encoding="utf-8")) for file in files])
+
+
+def _ordered(runs: list[dict]) -> list[dict]:
     return sorted(runs, key=lambda run: (run["synthetic"], run["run"]))
 
 
@@ -117,13 +131,18 @@ def _rows(models: dict) -> list[list[str]]:
     rows = []
     for name, model in models.items():
         scores = [
-            model["rules"][rule][score]
+            model["rules"][rule].get(score)
             for rule in priors.RULES
             for score in ("accuracy", "balanced_accuracy")
         ]
-        scores.append(model["macro_auc"])
-        rows.append([_title(name, model), *map(bootstrap.format_interval, scores)])
+        scores.append(model.get("macro_auc"))
+        rows.append([_title(name, model), *map(_cell, scores)])
     return rows
+
+
+def _cell(score: dict | None) -> str:
+    """Return a score with its interval; a dash if the run was published before it existed."""
+    return bootstrap.format_interval(score) if score else "–"
 
 
 def _describe(run: dict) -> str:

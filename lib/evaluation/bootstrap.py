@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from lib.config import Config
-
 BLOCK = 100  # draws whose areas under the ROC curve are computed at once
+#: Of intervals outside the evaluation, whose own are in the configuration.
+DRAWS, CONFIDENCE = 1000, 0.95
 
 
 def lesion_weights(table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
@@ -120,10 +120,10 @@ def interval(values: np.ndarray, confidence: float) -> dict[str, float]:
     return {"value": float(values[0]), "low": float(low), "high": float(high)}
 
 
-def mean_interval(values: np.ndarray, table: pd.DataFrame, config: Config) -> dict[str, float]:
+def mean_interval(values: np.ndarray, table: pd.DataFrame, seed: int) -> dict[str, float]:
     """Return the mean of one value per image, with its bootstrap interval over lesions."""
-    weights = lesion_weights(table, config.evaluation.bootstrap_draws, config.seed)
-    return interval(weights @ values / weights.sum(axis=1), config.evaluation.confidence)
+    weights = lesion_weights(table, DRAWS, seed)
+    return interval(weights @ values / weights.sum(axis=1), CONFIDENCE)
 
 
 def format_interval(score: dict, digits: int = 3) -> str:

@@ -19,11 +19,7 @@ KEY = ["model", "image_id", "lesion_id", "group_id", "split", "label"]
 
 
 def prediction_table(
-    model: str,
-    rows: pd.DataFrame,
-    probabilities: np.ndarray,
-    classes: list[str],
-    prior: np.ndarray,
+    model: str, rows: pd.DataFrame, probabilities: np.ndarray, classes: list[str], prior: np.ndarray
 ) -> pd.DataFrame:
     """Return a model's predictions of some images as a table.
 

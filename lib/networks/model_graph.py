@@ -2,12 +2,12 @@
 
 import difflib
 import hashlib
-import inspect
 import json
 from collections.abc import Callable
 
 import numpy as np
 
+from lib import source_code
 from lib.networks.backend import keras
 
 layers = keras.layers
@@ -145,14 +145,14 @@ def digest_of(contents) -> str:
 
 
 def code_digest(*parts) -> str:
-    """Return a SHA-256 over the source code of functions and classes."""
-    return digest_of([inspect.getsource(part) for part in parts])
+    """Return a SHA-256 over the syntax trees of functions and classes."""
+    return digest_of([source_code.syntax_tree_of(part) for part in parts])
 
 
 def layers_digest(model: keras.Model) -> str:
     """Return a SHA-256 over what a model computes, except for the values of its weights.
 
-    That is the type and the settings of each layer and operation, its inputs, and the source code
+    That is the type and the settings of each layer and operation, its inputs, and the syntax tree
     of layers of our own. Names are left out, since Keras counts them up within a process.
     """
     tensors, numbers, steps = {}, {}, []
@@ -169,7 +169,7 @@ def layers_digest(model: keras.Model) -> str:
             "type": type(layer).__name__,
             "number": numbers.setdefault(id(layer), len(numbers)),  # a layer may be called twice
             "settings": layer.get_config() | {"name": None},
-            "code": inspect.getsource(type(layer)) if own else None,
+            "code": source_code.syntax_tree_of(type(layer)) if own else None,
             "inputs": keras.tree.map_structure(reference, arguments),
         }
         steps.append(step)

@@ -15,14 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lib import paths
 from lib.config import ClassBalance, Config
 from lib.evaluation.calibration import Calibration
-from lib.networks import (
-    array_files,
-    baseline_cnn,
-    devices,
-    model_graph,
-    vgg16,
-    vgg16_weights,
-)
+from lib.networks import array_files, baseline_cnn, devices, model_graph, vgg16, vgg16_weights
 from lib.networks.backend import keras
 
 MODELS = paths.ROOT / "models"

@@ -22,7 +22,7 @@ import pandas as pd
 from IPython import get_ipython
 from tqdm import tqdm
 
-from lib import paths
+from lib import paths, source_code
 from lib.config import Config, Preprocessing
 from lib.preprocessing import pipeline, threads
 
@@ -30,7 +30,7 @@ KEY_BYTES = hashlib.sha256().digest_size
 CHUNK_BYTES = 32 * 2**20  # of rows in memory at a time; at least one row a core
 #: The code that decides about pixels, as it was when it was imported: the code that runs.
 _SOURCES = {
-    file: file.read_bytes()
+    file: source_code.syntax_tree(file.read_text(encoding="utf-8"))
     for file in sorted(Path(__file__).parent.glob("*.py"))
     if file.stem not in ("image_array", "threads", "quality_scores")
 }
@@ -204,7 +204,7 @@ def _read_keys(array: Path, shape: tuple[int, ...]) -> np.ndarray:
 def _file_keys(files: list[Path], settings: Preprocessing) -> np.ndarray:
     """Return the SHA-256 of all that makes each row, shape (n, KEY_BYTES)."""
     for source, imported in _SOURCES.items():
-        if source.read_bytes() != imported:
+        if source_code.syntax_tree(source.read_text(encoding="utf-8")) != imported:
             raise ValueError(
                 f"{paths.relative(source)} was changed after it was imported; restart Python (in "
                 "a notebook: the kernel)"
@@ -226,7 +226,7 @@ def _file_keys(files: list[Path], settings: Preprocessing) -> np.ndarray:
 def _code() -> str:
     """Return the SHA-256 of the code that makes a pixel and of the versions of its libraries."""
     versions = f"{cv2.__version__} {numba.__version__}"
-    return hashlib.sha256(b"".join(_SOURCES.values()) + versions.encode()).hexdigest()
+    return hashlib.sha256("".join([*_SOURCES.values(), versions]).encode()).hexdigest()
 
 
 def _keys_file(array: Path) -> Path:

@@ -1,0 +1,159 @@
+"""A notebook runs again when what it depends on has changed, and not otherwise."""
+
+import json
+import os
+import re
+import time
+
+import pytest
+
+from lib import config, paths, source_code
+from tools import stages
+
+NAMES = [file.stem for file in sorted((paths.ROOT / "notebooks").glob("[0-9]*.ipynb"))]
+EVALUATION = ["05_evaluation", "06_heatmaps"]
+
+
+def code_of(name):
+    notebook = json.loads((paths.ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return "\n".join(code)
+
+
+# ------------------------------------------------------------------------------ the configuration
+
+
+def test_every_section_of_a_configuration_reaches_a_notebook_or_a_page():
+    listed = {name for names in stages.SECTIONS.values() for name in names} | set(stages.PAGE)
+    assert listed == set(config.Config.model_fields) - {"name"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_reads_no_section_that_it_does_not_depend_on(name):
+    """Its own sections or, since those notebooks come before it, an earlier notebook's."""
+    before = [other for other in NAMES[: NAMES.index(name) + 1] if other in stages.SECTIONS]
+    allowed = {"name", *(section for other in before for section in stages.SECTIONS[other])}
+    read = set(re.findall(r"\b(?:config|run)\.(\w+)", code_of(name)))
+    assert read & set(config.Config.model_fields) <= allowed
+
+
+# ----------------------------------------------------------------------------------- the modules
+
+
+def test_the_evaluation_depends_on_the_bootstrap_and_on_no_network():
+    modules = stages.modules_of(paths.ROOT / "notebooks" / "05_evaluation.ipynb")
+    assert {"lib/evaluation/bootstrap.py", "lib/config.py", "lib/data/splits.py"} <= set(modules)
+    assert not [name for name in modules if name.startswith("lib/networks/")]
+
+
+def test_a_study_depends_on_its_measuring_script():
+    modules = stages.modules_of(paths.ROOT / "notebooks" / "studies" / "leakage.ipynb")
+    assert "studies/leakage.py" in modules
+
+
+@pytest.mark.parametrize("text", ["", '"""Docs."""\n', "# why\n", '"""Docs."""\n\n\n# more\n'])
+def test_comments_docstrings_and_formatting_are_not_part_of_a_syntax_tree(text):
+    function = "def f(x):\n    'Docs.'\n    return [x,\n 1]  # one\n"
+    assert source_code.syntax_tree(text + function) == source_code.syntax_tree(
+        "def f(x):\n    return [x, 1]"
+    )
+
+
+@pytest.mark.parametrize("other", ["def f(x): return [x, 2]", "def f(y): return [y, 1]"])
+def test_code_is_part_of_a_syntax_tree(other):
+    assert source_code.syntax_tree(other) != source_code.syntax_tree("def f(x): return [x, 1]")
+
+
+def test_a_text_that_is_not_a_docstring_is_part_of_a_syntax_tree():
+    one, two = (source_code.syntax_tree(f"def f(): return {text!r}") for text in ("one", "two"))
+    assert one != two
+
+
+def test_a_key_file_is_rewritten_only_when_its_contents_change(tmp_path, monkeypatch):
+    """A small repository: a notebook, a module that it imports, and one that it does not."""
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    cell = {"cell_type": "code", "source": ["from lib import used\n"]}
+    for file, text in {
+        "notebooks/05_evaluation.ipynb": json.dumps({"cells": [cell]}),
+        "lib/used.py": "from lib.deeper import x\n",
+        "lib/deeper.py": "x = 1\n",
+        "lib/other.py": "y = 1\n",
+        "a.yaml": "evaluation: {bootstrap_draws: 9}\nsplit: {folds: 5}\n",
+    }.items():
+        paths.write_text(tmp_path / file, text)
+    key = tmp_path / "output" / "runs" / "a" / "keys" / "05_evaluation.key"
+
+    def rewritten(file, text):
+        """Change a file, and say whether the key file was rewritten."""
+        stages._read_module.cache_clear()
+        paths.write_text(tmp_path / file, text)
+        old = key.read_text(encoding="utf-8") if key.is_file() else ""
+        stages.write_keys(tmp_path / "a.yaml")
+        return key.read_text(encoding="utf-8") != old
+
+    assert rewritten("lib/other.py", "y = 2\n"), "there was none"
+    assert json.loads(key.read_text(encoding="utf-8")).keys() == {
+        *("evaluation", "lib/used.py", "lib/deeper.py")
+    }
+    before = key.stat().st_mtime_ns
+    assert not rewritten("lib/other.py", "y = 3\n")
+    assert not rewritten("lib/deeper.py", '"""Docs."""\nx = 1  # one\n')
+    assert not rewritten("a.yaml", "evaluation: {bootstrap_draws: 9}\nsplit: {folds: 3}\n")
+    assert key.stat().st_mtime_ns == before
+    assert rewritten("lib/deeper.py", "x = 2\n")
+    assert rewritten("a.yaml", "evaluation: {bootstrap_draws: 8}\nsplit: {folds: 3}\n")
+    assert rewritten("a.yaml", "evaluation: [\n"), "the notebook will say what is wrong"
+    assert rewritten("lib/deeper.py", "x = (\n"), "the notebook will say what is wrong"
+
+
+# ------------------------------------------------------------------------------------------ make
+
+
+@pytest.fixture
+def up_to_date(tiny_config, tmp_path, monkeypatch):
+    """Write empty files that look like a finished run of an hour ago; return its configuration."""
+    output, copy = tmp_path / "output", tmp_path / "tiny.yaml"
+    text = tiny_config.read_text(encoding="utf-8")
+    copy.write_text(re.sub("(?m)^  synthetic:.*\n", "", text), encoding="utf-8")
+    stages.write_keys(copy)
+    hour_ago = time.time() - 3600
+    for file in (output / "runs").rglob("keys/*"):
+        os.utime(file, (hour_ago, hour_ago))
+    (output / "runs" / "tiny" / "keys" / "checked").touch()
+    studies = [file.stem for file in (paths.ROOT / "notebooks" / "studies").glob("*.ipynb")]
+    for run, names in {"tiny": NAMES, "studies": studies}.items():
+        files = [output / "runs" / run / "notebooks" / f"{name}.ipynb" for name in names]
+        for file in [*files, *(output / "reports" / run / f"{name}.html" for name in names)]:
+            paths.write_text(file, "")
+    paths.write_text(output / "reports" / "tiny" / "index.html", "")
+    return copy
+
+
+def planned(make, file, *options):
+    """Return the notebooks that make would execute, and how many pages it would render."""
+    output = file.parent / "output"
+    done = make("--dry-run", *options, "reproduce", f"CONFIG={file}", output=output)
+    assert done.returncode == 0, done.stderr
+    executed = re.findall(r"reports execute notebooks/(\S+)\.ipynb", done.stdout)
+    return executed, done.stdout.count("reports render")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "executed", "rendered"),
+    [
+        ("seed", "seed", [], 0),
+        ("title: Tiny", "title: Very tiny", [], 6),
+        ("bootstrap_draws: 100", "bootstrap_draws: 5000", EVALUATION, 2),
+        ("vgg16_layer: block4_conv3", "vgg16_layer: block4_conv2", ["06_heatmaps"], 1),
+        ("input_size: 32", "input_size: 48", ["04_vgg16_transfer", *EVALUATION], 3),
+        ("split: {validation: 0.2", "split: {validation: 0.3", NAMES, 6),
+        ("split: {validation", "split: [validation", NAMES, 6),
+    ],
+)
+def test_a_changed_configuration_runs_what_depends_on_it(
+    make, up_to_date, old, new, executed, rendered
+):
+    text = up_to_date.read_text(encoding="utf-8")
+    assert old in text
+    up_to_date.write_text(text.replace(old, new, 1), encoding="utf-8")
+    assert planned(make, up_to_date) == (executed, rendered)

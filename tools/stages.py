@@ -1,0 +1,111 @@
+"""Say what each notebook depends on, so that make executes it again only when that has changed.
+
+For each notebook `runs/<run>/keys/<notebook>.key` lists its part of the configuration and the
+modules that it imports, each with a hash of its syntax tree. A key file is rewritten only when its
+contents change; make compares its time with that of the executed copy. The time of the file
+`checked` beside them says up to when changes have been seen.
+"""
+
+import ast
+import functools
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from lib import paths, source_code
+
+#: The sections of a configuration that each notebook is the first to read. Notebooks not named
+#: here depend on all sections.
+SECTIONS = {
+    "01_data_survey": ("classes", "class_names", "seed", "data", "split"),
+    "02_preprocessing": ("preprocessing", "augmentation"),
+    "03_baseline_cnn": ("training", "baseline_cnn", "alexnet"),
+    "04_vgg16_transfer": ("training", "vgg16_transfer"),
+    "05_evaluation": ("evaluation",),
+    "06_heatmaps": ("heatmaps",),
+}
+#: What a rendered page shows of the configuration itself.
+PAGE = ("title", "data")
+
+
+def write_keys(config: Path) -> None:
+    """Write the key files of a run and of the side experiments, those that have changed."""
+    start, folder = time.time(), paths.output_root() / "runs"
+    sections = read_sections(config)
+    keys = folder / config.stem / "keys"
+    for notebook in sorted(paths.ROOT.glob("notebooks/[0-9]*.ipynb")):
+        names = SECTIONS.get(notebook.stem, tuple(sections))
+        values = {name: sections.get(name) for name in names}
+        _write(keys / f"{notebook.stem}.key", values | modules_of(notebook))
+    _write(keys / "page.key", {name: sections.get(name) for name in PAGE})
+    for notebook in sorted(paths.ROOT.glob("notebooks/studies/*.ipynb")):
+        _write(folder / "studies" / "keys" / f"{notebook.stem}.key", modules_of(notebook))
+    (keys / "checked").touch()
+    os.utime(keys / "checked", (start, start))
+
+
+def read_sections(config: Path) -> dict:
+    """Return the sections of a configuration; a file that is not YAML is one section, its text."""
+    text = config.read_text(encoding="utf-8")
+    try:
+        sections = yaml.safe_load(text)
+    except yaml.YAMLError:
+        sections = None
+    return sections if isinstance(sections, dict) else {"text": text}
+
+
+def modules_of(notebook: Path) -> dict[str, str]:
+    """Return the modules that a notebook imports, directly or not, with a hash of each."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    hashes, waiting = {}, _imported("\n".join(code))
+    while waiting:
+        file = waiting.pop()
+        name = file.relative_to(paths.ROOT).as_posix()
+        if name not in hashes:
+            hashes[name], imported = _read_module(file)
+            waiting |= imported
+    return dict(sorted(hashes.items()))
+
+
+@functools.cache
+def _read_module(file: Path) -> tuple[str, set[Path]]:
+    """Return the hash of a module's syntax tree, and the files that it imports."""
+    source = file.read_text(encoding="utf-8")
+    try:
+        tree = source_code.syntax_tree(source)
+    except SyntaxError:  # the notebook will say so
+        tree = source
+    return hashlib.sha256(tree.encode()).hexdigest(), _imported(source)
+
+
+def _imported(source: str) -> set[Path]:
+    """Return the files of this repository that Python code imports."""
+    names = set()
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except SyntaxError:
+        return set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    places = [paths.ROOT / name.replace(".", "/") for name in names if name]
+    files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+    return {file for file in files if file.is_file()}
+
+
+def _write(file: Path, contents: dict) -> None:
+    text = json.dumps(contents, indent=1, default=str) + "\n"
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        paths.write_text(file, text)
+
+
+if __name__ == "__main__":
+    write_keys(Path(sys.argv[1]))
