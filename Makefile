@@ -173,7 +173,7 @@ refresh:
 	@for name in $(STUDIES); do \
 	  $(PY) -m tools.reports refresh notebooks/studies/$$name.ipynb $(STUDY_RUNS)/$$name.ipynb || exit 1; done
 	@for file in $(EXECUTED) $(HTML) $(REPORTS)/index.html $(STUDY_COPY) $(STUDY_HTML); do \
-	  touch $$file; done  # still up to date
+	  touch -c $$file; done  # still up to date
 
 publish: finished | $(ENV) ## Copy the numbers of a finished run to README.md and reports/<run>/published (seconds)
 	@$(PY) -m tools.publish $(CONFIG_FILE)
