@@ -104,6 +104,12 @@ $(SYNTHETIC): | $(ENV)
 	@$(PY) -m tools.synthetic $(CONFIG_FILE)
 endif
 
+INDEX = $(PY) -m tools.reports index --config $(CONFIG_FILE) --output $(REPORTS)/index.html \
+  --metrics $(OUTPUT)/runs/$(RUN)/metrics.json
+
+# if one of these fails, the scores of 05 are still up to date, so the others get their index
+LATER := $(filter-out 01_% 02_% 03_% 04_% 05_%,$(NAMES))
+
 # A notebook runs when the notebook or its key file changed, or when a notebook before it ran. It is
 # written to a temporary file and renamed; a failed one is kept as NN_*.failed.ipynb.
 reproduce: $(HTML) $(REPORTS)/index.html $(STUDY_HTML) ## Execute the notebooks, render the reports (demo: 5 to 8 minutes, 0.5 GB)
@@ -114,7 +120,8 @@ $(RUNS)/02_preprocessing.ipynb: $(wildcard reports/studies/preprocessing/*.csv r
 $(RUNS)/%.ipynb: notebooks/%.ipynb $(KEYS)/%.key | $(ENV)
 	@mkdir -p $(@D)
 	@rm -f $(REPORTS)/$*.html $(REPORTS)/index.html $(REPORTS)/metrics.json  # outdated
-	@$(PY) -m tools.reports execute $< --config $(CONFIG_FILE) --output $@ --timeout $(TIMEOUT)
+	@$(PY) -m tools.reports execute $< --config $(CONFIG_FILE) --output $@ --timeout $(TIMEOUT) || \
+	  { $(if $(filter $*,$(LATER)),$(INDEX) $(REPORTS)/[0-9]*.html;) exit 1; }
 
 # each notebook builds on the one before; 03 and 04 both build on 02, so make -j2 runs them together
 before :=
@@ -131,8 +138,7 @@ $(REPORTS)/%.html: $(RUNS)/%.ipynb $(KEYS)/page.key $(RENDERER) | $(ENV)
 	@$(PY) -m tools.reports render $< --config $(CONFIG_FILE) --output $@
 
 $(REPORTS)/index.html: $(HTML) $(KEYS)/page.key $(RENDERER)
-	@$(PY) -m tools.reports index --config $(CONFIG_FILE) --output $@ \
-	  --metrics $(OUTPUT)/runs/$(RUN)/metrics.json $(HTML)
+	@$(INDEX) $(HTML)
 
 $(CONFIG_FILE):
 	@echo "error: $@: no such configuration; available: $(wildcard configs/*.yaml)" >&2; exit 1

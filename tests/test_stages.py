@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import subprocess
 import time
 
 import pytest
+from conftest import without_make
 
 from lib import config, paths, source_code
 from tools import stages
@@ -157,3 +159,37 @@ def test_a_changed_configuration_runs_what_depends_on_it(
     assert old in text
     up_to_date.write_text(text.replace(old, new, 1), encoding="utf-8")
     assert planned(make, up_to_date) == (executed, rendered)
+
+
+#: Stands in for Python: a notebook is executed by copying it, unless its name is in FAILS.
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+  *"reports execute"*"$FAILS"*.ipynb*) exit 1 ;;
+  *"reports index"*) while [ "$1" != --output ]; do shift; done; echo "$@" > "$2" ;;
+  *--output*) while [ "$1" != --output ]; do shift; done; mkdir -p "$(dirname "$2")"; : > "$2" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("fails", "indexed"),
+    [("06_heatmaps", ["01", "02", "03", "04", "05"]), ("03_baseline_cnn", None)],
+)
+def test_a_notebook_that_fails_after_the_evaluation_leaves_the_others_their_index(
+    up_to_date, monkeypatch, fails, indexed
+):
+    python, output = up_to_date.parent / "python", up_to_date.parent / "output"
+    python.write_text(FAKE_PYTHON, encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setenv("FAILS", fails)
+    (output / "runs" / "tiny" / "notebooks" / f"{fails}.ipynb").unlink()
+    command = ["make", f"PYTHON={python}", "reproduce", f"CONFIG={up_to_date}"]
+    done = subprocess.run(command, cwd=paths.ROOT, env=without_make(), capture_output=True)
+    assert done.returncode != 0
+    reports = output / "reports" / "tiny"
+    assert not (reports / f"{fails}.html").exists()
+    if indexed is None:
+        assert not (reports / "index.html").exists()
+    else:
+        pages = re.findall(r"tiny/(\d\d)_\w+\.html", (reports / "index.html").read_text())
+        assert pages == indexed
