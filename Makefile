@@ -204,15 +204,15 @@ lab: $(SYNTHETIC) | $(ENV) ## Open the notebooks in JupyterLab (draws the synthe
 PARALLEL := -n 2 --no-loadscope-reorder
 NBVAL    := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200
 
-test: lint $(ENV) ## Run everything CI checks (15 to 25 minutes on two cores)
+test: lint $(ENV) ## Run everything CI checks (10 to 20 minutes on two cores)
 	@$(MAKE) --no-print-directory images CONFIG=demo
 	@rm -rf runs/.nbval
 	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest $(PARALLEL) $(NBVAL) --doctest-modules notebooks tests lib
 
-test-unit: $(ENV) ## Run the unit tests, the docstring examples and a tiny run from end to end (10 to 15 minutes)
+test-unit: $(ENV) ## Run the unit tests, the docstring examples and a tiny run from end to end (7 to 15 minutes)
 	$(PY) -m pytest $(PARALLEL) --doctest-modules tests lib
 
-test-notebooks: $(ENV) ## Execute the committed notebooks again and compare their outputs (6 to 10 minutes)
+test-notebooks: $(ENV) ## Execute the committed notebooks again and compare their outputs (5 to 8 minutes)
 	@$(MAKE) --no-print-directory images CONFIG=demo
 	@rm -rf runs/.nbval
 	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest $(NBVAL) notebooks

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from lib import paths
+from lib import paths, source_code
 from lib.data import datasets
 from lib.preprocessing import image_array, pipeline
 
@@ -216,12 +216,15 @@ def test_other_code_or_another_opencv_processes_every_image(plain, draw, monkeyp
     image_array.write_images(index, folder, plain)
     monkeypatch.setattr(cv2, "__version__", "0.0")
     assert image_array.write_images(index, folder, plain)["processed"] == 4
-    code = tmp_path / "preprocessing.py"
-    code.write_bytes(Path(pipeline.__file__).read_bytes() + b"# another line\n")
-    monkeypatch.setattr(image_array, "_SOURCES", {code: Path(pipeline.__file__).read_bytes()})
+    code, source = tmp_path / "preprocessing.py", Path(pipeline.__file__).read_text("utf-8")
+    monkeypatch.setattr(image_array, "_SOURCES", {code: source_code.syntax_tree(source)})
+    code.write_text(source + "# another comment\n", encoding="utf-8")
+    image_array.write_images(index, folder, plain)
+    code.write_text(source + "another = 1\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"preprocessing\.py was changed after it was imported"):
         image_array.write_images(index, folder, plain)
-    monkeypatch.setattr(image_array, "_SOURCES", {code: code.read_bytes()})
+    changed = source_code.syntax_tree(source + "another = 1\n")
+    monkeypatch.setattr(image_array, "_SOURCES", {code: changed})
     with pytest.raises(ValueError, match="made with other code"):
         image_array.open_images(index, plain)
     assert image_array.write_images(index, folder, plain)["processed"] == 4
