@@ -20,7 +20,7 @@ import yaml
 from lib import paths, source_code
 
 #: The sections of a configuration that each notebook is the first to read. Notebooks not named
-#: here depend on all sections.
+#: here depend on all sections but the title.
 SECTIONS = {
     "01_data_survey": ("classes", "class_names", "seed", "data", "split"),
     "02_preprocessing": ("preprocessing", "augmentation"),
@@ -39,7 +39,7 @@ def write_keys(config: Path) -> None:
     sections = read_sections(config)
     keys = folder / config.stem / "keys"
     for notebook in sorted(paths.ROOT.glob("notebooks/[0-9]*.ipynb")):
-        names = SECTIONS.get(notebook.stem, tuple(sections))
+        names = SECTIONS.get(notebook.stem, [name for name in sections if name != "title"])
         values = {name: sections.get(name) for name in names}
         _write(keys / f"{notebook.stem}.key", values | modules_of(notebook))
     _write(keys / "page.key", {name: sections.get(name) for name in PAGE})
