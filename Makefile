@@ -70,7 +70,8 @@ STUDY_KEYS  := $(OUTPUT)/runs/studies/keys
 KEY_FILES   := $(NAMES:%=$(KEYS)/%.key) $(STUDIES:%=$(STUDY_KEYS)/%.key)
 ifneq ($(wildcard $(KEYS)/checked),)
   SOURCES := \( -name '*.py' -o -name '*.ipynb' -o -name '*.yaml' -o -type d ! -name '[_.]*' \)
-  ifneq ($(shell find $(CONFIG_FILE) lib studies tools notebooks $(SOURCES) -newer $(KEYS)/checked 2>/dev/null),)
+  CHANGED := $(shell find $(CONFIG_FILE) lib studies tools notebooks $(SOURCES) -newer $(KEYS)/checked 2>/dev/null)
+  ifneq ($(CHANGED)$(filter-out $(wildcard $(KEY_FILES)),$(KEY_FILES)),)
     $(shell SKIN_OUTPUT="$(SKIN_OUTPUT)" $(PY) -m tools.stages $(CONFIG_FILE))
   endif
 endif

@@ -164,6 +164,15 @@ def test_a_changed_configuration_runs_what_depends_on_it(
     assert planned(make, up_to_date) == (executed, rendered)
 
 
+def test_a_key_file_that_was_deleted_is_written_again(make, up_to_date):
+    """Without it, make would run the notebook every time."""
+    keys = list((up_to_date.parent / "output" / "runs" / "studies" / "keys").iterdir())
+    for key in keys:
+        key.unlink()
+    planned(make, up_to_date)
+    assert keys and all(key.is_file() for key in keys)
+
+
 #: Stands in for Python: a notebook is executed by copying it, unless its name is in FAILS.
 FAKE_PYTHON = """#!/bin/sh
 case "$*" in
