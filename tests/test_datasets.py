@@ -385,7 +385,7 @@ def test_an_interrupt_ends_the_work_soon():
 
     def work(i):
         begun.append(i)
-        if i == 5:
+        if i == 20:  # by then, the main thread waits
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         time.sleep(0.005)
 

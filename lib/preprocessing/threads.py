@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,11 +18,30 @@ def map_files(function: Callable, files: Iterable) -> list:
     >>> map_files(len, ["a", "bcd"])
     [1, 3]
     """
-    pool = ThreadPoolExecutor(os.cpu_count() or 1)
-    try:
-        return list(pool.map(function, files))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    waiting, results, errors = deque(enumerate(files)), {}, {}
+
+    def work():
+        with contextlib.suppress(IndexError):  # none is waiting
+            while True:
+                i, file = waiting.popleft()
+                try:
+                    results[i] = function(file)
+                except Exception as error:
+                    errors[i] = error
+                    waiting.clear()
+
+    n_threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(n_threads) as pool:
+        # Only as many tasks as threads: an interrupt while a task is submitted can block the pool
+        workers = [pool.submit(work) for _ in range(n_threads)]
+        try:
+            for worker in workers:
+                worker.result()
+        finally:
+            waiting.clear()
+    if errors:
+        raise errors[min(errors)]
+    return [results[i] for i in range(len(results))]
 
 
 @contextlib.contextmanager
