@@ -82,7 +82,7 @@ class Split(_Section):
 
 
 class Preprocessing(_Section):
-    """Steps applied to every image once, in this order (lib/preprocessing/pipeline.py)."""
+    """Steps applied to every image once, in the order of lib/preprocessing/pipeline.py."""
 
     #: pixels; eight poolings by two need at least 2**8 = 256
     image_size: Annotated[int, Field(ge=256, le=1024)]

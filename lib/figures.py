@@ -41,16 +41,10 @@ def use_style(config: Config) -> None:
         CLASS_COLORS[name] = CLASS_COLORS[spare[i % len(spare)]]
         CLASS_LINES[name] = CLASS_LINES[spare[i % len(spare)]]
     sns.set_theme(context="notebook", style="ticks", font_scale=0.9)
-    plt.rcParams.update(
-        {
-            "figure.dpi": 100,
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "image.cmap": "viridis",
-            "image.interpolation": "nearest",
-        }
-    )
+    plt.rc("figure", dpi=100)
+    plt.rc("figure.constrained_layout", use=True)
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc("image", cmap="viridis", interpolation="nearest")
 
 
 def reserve_answer() -> None:

@@ -1,9 +1,15 @@
 """Preprocessing: small pure steps, and hair removal that is scored."""
 
+from types import SimpleNamespace
+
 import cv2
+import nbformat
 import numpy as np
 import pytest
 
+from lib import figures, paths
+from lib.config import Preprocessing
+from lib.data import datasets
 from lib.preprocessing import bubbles, color_correction, decode, hair, inpainting, pipeline
 
 
@@ -172,7 +178,7 @@ def test_thick_hair_is_removed_where_the_configuration_asks_for_it(run):
     ]
     assert left[0] > 0.5 > 0.2 > left[1]  # the ends of the line stay
     without = thick.model_copy(update={"remove_hair": False})
-    assert not {name for name in pipeline.enabled_steps(without) if name.startswith("hair")}
+    assert "hair removal" not in pipeline.enabled_steps(without)
 
 
 def test_hair_removal_beats_a_median_filter_on_synthetic_hair(data_folder):
@@ -259,10 +265,76 @@ def test_steps_that_are_off_are_not_done(run):
     )
     assert list(pipeline.enabled_steps(off)) == ["crop and resize"]
     assert len(pipeline.enabled_steps(run.preprocessing)) == 6
-    thick = run.preprocessing.model_copy(update={"thick_hair": True})
-    assert list(pipeline.enabled_steps(thick))[1] == "hair removal at two scales"
-    assert len(pipeline.enabled_steps(thick)) == 6
     smoothed = off.model_copy(update={"mean_kernel": 3})
     assert list(pipeline.enabled_steps(smoothed)) == ["crop and resize", "mean filter"]
     image = skin()
     np.testing.assert_array_equal(pipeline.preprocess_image(image, off), image)
+
+
+# ------------------------------------------------------------------------------- the list of steps
+
+
+def test_each_step_is_switched_by_a_setting_and_shown_with_a_valid_example(run):
+    for name, step in pipeline.STEPS.items():
+        value = getattr(run.preprocessing, step.setting) or step.example
+        values = run.preprocessing.model_dump() | {step.setting: value}
+        shown = Preprocessing.model_validate(values)
+        assert name in pipeline.enabled_steps(shown)
+
+
+def test_a_step_that_is_on_is_shown_with_the_settings_of_the_run(run):
+    image = skin()
+    strong = run.preprocessing.model_copy(update={"median_kernel": 5})
+    shown = pipeline.all_steps(strong)
+    assert list(shown) == list(pipeline.STEPS)
+    np.testing.assert_array_equal(shown["median filter"](image), cv2.medianBlur(image, 5))
+    np.testing.assert_array_equal(shown["mean filter"](image), cv2.blur(image, (3, 3)))
+
+
+def unsharp_mask(image, amount):
+    """Add to an image what a blur removes from it."""
+    return cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (0, 0), 2), -amount, 0)
+
+
+class WithUnsharpMask(Preprocessing):
+    unsharp_mask: float = 0.0
+
+
+def add_unsharp_mask(settings, monkeypatch):
+    """Add a step of a user's own (function, entry, setting); return the settings, with it off."""
+    step = pipeline.Step("unsharp_mask", lambda image, s: unsharp_mask(image, s.unsharp_mask), 1.0)
+    monkeypatch.setitem(pipeline.STEPS, "unsharp mask", step)
+    return WithUnsharpMask(**settings.model_dump())
+
+
+def test_a_new_step_is_off_until_its_setting_is_on(run, monkeypatch):
+    image = skin()
+    before = pipeline.preprocess_image(image, run.preprocessing)
+    sharpened = add_unsharp_mask(run.preprocessing, monkeypatch)
+    assert "unsharp mask" not in pipeline.enabled_steps(sharpened)
+    np.testing.assert_array_equal(pipeline.preprocess_image(image, sharpened), before)
+    on = sharpened.model_copy(update={"unsharp_mask": 0.5})
+    assert list(pipeline.enabled_steps(on))[-1] == "unsharp mask"
+    np.testing.assert_array_equal(pipeline.preprocess_image(image, on), unsharp_mask(before, 0.5))
+
+
+def test_notebook_02_shows_a_new_step_in_both_figures(run, data_folder, monkeypatch):
+    """Sections 1 and 2 of the notebook, executed with a run that has one more step, off."""
+    cells = nbformat.read(paths.ROOT / "notebooks/02_preprocessing.ipynb", as_version=4).cells
+    heads = [i for i, cell in enumerate(cells) if cell.source.startswith("## ")]
+    code = [cell.source for cell in cells[: heads[2]] if cell.cell_type == "code"]
+    settings = add_unsharp_mask(run.preprocessing, monkeypatch)
+    metadata = datasets.read_metadata(data_folder).head(4)
+    index = metadata.assign(
+        split="train", path=datasets.find_images(data_folder, metadata["image_id"]).to_numpy()
+    )
+    changed = run.model_copy(update={"preprocessing": settings})
+    opened = SimpleNamespace(config=changed, data_folder=data_folder, index=index)
+    monkeypatch.setattr("lib.run.open_run", lambda _: opened)
+    shown = []
+    monkeypatch.setattr(figures, "show", lambda figure, *_, **__: shown.append(figure))
+    exec("\n".join(code), {})
+    steps, histograms = shown
+    titles = [axis.get_title() for axis in steps.axes if axis.images]
+    assert titles == [axis.get_title() for axis in histograms.axes if axis.lines]
+    assert titles == [*list(pipeline.STEPS)[:-1], "unsharp mask"]

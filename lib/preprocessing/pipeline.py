@@ -4,18 +4,16 @@ Images are RGB, uint8, shape (height, width, 3).
 """
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from lib.config import Preprocessing
-from lib.preprocessing import bubbles, color_correction, decode, hair
+from lib.preprocessing import bubbles, decode, hair
 from lib.preprocessing.area_average import area_average
-
-#: the name of the step that searches for thick hair, too
-TWO_SCALES = "hair removal at two scales"
+from lib.preprocessing.color_correction import equalize_contrast, shades_of_gray
 
 
 def crop_square(image: np.ndarray) -> np.ndarray:
@@ -42,21 +40,46 @@ def crop_and_resize(image: np.ndarray, size: int) -> np.ndarray:
     return resize(crop_square(image), size)
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of preprocessing; its name is its key in `STEPS`."""
+
+    #: field of `Preprocessing`: the step is on unless its value is False or 0
+    setting: str
+    function: Callable[[np.ndarray, Preprocessing], np.ndarray]
+    #: value of the setting for `all_steps` where the run has the step off
+    example: bool | float = True
+
+
+#: All steps in order; a function takes the image and the settings `s`. A new step is an entry here
+#: and a field of `Preprocessing` that is off by default: notebook 02 shows it, and
+#: `preprocess_image` applies it where it is on.
+STEPS = {
+    "crop and resize": Step("image_size", lambda image, s: crop_and_resize(image, s.image_size)),
+    "hair removal": Step("remove_hair", lambda image, s: hair.remove_hair(image, s.thick_hair)),
+    "bubble removal": Step("remove_bubbles", lambda image, s: bubbles.remove_bubbles(image)),
+    "median filter": Step(
+        "median_kernel", lambda image, s: cv2.medianBlur(image, s.median_kernel), 3
+    ),
+    "mean filter": Step("mean_kernel", lambda image, s: cv2.blur(image, (s.mean_kernel,) * 2), 3),
+    "colour constancy": Step("color_constancy", lambda image, s: shades_of_gray(image)),
+    "contrast": Step("equalize_contrast", lambda image, s: equalize_contrast(image)),
+}
+
+
 def enabled_steps(settings: Preprocessing) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Return the steps that are switched on, in order: name to function of an image."""
-    size, median, mean = settings.image_size, settings.median_kernel, settings.mean_kernel
-    thin, thick = settings.remove_hair and not settings.thick_hair, settings.thick_hair
-    steps = {
-        "crop and resize": (True, lambda image: crop_and_resize(image, size)),
-        "hair removal": (thin, hair.remove_hair),
-        TWO_SCALES: (settings.remove_hair and thick, partial(hair.remove_hair, thick=True)),
-        "bubble removal": (settings.remove_bubbles, bubbles.remove_bubbles),
-        "median filter": (median > 0, lambda image: cv2.medianBlur(image, median)),
-        "mean filter": (mean > 0, lambda image: cv2.blur(image, (mean, mean))),
-        "colour constancy": (settings.color_constancy, color_correction.shades_of_gray),
-        "contrast": (settings.equalize_contrast, color_correction.equalize_contrast),
+    return {
+        name: lambda image, step=step: step.function(image, settings)
+        for name, step in STEPS.items()
+        if getattr(settings, step.setting)
     }
-    return {name: step for name, (is_on, step) in steps.items() if is_on}
+
+
+def all_steps(settings: Preprocessing) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return every step like `enabled_steps`, those that are off with the example's setting."""
+    off = [step for step in STEPS.values() if not getattr(settings, step.setting)]
+    return enabled_steps(settings.model_copy(update={step.setting: step.example for step in off}))
 
 
 def preprocess_image(image: np.ndarray, settings: Preprocessing) -> np.ndarray:

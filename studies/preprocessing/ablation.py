@@ -47,19 +47,21 @@ PRECISION = "mixed_bfloat16"
 CHUNK = 32  # images preprocessed at a time, in all variants
 DIGITS = 6  # of the published numbers
 
-#: Every switch off.
+#: Every step off; what is not listed here is off by default.
 NOTHING = Preprocessing(
     image_size=IMAGE_SIZE,
-    **{
-        name: False if field.annotation is bool else 0
-        for name, field in Preprocessing.model_fields.items()
-        if name != "image_size"
-    },
+    remove_hair=False,
+    remove_bubbles=False,
+    median_kernel=0,
+    color_constancy=False,
+    equalize_contrast=False,
 )
-#: How each step is switched on; the names are those of `pipeline.enabled_steps`.
+#: The variant of hair removal that searches for thick hair, too.
+TWO_SCALES = "hair removal at two scales"
+#: How each measured step is switched on; other names are those of `pipeline.STEPS`.
 STEPS = {
     "hair removal": {"remove_hair": True},
-    pipeline.TWO_SCALES: {"remove_hair": True, "thick_hair": True},
+    TWO_SCALES: {"remove_hair": True, "thick_hair": True},
     "bubble removal": {"remove_bubbles": True},
     "median filter": {"median_kernel": 3},
     "mean filter": {"mean_kernel": 3},
@@ -68,7 +70,7 @@ STEPS = {
 }
 PAPER = ("hair removal", "bubble removal", "median filter")
 #: The median and the mean both smooth, and hair is removed once.
-EVERYTHING = tuple(n for n in STEPS if n not in ("mean filter", pipeline.TWO_SCALES))
+EVERYTHING = tuple(n for n in STEPS if n not in ("mean filter", TWO_SCALES))
 
 RESULTS = command.results_folder("preprocessing")
 

@@ -49,7 +49,7 @@ GROUPS = {
 SIZES = (3, 5)
 CHANNELS = ("red", "green", "blue")
 START = "crop and resize"
-STEPS = (START, *(name for name in ablation.STEPS if name != pipeline.TWO_SCALES))
+STEPS = (START, *(name for name in ablation.STEPS if name != ablation.TWO_SCALES))
 METHODS = ("nothing", *(f"{kind} {size}" for kind in ("median", "mean") for size in SIZES))
 
 _ID = {

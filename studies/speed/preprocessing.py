@@ -30,7 +30,7 @@ from lib import config, paths, tables
 from lib.data import datasets
 from lib.preprocessing import decode, hair, pipeline, threads
 from studies import command
-from studies.preprocessing import restoration
+from studies.preprocessing import ablation, restoration
 
 WIDTH, HEIGHT = 600, 450  # pixels, as HAM10000's originals
 QUALITY = 95  # of the JPEG files
@@ -97,13 +97,10 @@ def cover(image: np.ndarray, width: int = WIDTH, height: int = HEIGHT) -> np.nda
 def time_everything(files: list[Path], rounds: int) -> pd.DataFrame:
     """Time everything, round by round: rows of `SCHEMA`."""
     settings = config.load_config(paths.resolve(CONFIGURATION)).preprocessing
-    switched_off = {"color_constancy": False, "equalize_contrast": False}
-    switched_on = {"remove_hair": True, "remove_bubbles": True}
     kernel = settings.median_kernel or 3
-    removals = settings.model_copy(update=switched_off | switched_on | {"median_kernel": kernel})
-    everything = removals.model_copy(
-        update=dict.fromkeys(switched_off, True) | {"mean_kernel": kernel}
-    )
+    switched_on = {"remove_hair": True, "remove_bubbles": True, "median_kernel": kernel}
+    removals = ablation.NOTHING.model_copy(update=switched_on | {"image_size": settings.image_size})
+    everything = pipeline.all_steps(removals)
 
     def preprocess(chosen) -> Callable:
         return lambda file: pipeline.preprocess_image(decode.read_image(file), chosen)
@@ -119,13 +116,13 @@ def time_everything(files: list[Path], rounds: int) -> pd.DataFrame:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
         # warm up: first calls load libraries, and compile
         alone.submit(_time_textbook_loop, files[:3], settings.image_size, kernel).result()
-        threads.map_files(preprocess(everything), files[:3])
+        _time_steps(files[:3], everything)
         for number in range(1, rounds + 1):
             seconds = {(what, ONE): _time_one(way, files) for what, way in ways.items()}
             seconds |= {(what, ALL): _time_all(way, files) for what, way in ways.items()}
             loop = alone.submit(_time_textbook_loop, files, settings.image_size, kernel)
             seconds[TEXTBOOK, PLAIN] = loop.result()
-            seconds |= _time_steps(files, pipeline.enabled_steps(everything))
+            seconds |= _time_steps(files, everything)
             for (what, cores), value in seconds.items():
                 rows.append((what, cores, number, len(files), value, len(files) / value))
     return SCHEMA.validate(pd.DataFrame(rows, columns=list(SCHEMA.columns)))
@@ -226,7 +223,7 @@ def _time_steps(files: list[Path], steps: dict[str, Callable]) -> dict[tuple[str
     Hair removal at two scales comes before the usual one, and its output is dropped.
     """
     first, *others = steps.items()
-    two_scales = (pipeline.TWO_SCALES, partial(hair.remove_hair, thick=True))
+    two_scales = (ablation.TWO_SCALES, partial(hair.remove_hair, thick=True))
     steps = dict([first, two_scales, *others])
     seconds = dict.fromkeys(((name, cores) for name in steps for cores in (ONE, ALL)), 0.0)
     for start in range(0, len(files), BATCH):
@@ -234,7 +231,7 @@ def _time_steps(files: list[Path], steps: dict[str, Callable]) -> dict[tuple[str
         for name, step in steps.items():
             seconds[name, ONE] += _time_one(step, images)
             seconds[name, ALL] += _time_all(step, images)
-            if name != pipeline.TWO_SCALES:
+            if name != ablation.TWO_SCALES:
                 images = threads.map_files(step, images)
     return seconds
 
