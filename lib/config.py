@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,21 +21,14 @@ CLASS_NAMES = {
     "vasc": "vascular lesion",
 }
 
-#: VGG16's convolutions and poolings in order, as Keras names them.
-VGG16_MAPS = tuple(
-    f"block{block}_{layer}"
-    for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1)
-    for layer in (*(f"conv{i}" for i in range(1, convolutions + 1)), "pool")
-)
-#: VGG16's convolutions.
-VGG16_LAYERS = tuple(name for name in VGG16_MAPS if not name.endswith("_pool"))
-
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32 - 6)]  # up to seed + 6 are used as well
 Rate = Annotated[float, Field(gt=0, le=1)]
 ClassBalance = Literal["weights", "sampling", "none"]
 ClassName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]  # names files and columns
+ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # names folders and files
+Title = Annotated[str, Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -166,29 +159,30 @@ class Stage(_Section):
         return self
 
 
+class Handcrafted(_Section):
+    """A classifier on hand-crafted features."""
+
+    kind: Literal["handcrafted"]
+    name: ModelName
+    title: Title
+    classifier: Literal["svm", "random_forest"]
+
+
 class Network(Stage):
     """A network trained from scratch."""
 
+    kind: Literal["network"]
+    name: ModelName
+    title: Title
+    #: a name of `BUILDERS` in lib/networks/building.py
+    builder: str
+    #: arguments of the builder, which checks them
+    options: dict[str, Any] = {}
     batch_size: Positive
     #: weights: rare classes have larger loss weights; sampling: they are drawn more often
     class_balance: ClassBalance
-
-
-class BaselineCNN(Network):
-    """The paper's network: 8 convolutions, 8 poolings, 2 dense layers."""
-
-    filters: Annotated[list[Positive], Field(min_length=8, max_length=8)]
-    dense_units: Annotated[list[Positive], Field(min_length=2, max_length=2)]
-    #: epochs of the variant with a ReLU output layer, as in the paper
-    relu_output_epochs: Positive
-
-
-class AlexNet(Network):
-    """AlexNet: 5 convolutions, 3 poolings, 2 dense layers, trained from scratch."""
-
-    filters: Annotated[list[Positive], Field(min_length=5, max_length=5)]
-    dense_units: Annotated[list[Positive], Field(min_length=2, max_length=2)]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    #: false: `make publish-models` leaves its weights out
+    publish: bool = True
 
 
 class FineTune(Stage):
@@ -200,11 +194,15 @@ class FineTune(Stage):
     cached: bool = True
 
 
-class VGG16Transfer(_Section):
-    """A pretrained backbone, VGG16 by default, with a new head: frozen, then fine-tuned."""
+class Transfer(_Section):
+    """A pretrained backbone with a new head: frozen, then fine-tuned."""
 
-    #: a network of keras.applications with its ImageNet weights
+    kind: Literal["transfer"]
+    name: ModelName
+    #: a network of keras.applications
     backbone: str = "VGG16"
+    #: none: the backbone starts from random weights
+    weights: Literal["imagenet", "none"] = "imagenet"
     #: pixels; VGG16 was trained at 224 and accepts any size from 32
     input_size: Annotated[int, Field(ge=32, le=1024)]
     #: layers of the backbone whose pooled feature maps are the input of the head
@@ -219,6 +217,18 @@ class VGG16Transfer(_Section):
     class_balance: ClassBalance
     frozen: Stage
     fine_tune: FineTune
+    publish: bool = True
+
+
+#: The rows of tables that a network with a pretrained backbone has, and the end of their titles.
+TRANSFER_ROWS = {
+    "linear": " features, logistic regression",
+    "frozen": ", frozen",
+    "fine_tuned": ", fine-tuned",
+}
+#: The kinds of models that `models` may list.
+KINDS = {"handcrafted": Handcrafted, "network": Network, "transfer": Transfer}
+ModelSettings = Annotated[Handcrafted | Network | Transfer, Field(discriminator="kind")]
 
 
 class Evaluation(_Section):
@@ -233,10 +243,8 @@ class Evaluation(_Section):
 class Heatmaps(_Section):
     """The layers explained by Grad-CAM."""
 
-    #: convolution of the baseline CNN; the fifth has 16 x 16 feature maps
-    baseline_layer: Literal[tuple(f"conv{i}" for i in range(1, 9))]
-    #: convolution of the backbone, at or before the last of `feature_layers`
-    vgg16_layer: str
+    #: for each network to explain, the name of a convolution before its features are averaged
+    layers: Annotated[dict[ModelName, str], Field(min_length=1)]
     examples_per_class: Annotated[int, Field(ge=1, le=6)]
 
 
@@ -245,7 +253,7 @@ class Config(_Section):
 
     #: the file's name without its suffix; names runs/<name> and reports/<name>
     name: str
-    title: Annotated[str, Field(min_length=1)]
+    title: Title
     classes: Annotated[list[str], Field(min_length=2)]
     #: the full names of diagnoses that HAM10000 does not have
     class_names: dict[ClassName, Annotated[str, Field(min_length=1)]] = {}
@@ -255,9 +263,10 @@ class Config(_Section):
     preprocessing: Preprocessing
     augmentation: Augmentation
     training: Training = Training()
-    baseline_cnn: BaselineCNN
-    alexnet: AlexNet
-    vgg16_transfer: VGG16Transfer
+    #: in the order of tables; the majority-class baseline comes first and is not listed
+    models: Annotated[list[ModelSettings], Field(min_length=1)]
+    #: epochs of the paper's network with its ReLU output
+    relu_output_epochs: Positive
     evaluation: Evaluation
     heatmaps: Heatmaps
 
@@ -276,28 +285,51 @@ class Config(_Section):
             )
         return self
 
+    @property
+    def baseline(self) -> Network:
+        """The settings of the paper's network."""
+        return next(item for item in self.networks if item.builder == "baseline_cnn")
+
+    @property
+    def networks(self) -> list[Network]:
+        """The settings of the networks that are trained from scratch."""
+        return [item for item in self.models if item.kind == "network"]
+
+    @property
+    def transfers(self) -> list[Transfer]:
+        """The settings of the networks with a pretrained backbone."""
+        return [item for item in self.models if item.kind == "transfer"]
+
+    @property
+    def primary(self) -> str:
+        """The model of the primary result: the first fine-tuned network."""
+        return f"{self.transfers[0].name}_fine_tuned"
+
+    def model(self, name: str) -> Handcrafted | Network | Transfer:
+        """Return the settings of one model, an item of `models`."""
+        return next(item for item in self.models if item.name == name)
+
     @model_validator(mode="after")
-    def _names_layers_of_vgg16(self):
-        """Check the layer names of VGG16; those of other backbones are checked when it is built."""
-        settings = self.vgg16_transfer
-        if settings.backbone != "VGG16":
-            return self
-        key = "vgg16_transfer.feature_layers"
-        checks = [(key, name, VGG16_MAPS) for name in settings.feature_layers]
-        known = [VGG16_MAPS.index(name) for name in settings.feature_layers if name in VGG16_MAPS]
-        if len(known) == len(settings.feature_layers):  # or the last of them is not known
-            used = VGG16_MAPS[: max(known) + 1]
-            checks += [
-                ("vgg16_transfer.fine_tune.from_layer", settings.fine_tune.from_layer, used),
-                (
-                    "heatmaps.vgg16_layer",
-                    self.heatmaps.vgg16_layer,
-                    tuple(name for name in used if name in VGG16_LAYERS),
-                ),
-            ]
-        faults = [_unknown_layer(*check) for check in checks if check[1] not in check[2]]
-        if faults:
-            raise ValueError("\n  ".join(faults))
+    def _lists_what_the_notebooks_compare(self):
+        names = ["majority", *(item.name for item in self.models)]
+        names += [f"{item.name}_{row}" for item in self.transfers for row in TRANSFER_ROWS]
+        if len(set(names)) < len(names):
+            raise ValueError(f"models: expected different names; found {', '.join(sorted(names))}")
+        missing = [kind for kind in KINDS if kind not in [item.kind for item in self.models]]
+        if not any(item.builder == "baseline_cnn" for item in self.networks):
+            missing.append("network with builder = baseline_cnn, the paper's")
+        if missing:
+            raise ValueError(
+                "models: the notebooks compare models of each kind; missing: " + "; ".join(missing)
+            )
+        networks = [item.name for item in self.networks]
+        networks += [f"{t.name}_{row}" for t in self.transfers for row in ("frozen", "fine_tuned")]
+        wrong = [name for name in self.heatmaps.layers if name not in networks]
+        if wrong or self.primary not in self.heatmaps.layers:
+            raise ValueError(
+                f"heatmaps.layers = {self.heatmaps.layers}: expected networks out of "
+                f"{', '.join(networks)}, among them {self.primary}"
+            )
         return self
 
 
@@ -334,7 +366,7 @@ def load_config(path: str | Path) -> Config:
     try:
         return Config.model_validate(values | {"name": file.stem})
     except ValidationError as error:
-        faults = "\n".join(f"  {_describe(fault)}" for fault in error.errors())
+        faults = "\n".join(f"  {_describe(fault, values)}" for fault in error.errors())
         raise ValueError(f"{path}: not a valid configuration\n{faults}") from None
 
 
@@ -349,11 +381,16 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _describe(fault: dict) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
+def _describe(fault: dict, values: dict) -> str:
+    location = fault["loc"]
+    if location[:1] == ("models",) and len(location) > 1:  # number, kind, key: named by its name
+        item = values["models"][location[1]]
+        name = item.get("name", location[1]) if isinstance(item, dict) else location[1]
+        location = ("models", name, *location[3:])
+    key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
         allowed = _fields(fault["loc"][:-1])
-        hint = did_you_mean(str(fault["loc"][-1]), allowed)
+        hint = did_you_mean(str(location[-1]), allowed)
         return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed)})"
     if fault["type"] == "missing":
         return f"missing key {key!r}"
@@ -373,18 +410,13 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _unknown_layer(key: str, name: str, allowed: tuple[str, ...]) -> str:
-    return (
-        f"{key} = {name!r}: expected a layer that VGG16 has and the features need"
-        f"{did_you_mean(name, allowed)} (allowed: {', '.join(allowed)})"
-    )
-
-
 def _fields(location: tuple) -> list[str]:
     """Return the keys allowed at a location, walking the sections."""
     section = Config
+    if location[:1] == ("models",):
+        section, location = KINDS[location[2]], location[3:]
     for part in location:
         annotation = section.model_fields[part].annotation
         options = getattr(annotation, "__args__", (annotation,))
         section = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return [name for name in section.model_fields if name != "name" or location]
+    return [name for name in section.model_fields if section is not Config or name != "name"]

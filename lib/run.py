@@ -66,7 +66,7 @@ class Run:
         Parameters
         ----------
         model : str
-            One of `model_names.MODELS`.
+            A name of `models.models_of(config)`.
         probabilities : ndarray of float, shape (n, classes)
             Posteriors under the training prior.
         rows : ndarray of int, shape (n,), optional

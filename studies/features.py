@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lib import paths
-from lib.networks import inference, model_graph, vgg16, vgg16_weights
+from lib.networks import common_layers, inference, model_graph, vgg16, vgg16_weights
 from lib.networks.backend import keras
 
 SAVE_EVERY = 120  # seconds
@@ -38,7 +38,7 @@ def load_features_model(
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(number_format)
     try:
-        model = vgg16.vgg16_features(image_size, input_size=input_size)
+        model = vgg16_features(image_size, input_size=input_size)
     finally:
         keras.config.set_dtype_policy(previous)
     vgg16_weights.load_vgg16_weights(model)
@@ -115,3 +115,35 @@ class FeatureStore:
                 return
             self.features = dict(zip(stored["keys"].tolist(), stored["features"], strict=True))
             self.seconds = float(stored["seconds"])
+
+
+def vgg16_features(
+    image_size: int, blocks: tuple[int, ...] = (3, 4, 5), input_size: int | None = None
+) -> keras.Model:
+    """Build VGG16 up to the averages of some blocks' last maps: features for a linear classifier.
+
+    The averages are computed in float32, whatever number format the convolutions have.
+
+    Parameters
+    ----------
+    input_size : int, optional
+        Side in pixels that images are resized to inside the model; by default `image_size`.
+
+    Returns
+    -------
+    keras.Model
+        From uint8 RGB images, shape (n, image_size, image_size, 3), to features, shape
+        (n, 1280) for blocks 3 (256 values), 4 (512) and 5 (512).
+    """
+    inputs, x = common_layers.image_input(
+        image_size, None, seed=0, white=255.0, size=input_size or image_size
+    )
+    # in the model's number format: reports/studies/preprocessing/ was computed so
+    backbone = vgg16.backbone_layers(
+        "VGG16", input_tensor=vgg16.expected_input("VGG16", x, dtype=None)
+    )
+    maps = {f"block{block}_pool": backbone[f"block{block}_pool"].output for block in blocks}
+    averages = vgg16.averages(maps)
+    if len(averages) > 1:
+        averages = [keras.layers.Concatenate(name="features", **common_layers.EXACT)(averages)]
+    return keras.Model(inputs, averages[0], name="vgg16_features")

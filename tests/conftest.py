@@ -75,7 +75,7 @@ def change_layers(network, parts, seed):
 
 def write_run(run, data_folder):
     """Write the files of a finished run: index, images and three networks with changed weights."""
-    from lib.networks import published_networks, saving, vgg16_weights
+    from lib.networks import saving, vgg16_weights
     from lib.networks.backend import keras
 
     metadata = datasets.read_metadata(data_folder)
@@ -88,24 +88,37 @@ def write_run(run, data_folder):
         {"epoch": [1], "stage": ["a"], "val_balanced_accuracy": [0.5], "seconds": [1.0]}
     )
     keras.utils.set_random_seed(1)
-    cnn = published_networks.build(run, "baseline_cnn")
+    cnn = exact_network(run, "baseline_cnn")
     change_layers(cnn, [layer.name for layer in cnn.layers], seed=1)
-    balance = run.baseline_cnn.class_balance
+    balance = run.baseline.class_balance
     saving.save(cnn, folder / "baseline_cnn", history, class_balance=balance)
     calibration = {"scale": 0.8, "bias": {"bcc": -1.0, "mel": -0.5, "nv": 0.7}}
     saving.add_to_manifest(folder / "baseline_cnn", calibration=calibration)
-    vgg16 = published_networks.build(run, "vgg16_frozen")
+    vgg16, settings, out = exact_network(run, "vgg16"), run.model("vgg16"), folder / "vgg16"
     change_layers(vgg16, vgg16_weights.HEAD, seed=2)
-    balance = run.vgg16_transfer.class_balance
-    out = folder / "vgg16_transfer"
-    views = run.vgg16_transfer.test_time_views
-    saving.save(vgg16, out, history, "frozen", class_balance=balance, test_time_views=views)
+    notes = {"class_balance": settings.class_balance, "test_time_views": settings.test_time_views}
+    saving.save(vgg16, out, history, "frozen", **notes)
     change_layers(
         vgg16, [*vgg16_weights.HEAD, "block5_conv1", "block5_conv2", "block5_conv3"], seed=3
     )
-    saving.save(vgg16, out, history, class_balance=balance, test_time_views=views)
+    saving.save(vgg16, out, history, **notes)
     for name in ("manifest", "manifest_frozen"):
         saving.add_to_manifest(out, name, calibration=calibration)
+
+
+def exact_network(run, name):
+    """Build a network of a configuration in float32, with the weights of its backbone."""
+    from lib.networks import building
+
+    return building.build_exact(run.model(name), run.preprocessing.image_size, len(run.classes))
+
+
+def with_model(run, name, **changes):
+    """Return a configuration with other settings of one model."""
+    items = [
+        item.model_copy(update=changes) if item.name == name else item for item in run.models
+    ]
+    return run.model_copy(update={"models": items})
 
 
 @pytest.fixture(scope="session")

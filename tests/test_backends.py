@@ -101,7 +101,7 @@ if task == "compare":
     made["baseline probabilities"] = inference.predict(model, images, views=2).tolist()
 
     training.set_seed(3)
-    settings = demo.vgg16_transfer.model_copy(
+    settings = demo.model("vgg16").model_copy(
         update={"input_size": 32, "dense_units": 8, "dropout": 0.0,
                 "feature_layers": ["block4_pool", "block5_pool"]}
     )

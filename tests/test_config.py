@@ -33,8 +33,8 @@ def test_the_paper_s_settings_are_256_pixels_batches_of_32_and_50_epochs():
     assert run.classes == ["bcc", "mel", "nv"]
     assert run.preprocessing.image_size == 256
     assert (run.baseline_cnn.batch_size, run.baseline_cnn.epochs) == (32, 50)
-    assert run.vgg16_transfer.backbone == "VGG16"
-    assert run.vgg16_transfer.test_time_views > 1
+    assert run.model("vgg16").backbone == "VGG16"
+    assert run.model("vgg16").test_time_views > 1
     assert run.data.synthetic is None
 
 
@@ -112,9 +112,9 @@ def test_layers_that_come_after_the_last_feature_are_refused(load):
 
 def test_the_order_of_the_feature_layers_does_not_matter(load):
     run = load("[block3_pool, block4_pool, block5_pool]", "[block5_pool, block3_pool]")
-    assert run.vgg16_transfer.fine_tune.from_layer == "block5_conv1"
+    assert run.model("vgg16").fine_tune.from_layer == "block5_conv1"
     run = load("from_layer: block5_conv1", "from_layer: block5_pool")
-    assert run.vgg16_transfer.fine_tune.from_layer == "block5_pool"
+    assert run.model("vgg16").fine_tune.from_layer == "block5_pool"
 
 
 def test_another_backbone_s_layers_are_not_compared_with_vgg16_s(load):
@@ -122,7 +122,7 @@ def test_another_backbone_s_layers_are_not_compared_with_vgg16_s(load):
         "  feature_layers: [block3_pool, block4_pool, block5_pool]",
         "  backbone: ResNet50\n  feature_layers: [conv4_block6_out]",
     )
-    assert run.vgg16_transfer.feature_layers == ["conv4_block6_out"]
+    assert run.model("vgg16").feature_layers == ["conv4_block6_out"]
 
 
 def test_all_faults_are_told_at_once(load):

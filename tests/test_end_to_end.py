@@ -130,14 +130,14 @@ def test_the_contracts_are_written(reproduced):
             assert (run / folder / name).is_file()
     assert (run / "localisation.json").is_file()
     assert list(metrics["models"]) == list(MODELS)
-    crossed = pd.read_csv(run / "vgg16_transfer" / "cross_validation.csv")
+    crossed = pd.read_csv(run / "vgg16" / "cross_validation.csv")
     assert sorted(crossed["image_id"]) == sorted(index["image_id"])
     assert set(metrics["cross_validation"]["models"]) == {"vgg16_linear"}
 
 
 def test_fine_tuning_without_cached_maps_learns_from_images(reproduced):
     """Only the pooled features of the head are cached; the demonstration caches maps as well."""
-    run = reproduced[0] / "vgg16_transfer"
+    run = reproduced[0] / "vgg16"
     settings = load_config("tests/tiny.yaml").vgg16_transfer
     assert not settings.fine_tune.cached
     assert [file.name for file in run.glob("features_train_?.npy")] == ["features_train_0.npy"]

@@ -133,7 +133,7 @@ def test_the_weights_are_what_small_changes_of_each_channel_do_to_the_score():
     """On three feature layers, of which two come after the maps of block 3."""
     keras.utils.set_random_seed(3)
     run = config.load_config("tests/tiny.yaml")
-    model = vgg16.vgg16_transfer(256, 3, run.vgg16_transfer, run.augmentation, seed=1)
+    model = vgg16.vgg16_transfer(256, 3, run.model("vgg16"), run.augmentation, seed=1)
     images = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
     found, (chosen,) = gradcam.grad_cam(model, images, "block3_pool")
     trunk, top = model_graph.split_after(model, "block3_pool")

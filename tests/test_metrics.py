@@ -124,7 +124,7 @@ def test_both_predictions_follow_from_the_probabilities_as_written():
 
 
 def test_the_configured_backbone_stands_in_the_titles(run):
-    settings = run.vgg16_transfer.model_copy(update={"backbone": "MobileNetV2"})
+    settings = run.model("vgg16").model_copy(update={"backbone": "MobileNetV2"})
     titles = model_names.titles(run.model_copy(update={"vgg16_transfer": settings}))
     assert titles["vgg16_frozen"] == "MobileNetV2, frozen"
     assert model_names.titles(run) == model_names.MODELS
@@ -367,7 +367,7 @@ def cross_validated(run, written):
             )
             parts.append(table.assign(fold=fold))
     table = pd.concat(parts)
-    file = paths.run_folder(run.name) / "vgg16_transfer" / "cross_validation.csv"
+    file = paths.run_folder(run.name) / "vgg16" / "cross_validation.csv"
     return tables.write_table(table, file)
 
 
@@ -424,7 +424,7 @@ def test_predictions_from_another_split_are_refused(run, written):
 
 @pytest.mark.parametrize("change", ["a missing row", "another label", "a missing model"])
 def test_predictions_that_do_not_match_the_index_are_refused(run, written, change):
-    file = paths.run_folder(run.name) / "vgg16_transfer" / "predictions.csv"
+    file = paths.run_folder(run.name) / "vgg16" / "predictions.csv"
     table = pd.read_csv(file)
     if change == "a missing row":
         table = table.drop(index=3)
@@ -752,7 +752,7 @@ def test_scores_older_than_a_network_or_its_answers_are_not_published(run, writt
 def test_publishing_twice_leaves_nothing_of_the_first(run, finished):
     published = publish.publish(run)
     (published / "left_over.csv").write_text("a\n")
-    (finished / "vgg16_transfer" / "cross_validation.csv").unlink()
+    (finished / "vgg16" / "cross_validation.csv").unlink()
     assert publish.publish(run) == published
     names = [file.name for file in published.iterdir()]
     assert "left_over.csv" not in names

@@ -24,7 +24,7 @@ def paper():
 def transfer_model():
     """VGG16 on 32 pixels, with the published weights, and answers that are not all 0 or 1."""
     run = config.load_config("configs/demo.yaml")
-    settings = run.vgg16_transfer.model_copy(update={"input_size": 32})
+    settings = run.model("vgg16").model_copy(update={"input_size": 32})
     keras.utils.set_random_seed(4)
     model = vgg16.vgg16_transfer(256, 3, settings, run.augmentation, seed=1)
     vgg16_weights.load_vgg16_weights(model)
@@ -60,9 +60,9 @@ def images():
 
 
 def transfer(config, backbone, feature_layers, from_layer, size=64):
-    stage = config.vgg16_transfer.fine_tune.model_copy(update={"from_layer": from_layer})
+    stage = config.model("vgg16").fine_tune.model_copy(update={"from_layer": from_layer})
     names = {"backbone": backbone, "feature_layers": feature_layers, "fine_tune": stage}
-    settings = config.vgg16_transfer.model_copy(update=names | {"input_size": size})
+    settings = config.model("vgg16").model_copy(update=names | {"input_size": size})
     return vgg16.vgg16_transfer(256, 3, settings, config.augmentation, seed=1)
 
 
@@ -406,8 +406,8 @@ def test_frozen_statistics_stay_frozen_in_a_saved_model(normalized, tmp_path):
 def test_the_dropout_of_a_backbone_is_off_and_the_head_s_is_on(tiny):
     model = transfer(tiny, "EfficientNetB0", ["block3b_add"], "block3b_expand_conv")
     rates = {layer.name: layer.rate for layer in kinds(model, keras.layers.Dropout)}
-    assert rates == {"block2b_drop": 0, "block3b_drop": 0, "dropout": tiny.vgg16_transfer.dropout}
-    assert tiny.vgg16_transfer.dropout > 0
+    assert rates == {"block2b_drop": 0, "block3b_drop": 0, "dropout": tiny.model("vgg16").dropout}
+    assert tiny.model("vgg16").dropout > 0
 
 
 def test_an_unknown_backbone_is_named_with_one_that_is_close(tiny):

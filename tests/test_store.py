@@ -212,8 +212,8 @@ def test_files_too_large_together_are_refused_with_their_sizes(
 
 
 def test_a_run_without_a_network_is_refused(own_run, run, published):
-    (own_run / "vgg16_transfer" / "frozen.keras").unlink()
-    refused(run, FileNotFoundError, r"runs/tiny/vgg16_transfer/frozen\.keras: no such file")
+    (own_run / "vgg16" / "frozen.keras").unlink()
+    refused(run, FileNotFoundError, r"runs/tiny/vgg16/frozen\.keras: no such file")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_run_without_a_network_is_refused(own_run, run, published):
 def test_a_network_that_its_own_manifest_contradicts_is_refused(
     own_run, run, published, key, value, name, suffix
 ):
-    file = own_run / "vgg16_transfer" / f"manifest{suffix}.json"
+    file = own_run / "vgg16" / f"manifest{suffix}.json"
     said = json.loads(file.read_text(encoding="utf-8"))
     tables.write_json(said | {key: value}, file)
     refused(run, ValueError, rf"vgg16_transfer/{name}\.keras: its manifest says {key} = {value}; ")
@@ -232,7 +232,7 @@ def test_a_network_that_its_own_manifest_contradicts_is_refused(
 
 def test_a_network_that_the_configuration_does_not_build_is_refused(own_run, run, published):
     """The same weights fit other settings, such as another size of the image inside."""
-    settings = run.vgg16_transfer.model_copy(update={"input_size": 64})
+    settings = run.model("vgg16").model_copy(update={"input_size": 64})
     other = run.model_copy(update={"vgg16_transfer": settings})
     refused(other, ValueError, r"frozen\.keras: .* gives other predictions")
 
@@ -248,7 +248,7 @@ def test_a_network_that_the_configuration_does_not_build_is_refused(own_run, run
 def test_a_network_without_a_calibration_that_can_be_used_is_refused(
     own_run, run, published, change, said
 ):
-    saving.add_to_manifest(own_run / "vgg16_transfer", "manifest_frozen", calibration=change)
+    saving.add_to_manifest(own_run / "vgg16", "manifest_frozen", calibration=change)
     with pytest.raises(ValueError, match=rf"frozen\.keras: its manifest lacks .*{said}"):
         publish_models.publish(run)
 

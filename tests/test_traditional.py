@@ -14,7 +14,7 @@ from lib.preprocessing import decode, pipeline
 
 SIZE = 256
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]
-NAMES = ["color_texture_svm", "color_texture_forest"]
+NAMES = ["svm", "random_forest"]
 
 
 def feature_table(images, masks=None):
@@ -56,8 +56,8 @@ def small(monkeypatch):
     """Few trees and few hyperparameters: minutes become seconds."""
     monkeypatch.setattr(handcrafted, "TREES", 15)
     grids = {
-        "color_texture_svm": {"svc__C": [1.0], "svc__gamma": [0.1, 0.3]},
-        "color_texture_forest": {"forest__min_samples_leaf": [1, 5]},
+        "svm": {"svc__C": [1.0], "svc__gamma": [0.1, 0.3]},
+        "random_forest": {"forest__min_samples_leaf": [1, 5]},
     }
     monkeypatch.setattr(handcrafted, "GRIDS", grids)
 
@@ -379,7 +379,7 @@ def test_calibration_comes_near_the_best_log_loss_that_is_possible(small, monkey
 
     With scikit-learn's usual penalty, C = 1, the posteriors would be pulled to the prior.
     """
-    grid = {"color_texture_forest": {"forest__min_samples_leaf": [3]}}
+    grid = {"random_forest": {"forest__min_samples_leaf": [3]}}
     monkeypatch.setattr(handcrafted, "GRIDS", grid)
     table, labels, groups = toy({"mel": 20, "nv": 80}, seed=1, images_per_group=1)
     other, actual, _ = toy({"mel": 400, "nv": 1600}, seed=99, images_per_group=1)
@@ -389,7 +389,7 @@ def test_calibration_comes_near_the_best_log_loss_that_is_possible(small, monkey
     for strength in (handcrafted.CALIBRATION_C, 1.0):
         monkeypatch.setattr(handcrafted, "CALIBRATION_C", strength)
         found = handcrafted.fit_predict(
-            "color_texture_forest", table, labels, groups, other, ["mel", "nv"], seed=1
+            "random_forest", table, labels, groups, other, ["mel", "nv"], seed=1
         )
         right = found[np.arange(len(actual)), (actual == "nv").astype(int)]
         losses[strength] = -np.log(right).mean()
@@ -398,20 +398,20 @@ def test_calibration_comes_near_the_best_log_loss_that_is_possible(small, monkey
 
 
 def test_the_hyperparameters_with_the_best_balanced_accuracy_are_taken(small, monkeypatch):
-    grids = {"color_texture_svm": {"svc__C": [1.0], "svc__gamma": [1e4, 0.3, 1e5]}}
+    grids = {"svm": {"svc__C": [1.0], "svc__gamma": [1e4, 0.3, 1e5]}}
     monkeypatch.setattr(handcrafted, "GRIDS", grids)
     table, labels, groups = toy({"mel": 12, "nv": 40}, seed=1)
-    model = handcrafted.fit("color_texture_svm", table, labels, groups, seed=1)
+    model = handcrafted.fit("svm", table, labels, groups, seed=1)
     assert model.estimators_[0].get_params()["svc__gamma"] == 0.3
 
 
 def test_what_does_not_fit_together_is_refused(small):
     table, labels, groups = toy({"mel": 12, "nv": 20}, seed=1)
     arguments = table, labels, groups
-    svm = "color_texture_svm"
+    svm = "svm"
     with pytest.raises(ValueError, match="classes mel, nv; expected bcc, mel, nv"):
         handcrafted.fit_predict(svm, *arguments, table, ["bcc", "mel", "nv"], 1)
     with pytest.raises(
-        ValueError, match="svm: no such classifier; expected one of color_texture_svm"
+        ValueError, match="svm: no such classifier; expected one of svm"
     ):
         handcrafted.fit_predict("svm", *arguments, table, ["mel", "nv"], 1)

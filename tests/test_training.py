@@ -551,7 +551,7 @@ def test_layers_put_together_otherwise_are_another_network():
 def test_features_of_other_blocks_are_another_network(run, other):
     digests = []
     for blocks in (["block3_pool", "block4_pool", "block5_pool"], other):
-        settings = run.vgg16_transfer.model_copy(update={"feature_layers": blocks})
+        settings = run.model("vgg16").model_copy(update={"feature_layers": blocks})
         model = vgg16.vgg16_transfer(64, 3, settings, run.augmentation, 1)
         frozen, _ = model_graph.split_before(model, "dense")
         digests.append([model_graph.layers_digest(each) for each in (frozen, model)])
@@ -659,7 +659,7 @@ def test_a_model_trained_in_half_the_bits_is_kept_in_float32(run, batches, tmp_p
 
 def test_every_network_in_half_the_bits_has_a_twin_in_float32():
     run = config.load_config("configs/demo.yaml")
-    transfer = run.vgg16_transfer.model_copy(update={"input_size": 32})
+    transfer = run.model("vgg16").model_copy(update={"input_size": 32})
     builders = {
         "baseline": lambda: baseline_cnn.baseline_cnn(
             256, 3, run.baseline_cnn, run.augmentation, 1

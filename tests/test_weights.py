@@ -156,9 +156,9 @@ def test_a_damaged_cache_hides_no_good_file_beside_it(empty_cache, no_network, t
 def transfer(backbone, layer):
     """Return a model with an untrained backbone, up to one of its layers, and its settings."""
     run = config.load_config("tests/tiny.yaml")
-    stage = run.vgg16_transfer.fine_tune.model_copy(update={"from_layer": layer})
+    stage = run.model("vgg16").fine_tune.model_copy(update={"from_layer": layer})
     changes = {"backbone": backbone, "feature_layers": [layer], "fine_tune": stage}
-    settings = run.vgg16_transfer.model_copy(update=changes)
+    settings = run.model("vgg16").model_copy(update=changes)
     return vgg16.vgg16_transfer(32, 3, settings, run.augmentation, seed=1), settings
 
 

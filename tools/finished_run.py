@@ -7,14 +7,26 @@ from lib.config import Config
 from lib.data import datasets
 from lib.evaluation import priors
 from lib.evaluation.calibration import Calibration
+from lib.models import models_of
 from lib.networks import published_networks, saving
 from lib.networks.backend import keras
 
 
 def run_file(config: Config, model: str) -> Path:
-    """Return the file of a network of one's own run, whether it exists or not."""
-    folder, name = published_networks.SOURCES[model]
-    return paths.run_folder(config.name) / folder / f"{name}.keras"
+    """Return the file of a network of one's own run, whether it exists or not.
+
+    Raises
+    ------
+    ValueError
+        The configuration lists no such network.
+    """
+    row = models_of(config).get(model)
+    networks = [name for name, other in models_of(config).items() if other.network]
+    if row is None or row.network is None:
+        raise ValueError(
+            f"run {config.name} has no network {model!r}; it has: {', '.join(networks)}"
+        )
+    return paths.run_folder(config.name) / row.folder / f"{row.network}.keras"
 
 
 def read_run(config: Config, model: str) -> tuple[keras.Model, published_networks.Note]:
@@ -28,18 +40,15 @@ def read_run(config: Config, model: str) -> tuple[keras.Model, published_network
         It was trained, or its images were prepared, with other settings; or its weights are not
         those that its training ended with.
     """
-    network, file = (
-        saving.read_model(config, *published_networks.SOURCES[model]),
-        run_file(config, model),
-    )
+    file, row = run_file(config, model), models_of(config)[model]
+    network = saving.read_model(config, row.folder, row.network)
     index = datasets.read_index(config)
     prepared = {"preprocessing": config.preprocessing.model_dump()}
     paths.check_note(paths.run_folder(config.name) / "images.npy", prepared, "notebook 02")
     manifest = saving.read_manifest(file)
-    settings = config.baseline_cnn if model == "baseline_cnn" else config.vgg16_transfer
-    expected = {"class_balance": settings.class_balance}
-    if model != "baseline_cnn":  # which predicts each image once
-        expected["test_time_views"] = settings.test_time_views
+    expected = {"class_balance": row.settings.class_balance}
+    if row.test_time_views > 1:
+        expected["test_time_views"] = row.test_time_views
     for key, value in expected.items():
         if manifest.get(key) != value:
             raise ValueError(
@@ -56,10 +65,13 @@ def read_run(config: Config, model: str) -> tuple[keras.Model, published_network
         ) from None
     return network, published_networks.Note(
         source=paths.relative(file),
-        config=config,
+        run=config.name,
+        title=row.title,
+        settings=row.settings,
+        classes={name: config.names[name] for name in config.classes},
+        preprocessing=config.preprocessing,
         training_prior=priors.training_prior(index, config.classes),
         calibration=calibration,
-        class_balance=settings.class_balance,
-        test_time_views=expected.get("test_time_views", 1),
+        test_time_views=row.test_time_views,
         weights_sha256=manifest["weights_sha256"],
     )

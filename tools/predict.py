@@ -12,7 +12,7 @@ import pandas as pd
 
 from lib.config import Preprocessing, load_config
 from lib.data import datasets
-from lib.evaluation import model_names, priors
+from lib.evaluation import priors
 from lib.networks import inference, published_networks
 from lib.networks.backend import keras
 from lib.preprocessing import pipeline, threads
@@ -45,10 +45,9 @@ def predict_files(
         probability under the training prior; `equal_priors`, the probability under equal priors.
         Or the error of an unusable image.
     """
-    classes, config = note.config.classes, note.config
-    names = [config.names[name] for name in classes]
+    classes, names = list(note.classes), list(note.classes.values())
     equal = np.full(len(classes), 1 / len(classes))
-    prepare = functools.partial(_prepare, settings=config.preprocessing)
+    prepare = functools.partial(_prepare, settings=note.preprocessing)
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         with threads.one_opencv_thread():
@@ -172,10 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="the run, or its configuration (default: %(default)s)",
     )
     parser.add_argument(
-        "--model",
-        default=DEFAULT_MODEL,
-        choices=published_networks.SOURCES,
-        help="default: %(default)s",
+        "--model", default=DEFAULT_MODEL, metavar="MODEL", help="default: %(default)s"
     )
     parser.add_argument(
         "--run", action="store_true", help="use the network of runs/<run> where it exists"
@@ -189,8 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     # on stderr where a line on stdout would break the JSON
     print(
-        f"{model_names.titles(note.config)[options.model]}, "
-        f"run {note.config.name}, from {note.source}\n",
+        f"{note.title}, run {note.run}, from {note.source}\n",
         file=sys.stderr if options.json else sys.stdout,
         flush=True,
     )
@@ -200,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
             faults += 1
             _print_error(_with_name(file, prediction))
         elif options.json:
-            line = as_json(file, prediction, note.config.name, options.model, note.source)
+            line = as_json(file, prediction, note.run, options.model, note.source)
             print(line, flush=True)
         else:
             print(as_text(file, prediction), flush=True)

@@ -19,16 +19,6 @@ from tools import demo_picture, result_tables, whole_files
 from tools.command_line import run_on_config
 
 REPORTS = paths.ROOT / "reports"
-#: Networks and their histories under runs/<run>.
-HISTORIES = {
-    "baseline_cnn": "baseline_cnn/history.csv",
-    "baseline_cnn_relu": "baseline_cnn/history_relu.csv",
-    "alexnet": "alexnet/history.csv",
-    "vgg16_transfer": "vgg16_transfer/history.csv",
-}
-OPTIONAL = ("baseline_cnn_relu",)
-#: Treatments of class imbalance, compared on validation images (notebook 04).
-CLASS_BALANCE = "vgg16_transfer/class_balance.csv"
 #: Figures that may be published: curves and confusion matrices of these notebooks.
 FIGURES = re.compile(r"(?P<notebook>[345])\.\d+_(\w+_)?(curves|confusion)\.png")
 NOTEBOOKS = {"3": "03_baseline_cnn", "4": "04_vgg16_transfer", "5": "05_evaluation"}
@@ -58,9 +48,8 @@ def publish(config: Config) -> Path:
         if cross_validation is not None:
             tables.write_table(cross_validation, partial / "cross_validation.csv")
         tables.write_table(_histories(config), partial / "history.csv")
-        shutil.copyfile(
-            paths.run_folder(config.name) / CLASS_BALANCE, partial / "class_balance.csv"
-        )
+        balance = paths.run_folder(config.name) / config.transfers[0].name / "class_balance.csv"
+        shutil.copyfile(balance, partial / balance.name)
         tables.write_json(_manifest(config, results), partial / "manifest.json")
         for file in _figures(config):
             shutil.copyfile(file, partial / file.name)
@@ -124,10 +113,12 @@ def _predicted_again(results: dict, predictions: pd.DataFrame) -> list[str]:
 
 def _histories(config: Config) -> pd.DataFrame:
     """Return the history of every network, unchanged, with a leading column `model`."""
-    folder, parts = paths.run_folder(config.name), {}
-    for model, name in HISTORIES.items():
-        if (folder / name).is_file() or model not in OPTIONAL:
-            parts[model] = pd.read_csv(folder / name, dtype=str)
+    folder = paths.run_folder(config.name)
+    names = [item.name for item in (*config.networks, *config.transfers)]
+    parts = {name: pd.read_csv(folder / name / "history.csv", dtype=str) for name in names}
+    relu = folder / config.baseline.name / "history_relu.csv"  # absent after a NaN loss
+    if relu.is_file():
+        parts[f"{config.baseline.name}_relu"] = pd.read_csv(relu, dtype=str)
     return pd.concat(parts, names=["model"]).reset_index("model").reset_index(drop=True)
 
 

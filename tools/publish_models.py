@@ -1,6 +1,7 @@
 """Publish trained networks: `python -m tools.publish_models CONFIG` writes models/<run>."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -8,8 +9,8 @@ import numpy as np
 
 from lib import paths, tables
 from lib.config import Config
-from lib.evaluation import metrics, model_names
-from lib.networks import array_files, inference, published_networks, vgg16_weights
+from lib.models import models_of
+from lib.networks import array_files, building, inference, published_networks, vgg16_weights
 from lib.networks.backend import keras, versions
 from tools import finished_run, whole_files
 from tools.command_line import run_on_config
@@ -37,38 +38,50 @@ def publish(config: Config) -> Path:
     """
     target = published_networks.MODELS / config.name
     with whole_files.whole_folder(target) as partial:
-        trained = {name: finished_run.read_run(config, name) for name in published_networks.SOURCES}
+        trained = {name: finished_run.read_run(config, name) for name in published_names(config)}
         described = {
             name: _write_model(partial / f"{name}.npz", name, network, note)
             for name, (network, note) in trained.items()
         }
         _check_size(config.name, described)
-        manifest = _manifest(config, trained["baseline_cnn"][1], described)
+        prior = next(iter(trained.values()))[1].training_prior
+        manifest = _manifest(config, prior, described)
         tables.write_json(manifest.model_dump(mode="json"), partial / published_networks.MANIFEST)
-        paths.write_text(partial / "README.md", render_readme(manifest))
+        networks = {name: row for name, row in models_of(config).items() if row.network}
+        left_out = [row.title for name, row in networks.items() if name not in described]
+        paths.write_text(partial / "README.md", render_readme(manifest, left_out))
         for name, (network, note) in trained.items():
             _check_predictions(network, published_networks.load(partial, name)[0], note.source)
     return target
+
+
+def published_names(config: Config) -> list[str]:
+    """Return the names of the networks whose weights are published."""
+    networks = [model for model in models_of(config).values() if model.network]
+    return [model.name for model in networks if model.settings.publish]
 
 
 def _write_model(
     file: Path, model: str, network: keras.Model, note: published_networks.Note
 ) -> published_networks.Model:
     """Write the weights that training changed, and describe the file."""
-    before = published_networks.backbone_values(published_networks.build(note.config, model), model)
+    size = note.preprocessing.image_size
+    built = building.build_exact(note.settings, size, len(note.classes))
+    before = published_networks.backbone_values(built, note.settings)
     changed = {
         name: _smallest(values)
         for name, values in published_networks.values_by_name(network).items()
         if name not in before or not _same_bits(values, before[name])
     }
-    array_files.write_arrays(file, changed, {"run": note.config.name, "model": model})
+    array_files.write_arrays(file, changed, {"run": note.run, "model": model})
     return published_networks.Model(
+        title=note.title,
+        settings=note.settings,
         file=file.name,
         sha256=array_files.file_digest(file),
         bytes=file.stat().st_size,
         weights_sha256=note.weights_sha256,
         values=sum(values.size for values in changed.values()),
-        class_balance=note.class_balance,
         calibration=note.calibration,
         test_time_views=note.test_time_views,
     )
@@ -92,42 +105,52 @@ def _check_size(run: str, described: dict[str, published_networks.Model]) -> Non
         sizes = ", ".join(f"{model.file} {model.bytes:,}" for model in described.values())
         raise ValueError(
             f"models/{run}: the networks take {total:,} bytes together, more than {LARGEST} MB "
-            f"({sizes}); use fewer filters or units, or fine-tune from a later layer"
+            f"({sizes}); use fewer filters or units, fine-tune from a later layer, or leave some out: publish: false"
         )
 
 
 def _manifest(
-    config: Config, note: published_networks.Note, described: dict[str, published_networks.Model]
+    config: Config, prior: np.ndarray, described: dict[str, published_networks.Model]
 ) -> published_networks.Manifest:
+    backbones = [getattr(model.settings, "backbone", None) for model in described.values()]
     return published_networks.Manifest(
+        schema_version=published_networks.SCHEMA_VERSION,
         run=config.name,
-        configuration=Config.model_validate(metrics.configuration(config)),
-        classes=config.classes,
-        training_prior=dict(zip(config.classes, note.training_prior.tolist(), strict=True)),
-        vgg16_sha256=vgg16_weights.VGG16_DIGEST
-        if config.vgg16_transfer.backbone == "VGG16"
-        else None,
+        title=config.title,
+        attribution=config.data.attribution,
+        synthetic=config.data.synthetic is not None,
+        classes={name: config.names[name] for name in config.classes},
+        preprocessing=config.preprocessing,
+        training_prior=dict(zip(config.classes, prior.tolist(), strict=True)),
+        vgg16_sha256=vgg16_weights.VGG16_DIGEST if "VGG16" in backbones else None,
         versions=versions(),
         models=described,
     )
 
 
-def render_readme(manifest: published_networks.Manifest) -> str:
-    """Return the README of a folder of published networks."""
-    config = manifest.configuration
-    *others, last = [config.names[name] for name in config.classes]
+def render_readme(manifest: published_networks.Manifest, left_out: Sequence[str] = ()) -> str:
+    """Return the README of a folder of published networks.
+
+    Parameters
+    ----------
+    left_out : sequence of str
+        The titles of the run's networks that are not published.
+    """
+    *others, last = manifest.classes.values()
+    backbones = [getattr(model.settings, "backbone", None) for model in manifest.models.values()]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         run=manifest.run,
-        title=config.title,
-        classes=config.classes,
+        title=manifest.title,
         diagnoses=f"{', '.join(others)} and {last}",
+        n_classes=len(manifest.classes),
         models=manifest.models,
-        titles=model_names.titles(config),
-        backbone=config.vgg16_transfer.backbone,
-        synthetic=config.data.synthetic is not None,
-        ham10000="HAM10000" in config.data.attribution,
-        attribution=config.data.attribution,
+        last_model=list(manifest.models)[-1],
+        left_out=left_out,
+        backbones=list(dict.fromkeys(name for name in backbones if name)),
+        synthetic=manifest.synthetic,
+        ham10000="HAM10000" in manifest.attribution,
+        attribution=manifest.attribution,
         largest=LARGEST,
     )
 

@@ -17,16 +17,16 @@ from pathlib import Path
 
 import yaml
 
-from lib import paths, source_code
+from lib import models, paths, source_code
 
 #: The sections of a configuration that each notebook is the first to read. Notebooks not named
 #: here depend on all sections but the title.
 SECTIONS = {
     "01_data_survey": ("classes", "class_names", "seed", "data", "split"),
     "02_preprocessing": ("preprocessing", "augmentation"),
-    "03_baseline_cnn": ("training", "baseline_cnn", "alexnet"),
-    "04_vgg16_transfer": ("training", "vgg16_transfer"),
-    "05_evaluation": ("evaluation",),
+    "03_baseline_cnn": ("training", "handcrafted", "network", "relu_output_epochs"),
+    "04_vgg16_transfer": ("training", "transfer"),
+    "05_evaluation": ("evaluation", "models"),
     "06_heatmaps": ("heatmaps",),
 }
 #: What a rendered page shows of the configuration itself.
@@ -50,13 +50,22 @@ def write_keys(config: Path) -> None:
 
 
 def read_sections(config: Path) -> dict:
-    """Return the sections of a configuration; a file that is not YAML is one section, its text."""
+    """Return the sections of a configuration, and the items of `models` of each kind.
+
+    A file that is not YAML is one section, its text.
+    """
     text = config.read_text(encoding="utf-8")
     try:
         sections = yaml.safe_load(text)
     except yaml.YAMLError:
         sections = None
-    return sections if isinstance(sections, dict) else {"text": text}
+    if not isinstance(sections, dict):
+        return {"text": text}
+    items = [item for item in sections.get("models") or () if isinstance(item, dict)]
+    kinds = {
+        kind: [item for item in items if item.get("kind") == kind] for kind in models.NOTEBOOKS
+    }
+    return sections | kinds
 
 
 def modules_of(notebook: Path) -> dict[str, str]:

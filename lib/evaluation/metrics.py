@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, roc_curve
 
-from lib import paths
+from lib import models, paths
 from lib.config import Config
 from lib.data import splits
-from lib.evaluation import bootstrap, model_names, prediction_files, priors
+from lib.evaluation import bootstrap, prediction_files, priors
 
 #: The headline scores and the decision rule of each. Accuracy counts images as they come, so it
 #: is that of the training prior; balanced accuracy weights classes equally, so equal priors.
@@ -79,13 +79,13 @@ def evaluate_models(
     """
     tables = {
         name: table[table["model"] == name].sort_values("image_id")
-        for name in model_names.MODELS
+        for name in models.titles(config)
         if name in set(table["model"])
     }
     images = next(iter(tables.values()))
     weights = bootstrap.lesion_weights(images, config.evaluation.bootstrap_draws, config.seed)
     draws = {name: _score_draws(rows, config.classes, weights) for name, rows in tables.items()}
-    titles = model_names.titles(config)
+    titles = models.titles(config)
     return {
         "models": {
             name: {"title": titles[name]} | _summary(rows, draws[name], config)
@@ -183,8 +183,9 @@ def configuration(config: Config) -> dict:
 def manifests(config: Config) -> dict[str, dict]:
     """Read the manifest of each model: how, when and where it was trained."""
     files = {
-        name: prediction_files.existing_file(folder, file, config)
-        for name, (folder, file) in model_names.MANIFESTS.items()
+        name: prediction_files.existing_file(model, f"{model.manifest}.json", config)
+        for name, model in models.models_of(config).items()
+        if model.network or model.kind == "handcrafted"
     }
     return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
 

@@ -10,7 +10,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 from lib import paths, tables
 from lib.config import Config
 from lib.data import splits
-from lib.evaluation import model_names, priors
+from lib.evaluation import priors
+from lib.models import Model, models_of
 
 DIGITS = 6  # to which probabilities are rounded
 
@@ -84,7 +85,7 @@ def predictions_schema(classes: list[str]) -> pa.DataFrameSchema:
     )
     return pa.DataFrameSchema(
         {
-            "model": pa.Column(str, pa.Check.isin(model_names.MODELS)),
+            "model": pa.Column(str),
             "image_id": pa.Column(str),
             "lesion_id": pa.Column(str),
             "group_id": pa.Column(str),
@@ -118,10 +119,10 @@ def read_predictions(config: Config, index: pd.DataFrame) -> pd.DataFrame:
     held_out = index[index["split"] != "train"]
     prior = priors.training_prior(index, config.classes)
     parts = [_majority_predictions(index, held_out, config.classes, prior)]
-    for folder, names in model_names.FOLDERS.items():
-        file = existing_file(folder, "predictions.csv", config)
+    for models in _by_folder(config).values():
+        file = existing_file(models[0], "predictions.csv", config)
         table = tables.read_table(file, predictions_schema(config.classes))
-        _check_images(table, names, held_out, KEY, file)
+        _check_images(table, models, held_out, KEY, file)
         _check_decisions(table, prior, config.classes, file)
         parts.append(table)
     return pd.concat(parts, ignore_index=True)
@@ -138,41 +139,52 @@ def read_cross_validation(config: Config, index: pd.DataFrame) -> pd.DataFrame |
         The table does not match `cross_validation_schema` or the folds, or its predictions do not
         follow from its probabilities and the prior of their fold.
     """
-    file = paths.run_folder(config.name) / "vgg16_transfer" / "cross_validation.csv"
-    if not file.is_file():
-        return None
-    table = tables.read_table(file, cross_validation_schema(config.classes))
-    names = [name for name in model_names.MODELS if name in set(table["model"])]
-    _check_images(table, names, index, [*KEY, "fold"], file)
-    for fold, rows in table.groupby("fold"):
-        prior = priors.fold_prior(index, fold, config.classes)
-        _check_decisions(rows, prior, config.classes, file, f" of fold {fold}")
-    return table
+    parts = []
+    for model in models_of(config).values():
+        file = paths.run_folder(config.name) / model.folder / "cross_validation.csv"
+        if model.kind != "transfer" or model.network or not file.is_file():
+            continue
+        table = tables.read_table(file, cross_validation_schema(config.classes))
+        _check_images(table, [model], index, [*KEY, "fold"], file)
+        for fold, rows in table.groupby("fold"):
+            prior = priors.fold_prior(index, fold, config.classes)
+            _check_decisions(rows, prior, config.classes, file, f" of fold {fold}")
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True) if parts else None
 
 
-def existing_file(folder: str, name: str, config: Config) -> Path:
-    """Return the path of a file of the run; if missing, the error names the notebook to run."""
-    file = paths.run_folder(config.name) / folder / name
+def _by_folder(config: Config) -> dict[str, list[Model]]:
+    """Return the models of each folder below runs/<run>."""
+    folders = {}
+    for model in models_of(config).values():
+        if model.settings:
+            folders.setdefault(model.folder, []).append(model)
+    return folders
+
+
+def existing_file(model: Model, name: str, config: Config) -> Path:
+    """Return the path of a file of a model; if missing, the error names the notebook to run."""
+    file = paths.run_folder(config.name) / model.folder / name
     if not file.is_file():
         raise FileNotFoundError(
             f"{paths.relative(file)}: no such file; run notebooks/"
-            f"{model_names.NOTEBOOKS[folder]}.ipynb, which writes it"
+            f"{model.notebook}.ipynb, which writes it"
         )
     return file
 
 
 def _check_images(
-    table: pd.DataFrame, names: list[str], rows: pd.DataFrame, key: list[str], file: Path
+    table: pd.DataFrame, models: list[Model], rows: pd.DataFrame, key: list[str], file: Path
 ) -> None:
     """Check that a table has the prediction of each model for each image, and no other rows."""
-    expected = pd.concat([rows.assign(model=name) for name in names])
+    expected = pd.concat([rows.assign(model=model.name) for model in models])
     joined = expected[key].merge(table[key], how="outer", indicator="side")
     wrong = joined[joined["side"] != "both"]
     if len(wrong):
         raise ValueError(
             f"{paths.relative(file)} was written for another split: {len(wrong)} rows are "
             f"missing or unexpected, the first: {wrong.iloc[0][key].to_dict()}; run "
-            f"notebooks/{model_names.NOTEBOOKS[file.parent.name]}.ipynb again"
+            f"notebooks/{models[0].notebook}.ipynb again"
         )
 
 

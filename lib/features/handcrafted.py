@@ -56,11 +56,11 @@ GLCM_PROPERTIES = ("contrast", "correlation", "energy", "homogeneity")
 
 #: Hyperparameters to choose from.
 GRIDS = {
-    "color_texture_svm": {
+    "svm": {
         "svc__C": [1.0, 3.0, 10.0, 30.0],
         "svc__gamma": [0.0003, 0.001, 0.003, 0.01],
     },
-    "color_texture_forest": {"forest__min_samples_leaf": [1, 3, 10]},
+    "random_forest": {"forest__min_samples_leaf": [1, 3, 10]},
 }
 #: Trees of the random forest, and of the smaller ones that compare hyperparameters.
 TREES, SEARCH_TREES = 500, 100
@@ -290,10 +290,8 @@ def classifiers(seed: int) -> dict[str, Pipeline]:
         TREES, class_weight="balanced_subsample", n_jobs=-1, random_state=seed
     )
     return {
-        "color_texture_svm": Pipeline(
-            [("impute", imputer), ("standardize", StandardScaler()), ("svc", svm)]
-        ),
-        "color_texture_forest": Pipeline([("impute", clone(imputer)), ("forest", forest)]),
+        "svm": Pipeline([("impute", imputer), ("standardize", StandardScaler()), ("svc", svm)]),
+        "random_forest": Pipeline([("impute", clone(imputer)), ("forest", forest)]),
     }
 
 

@@ -1,8 +1,11 @@
 """AlexNet, trained from scratch."""
 
-import numpy as np
+from typing import Annotated
 
-from lib.config import AlexNet, Augmentation
+import numpy as np
+from pydantic import Field
+
+from lib.config import Augmentation, Positive
 from lib.networks.backend import keras
 from lib.networks.common_layers import RELU, image_input, probabilities
 
@@ -56,7 +59,14 @@ class LocalResponseNormalization(layers.Layer):
 
 
 def alexnet(
-    image_size: int, n_classes: int, settings: AlexNet, augmentation: Augmentation, seed: int
+    image_size: int,
+    n_classes: int,
+    augmentation: Augmentation | None,
+    seed: int,
+    *,
+    filters: Annotated[list[Positive], Field(min_length=5, max_length=5)],
+    dense_units: Annotated[list[Positive], Field(min_length=2, max_length=2)],
+    dropout: Annotated[float, Field(ge=0, lt=1)],
 ) -> keras.Model:
     """Build AlexNet (Krizhevsky, Sutskever and Hinton, NIPS 2012), to be trained from scratch.
 
@@ -73,16 +83,16 @@ def alexnet(
     """
     inputs, x = image_input(image_size, augmentation, seed, white=1.0, size=ALEXNET_SIZE)
     shapes = ((11, 4, "valid"), (5, 1, "same"), (3, 1, "same"), (3, 1, "same"), (3, 1, "same"))
-    for i, (filters, (side, step, padding)) in enumerate(
-        zip(settings.filters, shapes, strict=True), start=1
+    for i, (n_filters, (side, step, padding)) in enumerate(
+        zip(filters, shapes, strict=True), start=1
     ):
-        x = layers.Conv2D(filters, side, step, padding, name=f"conv{i}", **RELU)(x)
+        x = layers.Conv2D(n_filters, side, step, padding, name=f"conv{i}", **RELU)(x)
         if i in (1, 2):
             x = LocalResponseNormalization(name=f"normalize{i}")(x)
         if i in (1, 2, 5):
             x = layers.MaxPooling2D(3, strides=2, name=f"pool{i}")(x)
     x = layers.Flatten(name="flatten")(x)
-    for i, units in enumerate(settings.dense_units, start=1):
-        x = layers.Dropout(settings.dropout, seed=seed + i, name=f"dropout{i}")(x)
+    for i, units in enumerate(dense_units, start=1):
+        x = layers.Dropout(dropout, seed=seed + i, name=f"dropout{i}")(x)
         x = layers.Dense(units, name=f"dense{i}", **RELU)(x)
     return keras.Model(inputs, probabilities(x, n_classes), name="alexnet")

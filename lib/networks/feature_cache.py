@@ -6,12 +6,17 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from lib import paths, tables
-from lib.networks import array_files, inference, model_graph
+from lib.config import Transfer
+from lib.networks import array_files, inference, model_graph, saving
 from lib.networks.backend import keras, versions
+
+if TYPE_CHECKING:
+    from lib.run import Run
 
 #: Seconds of work that a kill may cost.
 PROGRESS_SECONDS = 60
@@ -85,6 +90,59 @@ def cache_features(
         finally:
             restore()
     return [np.load(file.path, mmap_mode="r") for file in files]
+
+
+class RunFeatures(NamedTuple):
+    """The outputs of frozen layers for the images of a run."""
+
+    #: for the training and the validation images, the features that the head takes
+    head: dict[str, np.ndarray]
+    #: the input of fine-tuning: maps for each split, or the images if maps are not cached
+    fine_tune: dict[str, list[np.ndarray]] | np.ndarray
+    #: of the plain images, row i of the index being row i, float32
+    plain: np.ndarray
+    #: of the held-out images in `test_time_views` views, from layers in float32
+    held_out: np.ndarray
+
+
+def cache_run(run: "Run", network: keras.Model, settings: Transfer) -> RunFeatures:
+    """Cache all that the frozen layers of a network with a pretrained backbone output in a run.
+
+    Parameters
+    ----------
+    run : lib.run.Run
+    network : keras.Model
+        From `building.build_for_training`, not trained yet.
+    """
+    folder, first_layer = run.folder / settings.name, settings.fine_tune.from_layer
+    backbone, _ = model_graph.split_before(network, "dense")
+    frozen_layers, _ = model_graph.split_before(network, first_layer)
+    maps = frozen_layers.outputs if settings.fine_tune.cached else []
+    extractor = keras.Model(network.input, [*maps, backbone.output])
+    cached = {
+        split: cache_features(
+            extractor,
+            run.images,
+            run.rows(split),
+            folder / f"features_{split}",
+            views=views,
+            batch_size=settings.batch_size,
+        )
+        for split, views in {"train": settings.views, "validation": 1}.items()
+    }
+    exact, rows, held_out_rows = saving.in_float32(backbone), run.rows("train"), run.held_out.index
+    options = {"views": settings.test_time_views, "augmented": False}
+    target = folder / "features_held_out"
+    (held_out,) = cache_features(exact, run.images, held_out_rows, target, **options)
+    train = cached["train"][-1][: len(rows)]  # the plain views
+    if exact is not backbone:  # they are in another number format
+        target = folder / "features_train_float32"
+        (train,) = cache_features(exact, run.images, rows, target, views=1)
+    plain = np.empty((len(run.index), train.shape[1]), np.float32)
+    plain[rows], plain[held_out_rows] = train, held_out[: len(held_out_rows)]
+    head = {split: arrays[-1] for split, arrays in cached.items()}
+    inputs = {split: arrays[:-1] for split, arrays in cached.items()} if maps else run.images
+    return RunFeatures(head, inputs, plain, held_out)
 
 
 class _FeatureFile:

@@ -1,11 +1,11 @@
 """Run a network on images: outputs, probabilities, test-time views."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lib.evaluation import calibration
+from lib.models import Model
 from lib.networks import batching, model_graph, saving
 from lib.networks.backend import keras
 
@@ -59,22 +59,16 @@ def predict(
     return probabilities / probabilities.sum(axis=1, keepdims=True)
 
 
-def calibrate(
-    run: "Run", outputs: np.ndarray, class_balance: str, folder: Path, manifest: str = "manifest"
-) -> np.ndarray:
+def calibrate(run: "Run", model: Model, outputs: np.ndarray) -> np.ndarray:
     """Calibrate a network's outputs on the validation images, and add that to its manifest.
 
     Parameters
     ----------
     run : lib.run.Run
+    model : lib.models.Model
+        The network, which `saving.save` has written.
     outputs : ndarray of float, shape (held-out images, classes)
         In the order of `run.held_out`.
-    class_balance : {"weights", "sampling", "none"}
-        How the network was trained.
-    folder : Path
-        The folder that `saving.save` wrote the network to.
-    manifest : str
-        The name of its manifest, without `.json`.
 
     Returns
     -------
@@ -85,11 +79,12 @@ def calibrate(
     fitted = calibration.fit(
         outputs[validation],
         run.targets[run.held_out.index[validation]],
-        batching.output_prior(run.class_prior, class_balance),
+        batching.output_prior(run.class_prior, model.settings.class_balance),
         run.class_prior,
         run.classes,
     )
-    saving.add_to_manifest(folder, manifest, calibration=fitted.model_dump())
+    folder = run.folder / model.folder
+    saving.add_to_manifest(folder, model.manifest, calibration=fitted.model_dump())
     return fitted.apply(outputs)
 
 

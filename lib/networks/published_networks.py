@@ -1,33 +1,30 @@
 """Load published networks from models/<run>.
 
-A published network is numbers and text. It is built by the code of this repository from the
-configuration in the manifest, gets the verified weights of its backbone and then those that
+A published network is numbers and text. It is built by the code of this repository from its
+settings in the manifest, gets the verified weights of its backbone and then those that
 training changed, and is returned only if all its weights have the SHA-256 that they had after
 training.
 """
 
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lib import paths
-from lib.config import ClassBalance, Config
+from lib.config import ModelSettings, Network, Preprocessing, Transfer
 from lib.evaluation.calibration import Calibration
-from lib.networks import array_files, baseline_cnn, devices, model_graph, vgg16, vgg16_weights
+from lib.networks import array_files, building, model_graph, vgg16_weights
 from lib.networks.backend import keras
 
 MODELS = paths.ROOT / "models"
 
 MANIFEST = "manifest.json"
 
-#: The published networks: their folder under runs/<run>, and their name there (`saving.save`).
-SOURCES = {
-    "baseline_cnn": ("baseline_cnn", "model"),
-    "vgg16_frozen": ("vgg16_transfer", "frozen"),
-    "vgg16_fine_tuned": ("vgg16_transfer", "model"),
-}
+#: The version of a manifest's schema. A manifest names what its networks need and no more, so that
+#: later versions of a configuration do not concern it.
+SCHEMA_VERSION = 2
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -38,6 +35,9 @@ class Model(BaseModel):
     """The entry of one network in the manifest."""
 
     model_config = STRICT
+    title: str
+    #: its item in the configuration
+    settings: ModelSettings
     file: Annotated[str, Field(pattern=r"^\w+\.npz$")]
     sha256: Sha256
     bytes: int
@@ -45,7 +45,6 @@ class Model(BaseModel):
     weights_sha256: Sha256
     #: how many values the file holds
     values: int
-    class_balance: ClassBalance
     calibration: Calibration
     test_time_views: Annotated[int, Field(ge=1)]
 
@@ -54,12 +53,18 @@ class Manifest(BaseModel):
     """`manifest.json` of a published run."""
 
     model_config = STRICT
+    schema_version: Literal[2]
     run: str
-    configuration: Config
-    classes: list[str]
+    title: str
+    attribution: str
+    #: whether the training images were drawn by a program
+    synthetic: bool
+    #: the full name of each class, in the order of the networks' outputs
+    classes: dict[str, str]
+    preprocessing: Preprocessing
     #: the class frequencies among the training images
     training_prior: dict[str, Annotated[float, Field(gt=0, lt=1)]]
-    #: of VGG16's weights; none for another backbone
+    #: of VGG16's weights; none if no network has that backbone
     vgg16_sha256: Sha256 | None
     versions: dict[str, str]
     models: dict[str, Model]
@@ -67,9 +72,9 @@ class Manifest(BaseModel):
     @model_validator(mode="after")
     def _has_the_same_classes_everywhere(self):
         biases = [model.calibration.bias for model in self.models.values()]
-        lists = [self.configuration.classes, *map(list, (self.training_prior, *biases))]
-        if lists[0] != self.classes or any(set(names) != set(self.classes) for names in lists):
-            raise ValueError(f"classes = {self.classes}; elsewhere they are {lists}")
+        lists = [list(names) for names in (self.training_prior, *biases)]
+        if any(set(names) != set(self.classes) for names in lists):
+            raise ValueError(f"classes = {list(self.classes)}; elsewhere they are {lists}")
         if abs(sum(self.training_prior.values()) - 1) > 1e-6:
             raise ValueError("training_prior does not add up to 1")
         return self
@@ -80,12 +85,16 @@ class Note(NamedTuple):
 
     #: the file that it comes from, for a reader
     source: str
-    config: Config
+    run: str
+    title: str
+    settings: Network | Transfer
+    #: the full name of each class, in the order of the network's outputs
+    classes: dict[str, str]
+    preprocessing: Preprocessing
     #: class frequencies among the training images, ndarray of float, shape (classes,)
     training_prior: np.ndarray
     #: turns the network's outputs into posteriors under the training prior
     calibration: Calibration
-    class_balance: str
     test_time_views: int
     weights_sha256: str
 
@@ -98,7 +107,7 @@ def load(run: str | Path, model: str) -> tuple[keras.Model, Note]:
     run : str or Path
         The name of models/<run>, or the absolute path of another folder with such files.
     model : str
-        One of `SOURCES`.
+        Such as `vgg16_fine_tuned`; the manifest lists them.
 
     Raises
     ------
@@ -117,11 +126,12 @@ def load(run: str | Path, model: str) -> tuple[keras.Model, Note]:
             f"{paths.relative(folder / MANIFEST)} has no network {model!r}; it has: "
             f"{', '.join(manifest.models)}"
         )
-    entry, config = manifest.models[model], manifest.configuration
+    entry, classes = manifest.models[model], list(manifest.classes)
     file = folder / entry.file
     trained_values = _read_values(file, entry)
-    network = build(config, model)
-    _set_values(network, trained_values, backbone_values(network, model), file)
+    size = manifest.preprocessing.image_size
+    network = building.build_exact(entry.settings, size, len(classes))
+    _set_values(network, trained_values, backbone_values(network, entry.settings), file)
     digest = model_graph.weights_digest(network)
     if digest != entry.weights_sha256:
         raise ValueError(
@@ -130,10 +140,13 @@ def load(run: str | Path, model: str) -> tuple[keras.Model, Note]:
         )
     return network, Note(
         source=paths.relative(file),
-        config=config,
-        training_prior=np.array([manifest.training_prior[name] for name in config.classes]),
-        calibration=entry.calibration.of_classes(config.classes),
-        class_balance=entry.class_balance,
+        run=manifest.run,
+        title=entry.title,
+        settings=entry.settings,
+        classes=manifest.classes,
+        preprocessing=manifest.preprocessing,
+        training_prior=np.array([manifest.training_prior[name] for name in classes]),
+        calibration=entry.calibration.of_classes(classes),
         test_time_views=entry.test_time_views,
         weights_sha256=digest,
     )
@@ -157,21 +170,9 @@ def read_manifest(file: Path) -> Manifest:
         raise ValueError(f"{paths.relative(file)}: not a manifest of networks: {faults}") from None
 
 
-def build(config: Config, model: str) -> keras.Model:
-    """Build a network, in float32, with the verified weights of its backbone if it has one."""
-    size, n_classes = config.preprocessing.image_size, len(config.classes)
-    options = {"augmentation": config.augmentation, "seed": config.seed}
-    with devices.policy("float32"):
-        if model == "baseline_cnn":
-            return baseline_cnn.baseline_cnn(size, n_classes, config.baseline_cnn, **options)
-        network = vgg16.vgg16_transfer(size, n_classes, config.vgg16_transfer, **options)
-    vgg16_weights.load_backbone_weights(network, config.vgg16_transfer)
-    return network
-
-
-def backbone_values(network: keras.Model, model: str) -> dict[str, np.ndarray]:
-    """Return the weights that a newly built network has from its backbone."""
-    if model == "baseline_cnn":
+def backbone_values(network: keras.Model, settings: Network | Transfer) -> dict[str, np.ndarray]:
+    """Return the ImageNet weights that a newly built network has from its backbone."""
+    if getattr(settings, "weights", "none") == "none":
         return {}
     head = tuple(f"{name}/" for name in vgg16_weights.HEAD)
     values = values_by_name(network)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lib import paths
-from lib.config import Network, Stage, VGG16Transfer
+from lib.config import Network, Stage, Transfer
 from lib.networks import array_files, batching, devices, epoch_scores, model_graph
 from lib.networks.backend import keras, versions
 
@@ -119,22 +119,26 @@ def fit_run(
     run: "Run",
     model: keras.Model,
     inputs: np.ndarray | dict,
-    settings: Network | VGG16Transfer,
+    settings: Network | Transfer,
     *,
+    first_layer: str | None = None,
     stage_settings: Stage | None = None,
     class_balance: str | None = None,
     seed: int | None = None,
     **options,
 ) -> pd.DataFrame:
-    """Train a network, or a part of one, on the images of a run: `fit` with its batches.
+    """Train a network, or its last layers, on the images of a run: `fit` with its batches.
 
     Parameters
     ----------
     run : lib.run.Run
     inputs : ndarray or dict
-        `run.images`, or the cached features of each split, as `batching.split_batches` takes them.
-    settings : Network or VGG16Transfer
-        The section of the configuration with `batch_size` and `class_balance`.
+        `run.images`, or for each split the cached outputs of the frozen layers, as
+        `batching.split_batches` takes them.
+    settings : Network or Transfer
+        The item of `models` in the configuration, with `batch_size` and `class_balance`.
+    first_layer : str, optional
+        Freeze all layers that do not depend on this one; by default every layer is trained.
     stage_settings : Stage, optional
         Epochs and learning rate, by default those of `settings`.
     class_balance : {"weights", "sampling", "none"}, optional
@@ -149,6 +153,10 @@ def fit_run(
     DataFrame
         As `fit`.
     """
+    if first_layer:
+        model_graph.train_from(model, first_layer)
+        if isinstance(inputs, dict):
+            model = model_graph.split_before(model, first_layer)[1]
     class_balance = class_balance or settings.class_balance
     seeds = {"train": run.config.seed if seed is None else seed, "validation": None}
     batches = []
@@ -181,7 +189,7 @@ class _Training:
         self.first_state = model_graph.values_digest(self.variables)
         description = {
             "layers": model_graph.layers_digest(self.model),
-            "settings": self.settings.model_dump(),
+            "settings": {key: getattr(self.settings, key) for key in Stage.model_fields},
             "scores": [scores.classes, scores.prior],
             "train": train.key(),
             "validation": validation.key(),

@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Callable
 
-from lib.config import Augmentation, VGG16Transfer
+from lib.config import Augmentation, Transfer
 from lib.networks import model_graph
 from lib.networks.backend import keras
 from lib.networks.common_layers import EXACT, RELU, image_input, probabilities
@@ -28,7 +28,11 @@ IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def vgg16_transfer(
-    image_size: int, n_classes: int, settings: VGG16Transfer, augmentation: Augmentation, seed: int
+    image_size: int,
+    n_classes: int,
+    settings: Transfer,
+    augmentation: Augmentation | None,
+    seed: int,
 ) -> keras.Model:
     """Build a network of keras.applications, VGG16 by default, with a new head, as a flat model.
 
@@ -70,34 +74,6 @@ def vgg16_transfer(
         part = f"{name} up to {settings.feature_layers[-1]}"
         raise ValueError(model_graph.unknown_name(part, "layer", first, used))
     return _with_deterministic_backbone(model, backbone)
-
-
-def vgg16_features(
-    image_size: int, blocks: tuple[int, ...] = (3, 4, 5), input_size: int | None = None
-) -> keras.Model:
-    """Build VGG16 up to the averages of some blocks' last maps: features for a linear classifier.
-
-    The averages are computed in float32, whatever number format the convolutions have.
-
-    Parameters
-    ----------
-    input_size : int, optional
-        Side in pixels that images are resized to inside the model; by default `image_size`.
-
-    Returns
-    -------
-    keras.Model
-        From uint8 RGB images, shape (n, image_size, image_size, 3), to features, shape
-        (n, 1280) for blocks 3 (256 values), 4 (512) and 5 (512).
-    """
-    inputs, x = image_input(image_size, None, seed=0, white=255.0, size=input_size or image_size)
-    # in the model's number format: reports/studies/preprocessing/ was computed so
-    vgg16 = backbone_layers("VGG16", input_tensor=expected_input("VGG16", x, dtype=None))
-    maps = {f"block{block}_pool": vgg16[f"block{block}_pool"].output for block in blocks}
-    averages = _averages(maps)
-    if len(averages) > 1:
-        averages = [layers.Concatenate(name="features", **EXACT)(averages)]
-    return keras.Model(inputs, averages[0], name="vgg16_features")
 
 
 def backbone_layers(name: str, **options) -> dict[str, keras.Layer]:
@@ -192,7 +168,7 @@ def application(name: str) -> Callable[..., keras.Model]:
     return functions[name]
 
 
-def _averages(maps: dict) -> list:
+def averages(maps: dict) -> list:
     """Return the average of each of several maps, computed in float32."""
     return [
         layers.GlobalAveragePooling2D(name=f"{name}_average", **EXACT)(tensor)
@@ -208,7 +184,7 @@ def _normalized_averages(maps: dict) -> list:
     """
     return [
         layers.LayerNormalization(center=False, scale=False, name=f"{name}_scaled", **EXACT)(x)
-        for name, x in zip(maps, _averages(maps), strict=True)
+        for name, x in zip(maps, averages(maps), strict=True)
     ]
 
 

