@@ -15,6 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_s
 from lib import paths, tables
 from lib.data import splits
 from lib.evaluation import bootstrap, metrics, model_names, prediction_files, priors
+from lib.evaluation.scores import SCORES
 from tools import publish, result_tables, whole_files
 
 CLASSES = ["bcc", "mel", "nv"]
@@ -41,8 +42,19 @@ def predictions(n=90, seed=0, model="baseline_cnn", split="test", prior=PRIOR):
 
 def evaluate(table, run):
     """Return the scores of the only model of a table."""
-    (scores,) = metrics.evaluate_models(table, run)["models"].values()
-    return scores
+    (model,) = metrics.evaluate_models(table, **settings(run))["models"].values()
+    return model
+
+
+def settings(run):
+    """Return what `evaluate_models` needs besides the predictions."""
+    return {
+        "classes": run.classes,
+        "titles": model_names.titles(run),
+        "draws": run.evaluation.bootstrap_draws,
+        "confidence": run.evaluation.confidence,
+        "seed": run.seed,
+    }
 
 
 @pytest.fixture
@@ -182,7 +194,7 @@ def test_equal_priors_find_more_of_a_rare_class(run):
 
 def test_intervals_hold_the_value(run, test_rows):
     scores = evaluate(test_rows, run)
-    for name in metrics.SCORES:
+    for name in SCORES:
         assert 0 <= scores[name]["low"] < scores[name]["value"] < scores[name]["high"] <= 1
 
 
@@ -336,7 +348,7 @@ def recompute_published(folder):
     recompute(table[table["split"] == "test"], results, lambda fold: shares)
 
     crossed = folder / "cross_validation.csv"
-    assert crossed.is_file() == (results["cross_validation"] is not None)
+    assert crossed.is_file() == (results.get("cross_validation") is not None)
     if crossed.is_file():
         table = pd.read_csv(crossed, dtype=text)
         images = table.drop_duplicates("image_id")
@@ -464,7 +476,7 @@ def test_differences_between_models_are_paired(run, written):
     results = results_of(run, written)
     assert [(pair["model"], pair["less"]) for pair in results["differences"]] == COMPARISONS
     table = metrics.difference_table(results)
-    assert list(table.columns) == list(metrics.SCORES.values())
+    assert list(table.columns) == [score.title for score in SCORES.values()]
     assert table.index[0] == ("Baseline CNN (8 convolutions)", "Majority-class baseline")
     assert table.index[1] == ("VGG16, frozen", "VGG16 features, logistic regression")
     assert table.iloc[1:].to_numpy().tolist() == [["0.000 (0.000 to 0.000)"] * 3] * 2
@@ -474,7 +486,7 @@ def test_a_difference_is_that_of_the_two_headline_scores(run, written, cross_val
     found = results_of(run, written)["cross_validation"]
     (pair,) = found["differences"]
     assert (pair["model"], pair["less"]) == ("vgg16_frozen", "vgg16_linear")
-    for score in metrics.SCORES:
+    for score in SCORES:
         values = [found["models"][pair[side]][score]["value"] for side in ("model", "less")]
         assert pair[score]["value"] == pytest.approx(values[0] - values[1])
         assert pair[score]["low"] < pair[score]["high"]
@@ -540,7 +552,7 @@ def test_one_cross_validated_model_alone_has_no_difference_to_show(run, written,
     tables.write_table(table[table["model"] == "vgg16_linear"], cross_validated)
     found = results_of(run, written)["cross_validation"]
     assert len(metrics.headline_table(found)) == 1
-    assert metrics.difference_table(found).shape == (0, len(metrics.SCORES))
+    assert metrics.difference_table(found).shape == (0, len(SCORES))
 
 
 def test_a_run_without_cross_validation_has_none(run, written):
@@ -548,7 +560,7 @@ def test_a_run_without_cross_validation_has_none(run, written):
     nothing = {"models": {}, "differences": []}
     for table in (metrics.headline_table(nothing), metrics.difference_table(nothing)):
         assert table.empty
-        assert list(table.columns) == list(metrics.SCORES.values())
+        assert list(table.columns) == [score.title for score in SCORES.values()]
 
 
 # ---------------------------------------------------------------------------- tables for a reader
@@ -662,8 +674,8 @@ def test_the_results_page_has_every_model_under_both_rules_and_the_cross_validat
     publish.publish(run)
     lines = result_tables.RESULTS.read_text().splitlines()
     head = (
-        "| Model | accuracy, training prior | balanced, training prior "
-        "| accuracy, equal priors | balanced, equal priors | macro AUC |"
+        "| Model | accuracy, training prior | balanced accuracy, training prior "
+        "| accuracy, equal priors | balanced accuracy, equal priors | macro AUC |"
     )
     assert lines.count(head) == 2
     start = lines.index(head) + 2

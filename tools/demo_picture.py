@@ -45,15 +45,16 @@ def draw_picture(config: Config, metrics: dict) -> Figure:
 
 
 def _draw_confusion(axis: plt.Axes, model: dict, classes: list[str]) -> None:
-    scores = model["rules"][RULE]
-    counts = np.array(scores["confusion"])
-    sensitivity = counts / counts.sum(axis=1, keepdims=True)
+    scores = model.get("rules", {}).get(RULE, {})
+    value = scores.get("balanced_accuracy", {}).get("value")
+    title = f"{model['title']}\nbalanced accuracy {'–' if value is None else f'{value:.2f}'}"
+    counts = np.array(scores.get("confusion", np.zeros((len(classes), len(classes)), int)))
+    sensitivity = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     labels = {"xticklabels": classes, "yticklabels": classes}
     sns.heatmap(
         sensitivity, annot=counts, fmt="d", vmin=0, vmax=1, cmap="Blues", cbar=False, square=True,
         ax=axis, **labels,
     )  # fmt: skip
-    title = f"{model['title']}\nbalanced accuracy {scores['balanced_accuracy']['value']:.2f}"
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("predicted")
 

@@ -11,13 +11,12 @@ from bs4 import BeautifulSoup
 
 from lib import paths
 from lib.config import load_config
+from lib.evaluation.scores import SCORES
 from tools.narrow_tables import label_cells
 from tools.render import BANNER, FOOTER, TEMPLATES
 
+#: Columns of the table of classes; those of the models are `SCORES`.
 LABELS = {
-    "accuracy": "Accuracy (training prior)",
-    "balanced_accuracy": "Balanced accuracy (equal priors)",
-    "macro_auc": "Macro AUC",
     "images": "Images",
     "lesions": "Lesions",
     "sensitivity": "Sensitivity",
@@ -60,7 +59,7 @@ def index(config: str, output: Path, metrics: Path, reports: Iterable[Path]) -> 
         classes=[f"{run.names[name]} ({name})" for name in run.classes],
         metrics=values,
         metrics_name=metrics.name,
-        labels=LABELS,
+        labels=LABELS | _score_labels(),
         rules=RULES,
         scores=_score_names(values["models"]),
         cards=[_card(Path(report), output.parent) for report in reports],
@@ -89,15 +88,19 @@ def _read_metrics(file: Path, run: str) -> dict:
     return values
 
 
+def _score_labels() -> dict[str, str]:
+    return {name: score.title[0].upper() + score.title[1:] for name, score in SCORES.items()}
+
+
 def _score_names(models: dict) -> list[str]:
-    """Return the names of the models' scores, the known ones first."""
+    """Return the names of the scores: those of today, then others that the models have."""
     names = {
         name
         for model in models.values()
         for name, score in model.items()
         if isinstance(score, dict) and "value" in score
     }
-    return [name for name in LABELS if name in names] + sorted(names - set(LABELS))
+    return [*SCORES, *sorted(names - set(SCORES))]
 
 
 def _card(report: Path, folder: Path) -> dict[str, str | None]:

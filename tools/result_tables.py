@@ -1,10 +1,14 @@
-"""The tables of published results in README.md and docs/results.md."""
+"""The tables of published results in README.md and docs/results.md.
+
+The columns are the scores of `lib.evaluation.scores`; what an older run lacks is a dash.
+"""
 
 import json
 from pathlib import Path
 
 from lib import paths
 from lib.evaluation import bootstrap, priors
+from lib.evaluation.scores import SCORES, rule_scores
 from tools import whole_files
 
 README = paths.ROOT / "README.md"
@@ -13,8 +17,9 @@ MARKS = "<!-- results: make publish writes this -->", "<!-- end of results -->"
 DEMO_MARKS = "<!-- demo: make publish writes this -->", "<!-- end of demo -->"
 #: The run of the README's table; before it is published, the first published run.
 MAIN_RUN = "ham10000"
-#: Model and decision rule of the primary result.
+#: Model, decision rule and score of the primary result.
 PRIMARY_MODEL, PRIMARY_RULE = "vgg16_fine_tuned", "equal_priors"
+PRIMARY_SCORE = "balanced_accuracy"
 #: A class whose sensitivity and specificity the README shows, where the run has it.
 MELANOMA = "mel"
 
@@ -56,13 +61,13 @@ def _ordered(runs: list[dict]) -> list[dict]:
 
 def demo_sentence(runs: list[dict]) -> str:
     """Return what to expect of `make reproduce`, with the demonstration's headline number."""
-    run = next((run for run in runs if run["run"] == "demo"), None)
-    if run is None:
-        return "The demonstration has not been published yet.\n"
+    run = next((run for run in runs if run["run"] == "demo"), {"models": {}})
     model, baseline = (
-        run["models"][name]["rules"][PRIMARY_RULE]["balanced_accuracy"]
+        _score(run["models"].get(name, {}), PRIMARY_SCORE, PRIMARY_RULE)
         for name in (PRIMARY_MODEL, "majority")
     )
+    if not (model and baseline):
+        return "The demonstration has not been published yet.\n"
     return (
         f"Expect a balanced accuracy of about {model['value']:.2f} (interval {model['low']:.2f} to "
         f"{model['high']:.2f}) for the fine-tuned VGG16 on {run['images']['test']} test images, "
@@ -75,28 +80,25 @@ def headline_table(runs: list[dict]) -> str:
     run = next((run for run in runs if run["run"] == MAIN_RUN), next(iter(runs), None))
     if run is None:
         return "\nNo run has been published yet.\n"
-    has_melanoma = MELANOMA in run["classes"]
-    columns = ["balanced accuracy", "accuracy", "macro AUC"]
-    columns += ["melanoma sensitivity", "melanoma specificity"] if has_melanoma else []
+    names = sorted(SCORES, key=lambda name: name != PRIMARY_SCORE)  # the primary score first
+    columns = [SCORES[name].label for name in names]
+    if MELANOMA in run["classes"]:
+        columns += ["melanoma sensitivity", "melanoma specificity"]
     rows = []
     for name, model in run["models"].items():
-        scores = model["rules"][PRIMARY_RULE]
-        cells = [
-            bootstrap.format_interval(scores["balanced_accuracy"]),
-            f"{scores['accuracy']['value']:.3f}",
-            f"{model['macro_auc']['value']:.3f}",
-        ]
-        if has_melanoma:
-            melanoma = scores["per_class"][MELANOMA]
-            cells += [f"{melanoma['sensitivity']['value']:.3f}", f"{melanoma['specificity']:.3f}"]
+        primary, *others = (_score(model, name, PRIMARY_RULE) for name in names)
+        cells = [bootstrap.format_interval(primary), *map(_value, others)]
+        if MELANOMA in run["classes"]:
+            melanoma = _rule(model, PRIMARY_RULE).get("per_class", {}).get(MELANOMA, {})
+            cells += [_value(melanoma.get(part)) for part in ("sensitivity", "specificity")]
         rows.append([_title(name, model), *cells])
-    trained = run["models"][PRIMARY_MODEL]["rules"]["training_prior"]["accuracy"]
+    trained = _score(run["models"].get(PRIMARY_MODEL, {}), "accuracy", "training_prior")
     note = (
         "Every model decides under equal priors: each probability is divided by the class "
         "frequency in training, and the most probable class is predicted. This finds more of the "
         "rare classes and costs accuracy; under the training prior the accuracy of the fine-tuned "
         f"network is {bootstrap.format_interval(trained)}. Macro AUC needs no decision and is "
-        f"computed under the training prior. In brackets: {run['interval']}. "
+        f"computed under the training prior. In brackets: {_interval(run)}. "
         "All scores under both rules: [docs/results.md](docs/results.md)."
     )
     return "\n".join(["", _describe(run), "", *_table(["Model", *columns], rows), "", note, ""])
@@ -108,12 +110,11 @@ def result_tables(runs: list[dict]) -> str:
 
 
 def _run_section(run: dict) -> str:
-    columns = [
-        f"{score}, {rule}" for rule in priors.RULES.values() for score in ("accuracy", "balanced")
-    ]
-    header = ["Model", *columns, "macro AUC"]
+    header = ["Model"]
+    for name, rule in _columns():
+        header.append(SCORES[name].label + (f", {priors.RULES[rule]}" if rule else ""))
     lines = [f"### {run['title']}", "", _describe(run), "", *_table(header, _rows(run["models"]))]
-    folds = run["cross_validation"]
+    folds = run.get("cross_validation")
     if folds:
         lines += [
             "",
@@ -124,25 +125,42 @@ def _run_section(run: dict) -> str:
             "",
             *_table(header, _rows(folds["models"])),
         ]
-    return "\n".join([*lines, "", f"In brackets: {run['interval']}.", ""])
+    return "\n".join([*lines, "", f"In brackets: {_interval(run)}.", ""])
+
+
+def _columns() -> list[tuple[str, str | None]]:
+    """Return score and rule of each column: the scores of each rule, then those without one."""
+    with_rule = [(name, rule) for rule in priors.RULES for name in rule_scores()]
+    return with_rule + [(name, None) for name, score in SCORES.items() if not score.rule]
 
 
 def _rows(models: dict) -> list[list[str]]:
-    rows = []
-    for name, model in models.items():
-        scores = [
-            model["rules"][rule].get(score)
-            for rule in priors.RULES
-            for score in ("accuracy", "balanced_accuracy")
+    return [
+        [
+            _title(name, model),
+            *(bootstrap.format_interval(_score(model, *column)) for column in _columns()),
         ]
-        scores.append(model.get("macro_auc"))
-        rows.append([_title(name, model), *map(_cell, scores)])
-    return rows
+        for name, model in models.items()
+    ]
 
 
-def _cell(score: dict | None) -> str:
-    """Return a score with its interval; a dash if the run was published before it existed."""
-    return bootstrap.format_interval(score) if score else "–"
+def _score(model: dict, name: str, rule: str | None) -> dict | None:
+    """Return a score of a model; None if the run was published before the score existed."""
+    return _rule(model, rule).get(name) if SCORES[name].rule else model.get(name)
+
+
+def _rule(model: dict, rule: str) -> dict:
+    return model.get("rules", {}).get(rule, {})
+
+
+def _value(score: dict | float | None) -> str:
+    """Return a score without its interval; a dash if there is none."""
+    value = score.get("value") if isinstance(score, dict) else score
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _interval(run: dict) -> str:
+    return run.get("interval", "confidence intervals")
 
 
 def _describe(run: dict) -> str:

@@ -1,4 +1,4 @@
-"""Scores of many bootstrap draws of lesions, and confidence intervals from them."""
+"""Bootstrap draws of lesions, areas under ROC curves, and confidence intervals."""
 
 import numpy as np
 import pandas as pd
@@ -40,47 +40,30 @@ def lesion_weights(table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
     return weights
 
 
-def rule_draws(
-    table: pd.DataFrame, column: str, classes: list[str], weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return scores of the predicted classes in a column, one value per draw.
+def class_aucs(probabilities: np.ndarray, actual: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return each class's area under the ROC curve, against the others, for each draw.
 
     Parameters
     ----------
-    table : DataFrame
-        `label` and the column, one row per image.
+    probabilities : ndarray of float, shape (n, classes)
+        Posteriors under the training prior.
+    actual : ndarray of bool, shape (n, classes)
+        True in the column of an image's class.
     weights : ndarray of float, shape (draws, n)
         From `lesion_weights`.
 
     Returns
     -------
-    dict of str to ndarray of float, shape (draws,)
-        `accuracy`, `balanced_accuracy` and `sensitivity_<class>`.
+    ndarray of float, shape (classes, draws)
     """
-    correct = (table["label"] == table[column]).to_numpy(float)
-    scores = {"accuracy": weights @ correct / weights.sum(axis=1)}
-    for name in classes:
-        actual = (table["label"] == name).to_numpy(float)
-        scores[f"sensitivity_{name}"] = weights @ (correct * actual) / (weights @ actual)
-    sensitivities = [scores[f"sensitivity_{name}"] for name in classes]
-    return scores | {"balanced_accuracy": np.mean(sensitivities, axis=0)}
-
-
-def auc_draws(
-    table: pd.DataFrame, classes: list[str], weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return each class's area under the ROC curve and their mean, `macro`, for each draw."""
-    areas = {
-        name: auc(table[f"prob_{name}"].to_numpy(), (table["label"] == name).to_numpy(), weights)
-        for name in classes
-    }
-    return areas | {"macro": np.mean(list(areas.values()), axis=0)}
+    columns = zip(probabilities.T, actual.T, strict=True)
+    return np.array([auc(*column, weights) for column in columns])
 
 
 def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the area under the ROC curve for each row of weights; ties count one half.
 
-    The images are sorted once; then each positive counts the negatives ranked below it.
+    The negatives are sorted once; then each positive counts those ranked below it.
 
     Parameters
     ----------
@@ -93,17 +76,16 @@ def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.nda
     >>> auc(np.array([0.9, 0.4, 0.4]), np.array([True, True, False]), np.ones((1, 3)))
     array([0.75])
     """
-    order = np.argsort(scores, kind="stable")
-    positive = positive[order]
-    ties_start = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
+    negative = np.flatnonzero(~positive)
+    negative = negative[np.argsort(scores[negative])]
+    below = np.searchsorted(scores[negative], scores[positive], "left")
+    not_above = np.searchsorted(scores[negative], scores[positive], "right")
     areas = []
-    for start in range(0, len(weights), BLOCK):
-        block = weights[start : start + BLOCK, order]
-        positives = np.add.reduceat(block * positive, ties_start, axis=1)
-        negatives = np.add.reduceat(block * ~positive, ties_start, axis=1)
-        below = np.cumsum(negatives, axis=1) - negatives / 2
-        pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-        areas.append((positives * below).sum(axis=1) / pairs)
+    for block in np.split(weights, range(BLOCK, len(weights), BLOCK)):
+        ranked = np.cumsum(np.pad(block[:, negative], ((0, 0), (1, 0))), axis=1)
+        counts = (ranked[:, below] + ranked[:, not_above]) / 2
+        pairs = block[:, positive].sum(axis=1) * ranked[:, -1]
+        areas.append((block[:, positive] * counts).sum(axis=1) / pairs)
     return np.concatenate(areas)
 
 
@@ -126,13 +108,15 @@ def mean_interval(values: np.ndarray, table: pd.DataFrame, seed: int) -> dict[st
     return interval(weights @ values / weights.sum(axis=1), CONFIDENCE)
 
 
-def format_interval(score: dict, digits: int = 3) -> str:
-    """Return a score and its interval as text.
+def format_interval(score: dict | None, digits: int = 3) -> str:
+    """Return a score and its interval as text; a dash where a run has no such score.
 
     Examples
     --------
     >>> format_interval({"value": 0.8731, "low": 0.812, "high": 0.925})
     '0.873 (0.812 to 0.925)'
     """
+    if not score:
+        return "–"
     value, low, high = (f"{score[key]:.{digits}f}" for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})"

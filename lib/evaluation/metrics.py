@@ -11,15 +11,10 @@ from lib import models, paths
 from lib.config import Config
 from lib.data import splits
 from lib.evaluation import bootstrap, prediction_files, priors
+from lib.evaluation.scores import SCORES, rule_draws, rule_scores
 
-#: The headline scores and the decision rule of each. Accuracy counts images as they come, so it
-#: is that of the training prior; balanced accuracy weights classes equally, so equal priors.
-SCORES = {
-    "accuracy": "accuracy (training prior)",
-    "balanced_accuracy": "balanced accuracy (equal priors)",
-    "macro_auc": "macro AUC (training prior)",
-}
-HEADLINE = {"accuracy": "training_prior", "balanced_accuracy": "equal_priors"}
+#: Version of the contents of `metrics.json`; files without `schema_version` are version 1.
+SCHEMA_VERSION = 2
 
 
 def build_metrics(
@@ -39,7 +34,17 @@ def build_metrics(
         A model and the one it is compared with.
     """
     prior = priors.training_prior(index, config.classes).tolist()
+    settings = {
+        "classes": config.classes,
+        "titles": models.titles(config),
+        "draws": config.evaluation.bootstrap_draws,
+        "confidence": config.evaluation.confidence,
+        "seed": config.seed,
+        "comparisons": comparisons,
+    }
+    folds = None if cross_validation is None else evaluate_folds(cross_validation, **settings)
     return {
+        "schema_version": SCHEMA_VERSION,
         "run": config.name,
         "title": config.title,
         "synthetic": config.data.synthetic is not None,
@@ -50,14 +55,21 @@ def build_metrics(
         "split_sha256": splits.digest(index),
         "interval": f"{100 * config.evaluation.confidence:g}% percentile bootstrap over lesions, "
         f"drawn within each class, {config.evaluation.bootstrap_draws} draws",
-        **evaluate_models(predictions[predictions["split"] == "test"], config, comparisons),
-        "cross_validation": _cross_validation(cross_validation, config, comparisons),
+        **evaluate_models(predictions[predictions["split"] == "test"], **settings),
+        "cross_validation": folds,
         "manifest": manifests(config) | {"configuration": configuration(config)},
     }
 
 
 def evaluate_models(
-    table: pd.DataFrame, config: Config, comparisons: Sequence[tuple[str, str]] = ()
+    table: pd.DataFrame,
+    classes: list[str],
+    titles: dict[str, str],
+    *,
+    draws: int,
+    confidence: float,
+    seed: int,
+    comparisons: Sequence[tuple[str, str]] = (),
 ) -> dict:
     """Score all models of a table and their differences, on the same bootstrap draws of lesions.
 
@@ -65,67 +77,83 @@ def evaluate_models(
     ----------
     table : DataFrame
         Predictions of one or more models on the same images.
+    titles : dict of str to str
+        The title of each model, in the order of the result; models that are not in the table
+        are left out.
+    draws, confidence, seed : int, float, int
+        Number of bootstrap draws, confidence level of the intervals, seed of the draws.
     comparisons : sequence of (str, str)
         As in `build_metrics`; pairs that are not in the table are left out.
 
     Returns
     -------
     dict
-        `models`: for each its `title`; the headline `accuracy`, `balanced_accuracy` and
-        `macro_auc`, each with `value`, `low` and `high`; and, for each of `priors.RULES`,
-        `rules` with `accuracy`, `balanced_accuracy`, `per_class` and `confusion` (counts, rows
-        actual). `differences`: for each pair `model`, `less` and the difference in each of
-        `SCORES`.
+        `models`: for each its `title`; the headline value of each of `SCORES`, with `value`,
+        `low` and `high`; and, for each of `priors.RULES`, `rules` with the scores of predicted
+        classes, `per_class` and `confusion` (counts, rows actual). `differences`: for each pair
+        `model`, `less` and the difference in each of `SCORES`.
     """
-    tables = {
-        name: table[table["model"] == name].sort_values("image_id")
-        for name in models.titles(config)
-        if name in set(table["model"])
-    }
-    images = next(iter(tables.values()))
-    weights = bootstrap.lesion_weights(images, config.evaluation.bootstrap_draws, config.seed)
-    draws = {name: _score_draws(rows, config.classes, weights) for name, rows in tables.items()}
-    titles = models.titles(config)
+    tables = {name: rows.sort_values("image_id") for name, rows in table.groupby("model")}
+    tables = {name: tables[name] for name in titles if name in tables}
+    weights = bootstrap.lesion_weights(next(iter(tables.values())), draws, seed)
+    values = {name: _score_draws(rows, classes, weights) for name, rows in tables.items()}
     return {
         "models": {
-            name: {"title": titles[name]} | _summary(rows, draws[name], config)
+            name: {"title": titles[name]} | _summary(rows, values[name], classes, confidence)
             for name, rows in tables.items()
         },
         "differences": [
             {"model": model, "less": other}
             | {
                 score: bootstrap.interval(
-                    draws[model]["headline"][score] - draws[other]["headline"][score],
-                    config.evaluation.confidence,
+                    values[model]["headline"][score] - values[other]["headline"][score], confidence
                 )
                 for score in SCORES
             }
             for model, other in comparisons
-            if model in draws and other in draws
+            if model in values and other in values
         ],
+    }
+
+
+def evaluate_folds(table: pd.DataFrame, *arguments, **settings) -> dict:
+    """Score a cross-validation with `evaluate_models`, and count its images, lesions and folds."""
+    return {
+        "images": table["image_id"].nunique(),
+        "lesions": table["lesion_id"].nunique(),
+        "folds": table["fold"].nunique(),
+        **evaluate_models(table, *arguments, **settings),
     }
 
 
 def _score_draws(table: pd.DataFrame, classes: list[str], weights: np.ndarray) -> dict[str, dict]:
     """Return the scores under each rule, the areas and the headline scores for every draw."""
     draws = {
-        rule: bootstrap.rule_draws(table, column, classes, weights)
+        rule: rule_draws(table, column, classes, weights)
         for rule, column in priors.PREDICTED.items()
     }
-    areas = bootstrap.auc_draws(table, classes, weights)
-    headline = {score: draws[rule][score] for score, rule in HEADLINE.items()}
-    return draws | {"auc": areas, "headline": headline | {"macro_auc": areas["macro"]}}
+    probabilities = table[[f"prob_{name}" for name in classes]].to_numpy()
+    actual = table["label"].to_numpy()[:, None] == np.array(classes)
+    images = probabilities, actual, weights
+    areas = dict(zip(classes, bootstrap.class_aucs(*images), strict=True))
+    headline = {
+        name: draws[score.rule][name] if score.rule else score.function(*images)
+        for name, score in SCORES.items()
+    }
+    return draws | {"auc": areas, "headline": headline}
 
 
-def _summary(table: pd.DataFrame, draws: dict[str, dict], config: Config) -> dict:
+def _summary(
+    table: pd.DataFrame, draws: dict[str, dict], classes: list[str], confidence: float
+) -> dict:
     def interval(group, score):
-        return bootstrap.interval(draws[group][score], config.evaluation.confidence)
+        return bootstrap.interval(draws[group][score], confidence)
 
     lesions = table.groupby("label")["lesion_id"].nunique()
     rules = {}
     for rule, column in priors.PREDICTED.items():
-        counts = confusion_matrix(table["label"], table[column], labels=config.classes)
-        rules[rule] = {score: interval(rule, score) for score in HEADLINE} | {
+        counts = confusion_matrix(table["label"], table[column], labels=classes)
+        rules[rule] = {score: interval(rule, score) for score in rule_scores()} | {
             "per_class": {
                 name: per_class(counts, i)
                 | {
@@ -133,7 +161,7 @@ def _summary(table: pd.DataFrame, draws: dict[str, dict], config: Config) -> dic
                     "sensitivity": interval(rule, f"sensitivity_{name}"),
                     "auc": interval("auc", name),
                 }
-                for i, name in enumerate(config.classes)
+                for i, name in enumerate(classes)
             },
             "confusion": counts.tolist(),
         }
@@ -195,41 +223,28 @@ def _count(index: pd.DataFrame, unit: str) -> dict[str, int]:
     return {split: int(counts[split]) for split in splits.SPLITS}
 
 
-def _cross_validation(
-    table: pd.DataFrame | None, config: Config, comparisons: Sequence[tuple[str, str]]
-) -> dict | None:
-    if table is None:
-        return None
-    counts = table[["image_id", "lesion_id", "fold"]].nunique()
-    return {
-        "images": int(counts["image_id"]),
-        "lesions": int(counts["lesion_id"]),
-        "folds": int(counts["fold"]),
-        **evaluate_models(table, config, comparisons),
-    }
-
-
 def headline_table(metrics: dict) -> pd.DataFrame:
     """Return the headline scores as `value (low to high)`, one row per model."""
-    models = {model["title"]: model for model in metrics["models"].values()}
-    return pd.DataFrame(_texts(models.values()), list(models), list(SCORES.values()))
+    models = metrics["models"].values()
+    return _score_table(models, [model["title"] for model in models])
 
 
-def _texts(rows: Iterable[dict]) -> list[dict[str, str]]:
-    return [
-        {title: bootstrap.format_interval(row[score]) for score, title in SCORES.items()}
-        for row in rows
-    ]
+def _score_table(rows: Iterable[dict], index: list[str] | pd.MultiIndex) -> pd.DataFrame:
+    columns = {
+        score.title: [bootstrap.format_interval(row.get(name)) for row in rows]
+        for name, score in SCORES.items()
+    }
+    return pd.DataFrame(columns, index)
 
 
 def rule_table(metrics: dict) -> pd.DataFrame:
-    """Return accuracy and balanced accuracy under both rules, one row per model."""
+    """Return the scores of predicted classes under both rules, one row per model."""
     models = {model["title"]: model["rules"] for model in metrics["models"].values()}
     columns = {
-        (score.replace("_", " "), title): [
-            bootstrap.format_interval(rules[rule][score]) for rules in models.values()
+        (score.label, title): [
+            bootstrap.format_interval(rules[rule].get(name)) for rules in models.values()
         ]
-        for score in HEADLINE
+        for name, score in rule_scores().items()
         for rule, title in priors.RULES.items()
     }
     return pd.DataFrame(columns, list(models))
@@ -240,16 +255,16 @@ def difference_table(metrics: dict) -> pd.DataFrame:
     titles = {name: model["title"] for name, model in metrics["models"].items()}
     pairs = [(titles[pair["model"]], titles[pair["less"]]) for pair in metrics["differences"]]
     index = pd.MultiIndex.from_tuples(pairs, names=["model", "minus"])
-    return pd.DataFrame(_texts(metrics["differences"]), index, list(SCORES.values()))
+    return _score_table(metrics["differences"], index)
 
 
 def class_table(metrics: dict, rule: str = "equal_priors") -> pd.DataFrame:
     """Return the scores of each model and class; a dash where a score is not defined."""
 
     def text(value):
-        if isinstance(value, dict):
-            return bootstrap.format_interval(value, 2)
-        return "–" if value is None else f"{value}" if isinstance(value, int) else f"{value:.2f}"
+        if isinstance(value, int | float):
+            return f"{value}" if isinstance(value, int) else f"{value:.2f}"
+        return bootstrap.format_interval(value, 2)
 
     rows = {
         (model["title"], name): {score: text(value) for score, value in scores.items()}

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
+from sklearn.metrics import confusion_matrix
 
 from lib import paths, tables
 from lib.config import Config
 from lib.data import splits
 from lib.evaluation import priors
+from lib.evaluation.scores import rule_draws, rule_scores
 from lib.models import Model, models_of
 
 DIGITS = 6  # to which probabilities are rounded
@@ -50,12 +51,14 @@ def prediction_table(
 
 
 def both_scores(table: pd.DataFrame) -> dict[str, float]:
-    """Return the headline score of each rule for one model, without an interval."""
+    """Return each of `rule_scores` under its own rule for one model, without an interval."""
+    classes = [name.removeprefix("prob_") for name in table if name.startswith("prob_")]
+    once = np.ones((1, len(table)))
     return {
-        "accuracy, training prior": accuracy_score(table["label"], table["predicted"]),
-        "balanced accuracy, equal priors": balanced_accuracy_score(
-            table["label"], table["predicted_equal_priors"]
-        ),
+        f"{score.label}, {priors.RULES[score.rule]}": float(
+            rule_draws(table, priors.PREDICTED[score.rule], classes, once)[name][0]
+        )
+        for name, score in rule_scores().items()
     }
 
 

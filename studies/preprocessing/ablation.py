@@ -26,6 +26,7 @@ from lib import tables
 from lib.config import Preprocessing, Split
 from lib.data import datasets, duplicates, splits
 from lib.evaluation import bootstrap
+from lib.evaluation.scores import macro_auc, rule_draws
 from lib.preprocessing import decode, pipeline, threads
 from studies import command, features, leakage
 
@@ -255,12 +256,12 @@ def score_variant(
     scores, correct = {"balanced_accuracy": [], "macro_auc": []}, np.zeros(len(images), int)
     for seed in REPEATS:
         probabilities = predict_out_of_fold(images, inputs, seed)
-        columns = {f"prob_{name}": probabilities[:, i] for i, name in enumerate(CLASSES)}
         predicted = np.array(CLASSES)[probabilities.argmax(axis=1)]
-        table = images[["label"]].assign(predicted=predicted, **columns)
-        draws = bootstrap.rule_draws(table, "predicted", CLASSES, weights)
+        table = images[["label"]].assign(predicted=predicted)
+        draws = rule_draws(table, "predicted", CLASSES, weights)
         scores["balanced_accuracy"].append(draws["balanced_accuracy"])
-        scores["macro_auc"].append(bootstrap.auc_draws(table, CLASSES, weights)["macro"])
+        actual = images["label"].to_numpy()[:, None] == np.array(CLASSES)
+        scores["macro_auc"].append(macro_auc(probabilities, actual, weights))
         correct += (table["label"] == table["predicted"]).to_numpy()
     return {name: np.stack(values) for name, values in scores.items()}, correct
 

@@ -33,6 +33,7 @@ from lib import config, paths, tables
 from lib.config import Config, Stage
 from lib.data import datasets, splits
 from lib.evaluation import bootstrap
+from lib.evaluation.scores import rule_draws
 from lib.networks import (
     alexnet,
     baseline_cnn,
@@ -436,7 +437,7 @@ def _compare(what: str, predicted: dict[str, np.ndarray], data: Data) -> list[Ro
     weights = bootstrap.lesion_weights(held_out, evaluation.bootstrap_draws, data.config.seed)
     tables_of_ways = {way: held_out.assign(predicted=p) for way, p in predicted.items()}
     draws = {
-        way: bootstrap.rule_draws(table, "predicted", data.classes, weights)
+        way: rule_draws(table, "predicted", data.classes, weights)
         for way, table in tables_of_ways.items()
     }
     (first, second), rows = draws, []
