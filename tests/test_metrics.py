@@ -14,8 +14,10 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_s
 
 from lib import paths, tables
 from lib.data import splits
-from lib.evaluation import bootstrap, metrics, model_names, prediction_files, priors
+from lib.evaluation import bootstrap, metrics, prediction_files, priors
 from lib.evaluation.scores import SCORES
+from lib.models import models_of, titles
+from tests.conftest import with_model
 from tools import publish, result_tables, whole_files
 
 CLASSES = ["bcc", "mel", "nv"]
@@ -50,7 +52,7 @@ def settings(run):
     """Return what `evaluate_models` needs besides the predictions."""
     return {
         "classes": run.classes,
-        "titles": model_names.titles(run),
+        "titles": titles(run),
         "draws": run.evaluation.bootstrap_draws,
         "confidence": run.evaluation.confidence,
         "seed": run.seed,
@@ -136,15 +138,13 @@ def test_both_predictions_follow_from_the_probabilities_as_written():
 
 
 def test_the_configured_backbone_stands_in_the_titles(run):
-    settings = run.model("vgg16").model_copy(update={"backbone": "MobileNetV2"})
-    titles = model_names.titles(run.model_copy(update={"vgg16_transfer": settings}))
-    assert titles["vgg16_frozen"] == "MobileNetV2, frozen"
-    assert model_names.titles(run) == model_names.MODELS
+    changed = with_model(run, "vgg16", backbone="MobileNetV2")
+    assert titles(changed)["vgg16_frozen"] == "MobileNetV2, frozen"
+    assert titles(run)["vgg16_frozen"] == "VGG16, frozen"
 
 
-def test_every_model_but_the_majority_has_one_folder():
-    of_folders = [name for names in model_names.FOLDERS.values() for name in names]
-    assert ["majority", *of_folders] == list(model_names.MODELS)
+def test_every_model_but_the_majority_has_a_folder(run):
+    assert [name for name, model in models_of(run).items() if not model.folder] == ["majority"]
 
 
 # ---------------------------------------------------------------------------------------- scores
@@ -298,13 +298,19 @@ def written(run):
     prior = priors.training_prior(parts[0], CLASSES)
     for seed, split in enumerate(("validation", "test")):
         parts.append(predictions(45, seed, split=split, prior=prior))
-    for folder, models in model_names.FOLDERS.items():
+    rows = pd.concat(parts[1:])
+    learnt = [model for model in models_of(run).values() if model.folder]
+    for folder in {model.folder for model in learnt}:
         place = paths.run_folder(run.name) / folder
         place.mkdir()
-        rows = pd.concat([table.assign(model=model) for model in models for table in parts[1:]])
-        tables.write_table(rows, place / "predictions.csv")
-    for folder, file in model_names.MANIFESTS.values():
-        (paths.run_folder(run.name) / folder / file).write_text('{"seconds": 1}')
+        names = [model.name for model in learnt if model.folder == folder]
+        tables.write_table(
+            pd.concat([rows.assign(model=name) for name in names]), place / "predictions.csv"
+        )
+    for model in learnt:
+        (paths.run_folder(run.name) / model.folder / f"{model.manifest}.json").write_text(
+            '{"seconds": 1}'
+        )
     index = pd.concat(parts, ignore_index=True)
     return index[["image_id", "lesion_id", "group_id", "label", "split"]].assign(
         fold=index.index % 2, path=index["image_id"] + ".jpg"
@@ -365,22 +371,24 @@ def recompute_published(folder):
 
 @pytest.fixture
 def cross_validated(run, written):
-    """The out-of-fold predictions of two models on all images, as notebook 04 writes them."""
-    parts = []
-    for seed, model in enumerate(["vgg16_linear", "vgg16_frozen"]):
-        random = np.random.default_rng(seed)
-        hit = np.eye(3)[written["label"].map(CLASSES.index)]
-        probabilities = random.dirichlet(np.ones(3), size=len(written)) + 0.5 * hit
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
-        for fold, rows in written.groupby("fold"):
-            prior = priors.fold_prior(written, fold, CLASSES)
-            table = prediction_files.prediction_table(
-                model, rows, probabilities[rows.index], CLASSES, prior
-            )
-            parts.append(table.assign(fold=fold))
-    table = pd.concat(parts)
+    """The out-of-fold predictions of a model on all images, as notebook 04 writes them."""
     file = paths.run_folder(run.name) / "vgg16" / "cross_validation.csv"
-    return tables.write_table(table, file)
+    return tables.write_table(out_of_fold(written, "vgg16_linear", 0), file)
+
+
+def out_of_fold(index, model, seed):
+    """Return a model's predictions of every image, under the shares of the other folds."""
+    hit = np.eye(3)[index["label"].map(CLASSES.index)]
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(3), size=len(index)) + 0.5 * hit
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    parts = []
+    for fold, rows in index.groupby("fold"):
+        prior = priors.fold_prior(index, fold, CLASSES)
+        table = prediction_files.prediction_table(
+            model, rows, probabilities[rows.index], CLASSES, prior
+        )
+        parts.append(table.assign(fold=fold))
+    return pd.concat(parts)
 
 
 COMPARISONS = [
@@ -402,7 +410,7 @@ def results_of(run, index):
 
 def test_metrics_hold_every_model_and_the_trivial_baseline(run, written):
     results = results_of(run, written)
-    assert list(results["models"]) == list(model_names.MODELS)
+    assert list(results["models"]) == list(models_of(run))
     assert results["training_prior"]["nv"] > results["training_prior"]["bcc"]
     assert results["cross_validation"] is None
     assert results["images"] == {"train": 60, "validation": 45, "test": 45}
@@ -410,7 +418,7 @@ def test_metrics_hold_every_model_and_the_trivial_baseline(run, written):
     assert json.loads(json.dumps(results)) == results
     for rule in results["models"]["vgg16_frozen"]["rules"].values():
         assert sum(map(sum, rule["confusion"])) == 45
-    assert list(results["manifest"]) == [*model_names.MANIFESTS, "configuration"]
+    assert list(results["manifest"]) == [*metrics.manifests(run), "configuration"]
     assert results["manifest"]["configuration"]["seed"] == run.seed
 
 
@@ -451,11 +459,15 @@ def test_predictions_that_do_not_match_the_index_are_refused(run, written, chang
         prediction_files.read_predictions(run, written)
 
 
-@pytest.mark.parametrize("folder", model_names.FOLDERS)
+@pytest.mark.parametrize(
+    ("folder", "notebook"),
+    [("color_texture_svm", "03_baseline_cnn"), ("alexnet", "03_baseline_cnn")]
+    + [("vgg16", "04_vgg16_transfer")],
+)
 @pytest.mark.parametrize("name", ["predictions.csv", "manifest.json"])
-def test_a_missing_folder_is_one_clear_error(run, written, folder, name):
+def test_a_missing_folder_is_one_clear_error(run, written, folder, notebook, name):
     (paths.run_folder(run.name) / folder / name).unlink()
-    notebook = f"notebooks/{model_names.NOTEBOOKS[folder]}.ipynb"
+    notebook = f"notebooks/{notebook}.ipynb"
     assert (paths.ROOT / notebook).is_file()
     with pytest.raises(FileNotFoundError, match=f"runs/tiny/{folder}/{name}: .*run {notebook}"):
         results_of(run, written)
@@ -482,8 +494,11 @@ def test_differences_between_models_are_paired(run, written):
     assert table.iloc[1:].to_numpy().tolist() == [["0.000 (0.000 to 0.000)"] * 3] * 2
 
 
-def test_a_difference_is_that_of_the_two_headline_scores(run, written, cross_validated):
-    found = results_of(run, written)["cross_validation"]
+def test_a_difference_is_that_of_the_two_headline_scores(run, written):
+    models = ["vgg16_linear", "vgg16_frozen"]
+    table = pd.concat(out_of_fold(written, model, i) for i, model in enumerate(models))
+    found = metrics.evaluate_folds(table, **settings(run), comparisons=COMPARISONS)
+    assert list(found["models"]) == models
     (pair,) = found["differences"]
     assert (pair["model"], pair["less"]) == ("vgg16_frozen", "vgg16_linear")
     for score in SCORES:
@@ -497,15 +512,12 @@ def test_a_difference_is_that_of_the_two_headline_scores(run, written, cross_val
 
 def test_cross_validation_scores_every_image_once_a_model(run, written, cross_validated):
     found = results_of(run, written)["cross_validation"]
-    assert list(found["models"]) == ["vgg16_linear", "vgg16_frozen"]
+    assert list(found["models"]) == ["vgg16_linear"]
     assert (found["images"], found["folds"]) == (len(written), 2)
     for model in found["models"].values():
         for rule in model["rules"].values():
             assert np.sum(rule["confusion"]) == len(written)
-    assert list(metrics.headline_table(found).index) == [
-        "VGG16 features, logistic regression",
-        "VGG16, frozen",
-    ]
+    assert list(metrics.headline_table(found).index) == ["VGG16 features, logistic regression"]
 
 
 @pytest.mark.parametrize("change", ["a missing row", "another fold"])
@@ -548,8 +560,6 @@ def test_cross_validation_decided_with_other_shares_is_refused(run, written, cro
 
 
 def test_one_cross_validated_model_alone_has_no_difference_to_show(run, written, cross_validated):
-    table = pd.read_csv(cross_validated)
-    tables.write_table(table[table["model"] == "vgg16_linear"], cross_validated)
     found = results_of(run, written)["cross_validation"]
     assert len(metrics.headline_table(found)) == 1
     assert metrics.difference_table(found).shape == (0, len(SCORES))
@@ -569,7 +579,7 @@ def test_a_run_without_cross_validation_has_none(run, written):
 def test_the_table_of_rules_has_both_scores_under_both(run, written):
     results = results_of(run, written)
     table = metrics.rule_table(results)
-    assert table.shape == (len(model_names.MODELS), 4)
+    assert table.shape == (len(models_of(run)), 4)
     frozen = results["models"]["vgg16_frozen"]["rules"]["equal_priors"]["accuracy"]
     shown = table.loc["VGG16, frozen", ("accuracy", "equal priors")]
     assert shown == bootstrap.format_interval(frozen)
@@ -578,7 +588,7 @@ def test_the_table_of_rules_has_both_scores_under_both(run, written):
 def test_the_table_of_confusions_counts_every_test_image_under_each_rule(run, written):
     table = metrics.confusion_table(results_of(run, written))
     assert (table.groupby(["model", "rule"])["images"].sum() == 45).all()
-    assert table.groupby(["model", "rule"]).ngroups == 2 * len(model_names.MODELS)
+    assert table.groupby(["model", "rule"]).ngroups == 2 * len(models_of(run))
 
 
 def test_the_class_table_has_a_dash_where_a_score_is_not_defined(run, written):
@@ -620,6 +630,10 @@ def show(run, notebook, figures):
         (folder / name).write_bytes(saved)
 
 
+def write_history(file):
+    file.write_text("epoch,stage,loss\n1,from scratch,0.50\n2,from scratch,0.25\n")
+
+
 @pytest.fixture
 def finished(run, written, cross_validated, tmp_path, monkeypatch):
     """A run that is ready to be published, in a repository of its own."""
@@ -632,9 +646,10 @@ def finished(run, written, cross_validated, tmp_path, monkeypatch):
     folder = paths.run_folder(run.name)
     tables.write_table(written, folder / "index.csv")
     tables.write_json(results_of(run, written), folder / "metrics.json")
-    for name in publish.HISTORIES.values():
-        (folder / name).write_text("epoch,stage,loss\n1,from scratch,0.50\n2,from scratch,0.25\n")
-    (folder / publish.CLASS_BALANCE).write_text("class balance,accuracy\nnone,0.50\n")
+    for name in ("baseline_cnn/history", "baseline_cnn/history_relu", "alexnet/history"):
+        write_history(folder / f"{name}.csv")
+    write_history(folder / "vgg16" / "history.csv")
+    (folder / "vgg16" / "class_balance.csv").write_text("class balance,accuracy\nnone,0.50\n")
     for notebook, names in {
         "03_baseline_cnn": ["3.1_curves.png", "3.2_validation_confusion.png"],
         "04_vgg16_transfer": ["4.1_curves.png"],
@@ -679,11 +694,11 @@ def test_the_results_page_has_every_model_under_both_rules_and_the_cross_validat
     )
     assert lines.count(head) == 2
     start = lines.index(head) + 2
-    assert all(line.startswith("|") for line in lines[start : start + len(model_names.MODELS)])
-    assert not lines[start + len(model_names.MODELS)]
+    assert all(line.startswith("|") for line in lines[start : start + len(models_of(run))])
+    assert not lines[start + len(models_of(run))]
     for models, name in (
         (results["models"], "vgg16_fine_tuned"),
-        (results["cross_validation"]["models"], "vgg16_frozen"),
+        (results["cross_validation"]["models"], "vgg16_linear"),
     ):
         model = models[name]
         scores = [
@@ -728,10 +743,10 @@ def test_what_is_published_can_be_checked_by_recomputing_it(run, finished):
 
 
 def test_every_network_s_history_is_published_as_it_was_written(run, finished):
-    (finished / publish.HISTORIES["baseline_cnn_relu"]).unlink()
+    (finished / "baseline_cnn" / "history_relu.csv").unlink()
     history = pd.read_csv(publish.publish(run) / "history.csv", dtype=str)
     assert list(history.columns) == ["model", "epoch", "stage", "loss"]
-    assert list(history["model"].unique()) == ["baseline_cnn", "alexnet", "vgg16_transfer"]
+    assert list(history["model"].unique()) == ["baseline_cnn", "alexnet", "vgg16"]
     assert history["loss"].tolist() == ["0.50", "0.25"] * 3
 
 
@@ -739,7 +754,7 @@ def test_the_manifest_tells_how_the_run_came_about(run, finished):
     manifest = json.loads((publish.publish(run) / "manifest.json").read_text())
     assert manifest["seeds"] == {"run": 1, "split": 1, "synthetic images": 3}
     assert manifest["configuration"]["evaluation"]["bootstrap_draws"] == 100
-    assert set(model_names.MANIFESTS) < set(manifest)
+    assert set(metrics.manifests(run)) < set(manifest)
 
 
 @pytest.mark.parametrize("what", ["manifest", "predictions"])
@@ -882,13 +897,12 @@ def test_published_scores_follow_from_the_published_predictions(file):
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.parent.parent.name)
 def test_every_published_network_tells_where_and_how_it_was_trained(file):
     manifest = json.loads(file.with_name("manifest.json").read_text())
-    for name in ("baseline_cnn", "alexnet", "vgg16_frozen", "vgg16_transfer"):
-        assert re.fullmatch("[0-9a-f]{64}", manifest[name]["weights_sha256"])
-        assert manifest[name]["seconds"] > 0
-        assert re.search(r", .+, \d+ cores", manifest[name]["machine"])
-        assert manifest[name].keys() >= {"keras", "backend", "python", "precision", "epochs"}
-    compared = pd.read_csv(file.with_name("class_balance.csv"))
-    assert set(compared["class balance"]) == {"none", "sampling", "weights"}
+    networks = [note for note in manifest.values() if "weights_sha256" in note]
+    assert networks
+    for note in networks:
+        assert re.fullmatch("[0-9a-f]{64}", note["weights_sha256"])
+        assert note["seconds"] > 0
+        assert re.search(r", .+, \d+ cores", note["machine"])
 
 
 def test_nothing_published_shows_an_image():
