@@ -199,6 +199,8 @@ class Transfer(_Section):
 
     kind: Literal["transfer"]
     name: ModelName
+    #: in tables; by default the name of the backbone
+    title: Title | None = None
     #: a network of keras.applications
     backbone: str = "VGG16"
     #: none: the backbone starts from random weights
@@ -291,6 +293,11 @@ class Config(_Section):
         return next(item for item in self.networks if item.builder == "baseline_cnn")
 
     @property
+    def handcrafted(self) -> list[Handcrafted]:
+        """The settings of the classifiers on hand-crafted features."""
+        return [item for item in self.models if item.kind == "handcrafted"]
+
+    @property
     def networks(self) -> list[Network]:
         """The settings of the networks that are trained from scratch."""
         return [item for item in self.models if item.kind == "network"]
@@ -313,8 +320,10 @@ class Config(_Section):
     def _lists_what_the_notebooks_compare(self):
         names = ["majority", *(item.name for item in self.models)]
         names += [f"{item.name}_{row}" for item in self.transfers for row in TRANSFER_ROWS]
-        if len(set(names)) < len(names):
-            raise ValueError(f"models: expected different names; found {', '.join(sorted(names))}")
+        titles = [item.title or item.backbone for item in self.models]
+        for key, values in (("name", names), ("title", titles)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"models: a {key} is there twice: {', '.join(sorted(values))}")
         missing = [kind for kind in KINDS if kind not in [item.kind for item in self.models]]
         if not any(item.builder == "baseline_cnn" for item in self.networks):
             missing.append("network with builder = baseline_cnn, the paper's")

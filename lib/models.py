@@ -66,14 +66,14 @@ def models_of(config: Config) -> dict[str, Model]:
     rows = [Model("majority", "Majority-class baseline")]
     for item in config.models:
         if isinstance(item, Transfer):
-            networks = {"linear": None, "frozen": "frozen", "fine_tuned": "model"}
-            rows += [
-                Model(f"{item.name}_{row}", item.backbone + end, item, networks[row])
-                for row, end in TRANSFER_ROWS.items()
-            ]
+            names, title = [f"{item.name}_{row}" for row in TRANSFER_ROWS], item.title
+            titles = [(title or item.backbone) + end for end in TRANSFER_ROWS.values()]
+            networks = [None, "frozen", "model"]
+            rows += map(Model, names, titles, [item] * len(names), networks)
         else:
-            network = "model" if isinstance(item, Network) else None
-            rows.append(Model(item.name, item.title, item, network))
+            rows.append(
+                Model(item.name, item.title, item, "model" if isinstance(item, Network) else None)
+            )
     return {row.name: row for row in rows}
 
 

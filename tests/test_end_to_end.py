@@ -21,14 +21,13 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import without_make
 
-from lib import paths
+from lib import models, paths
 from lib.config import load_config
-from lib.evaluation.model_names import MODELS
 from lib.networks import array_files
 
 #: A run without the side experiments, which nbval executes.
 RUN = ("reproduce", "STUDIES=")
-NAMES = [file.stem for file in sorted((paths.ROOT / "notebooks").glob("*.ipynb"))]
+NAMES = [file.stem for file in sorted((paths.ROOT / "notebooks").glob("[0-9]*.ipynb"))]
 
 
 @pytest.fixture(scope="session")
@@ -121,15 +120,15 @@ def test_the_contracts_are_written(reproduced):
     index = pd.read_csv(run / "index.csv")
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert sum(metrics["images"].values()) == len(index)
-    networks = ("baseline_cnn", "alexnet", "vgg16_transfer")
-    for folder in ("traditional", *networks):
+    networks = ("baseline_cnn", "alexnet", "vgg16")
+    for folder in ("color_texture_svm", "color_texture_forest", *networks):
         for name in ("predictions.csv", "manifest.json"):
             assert (run / folder / name).is_file()
     for folder in networks:
         for name in ("model.keras", "history.csv"):
             assert (run / folder / name).is_file()
     assert (run / "localisation.json").is_file()
-    assert list(metrics["models"]) == list(MODELS)
+    assert list(metrics["models"]) == list(models.titles(load_config("tests/tiny.yaml")))
     crossed = pd.read_csv(run / "vgg16" / "cross_validation.csv")
     assert sorted(crossed["image_id"]) == sorted(index["image_id"])
     assert set(metrics["cross_validation"]["models"]) == {"vgg16_linear"}
@@ -138,7 +137,7 @@ def test_the_contracts_are_written(reproduced):
 def test_fine_tuning_without_cached_maps_learns_from_images(reproduced):
     """Only the pooled features of the head are cached; the demonstration caches maps as well."""
     run = reproduced[0] / "vgg16"
-    settings = load_config("tests/tiny.yaml").vgg16_transfer
+    settings = load_config("tests/tiny.yaml").model("vgg16")
     assert not settings.fine_tune.cached
     assert [file.name for file in run.glob("features_train_?.npy")] == ["features_train_0.npy"]
     features = np.load(run / "features_train_0.npy", mmap_mode="r")
@@ -193,7 +192,7 @@ def test_an_uninterrupted_execution_prints_the_same_and_trains_the_same_weights(
     resumed, uninterrupted = (
         [
             json.loads((folder / model / "manifest.json").read_text(encoding="utf-8"))
-            for model in ("baseline_cnn", "alexnet", "vgg16_transfer")
+            for model in ("baseline_cnn", "alexnet", "vgg16")
         ]
         for folder in (run, again / "runs" / "tiny")
     )
