@@ -71,9 +71,8 @@ def models_of(config: Config) -> dict[str, Model]:
             networks = [None, "frozen", "model"]
             rows += map(Model, names, titles, [item] * len(names), networks)
         else:
-            rows.append(
-                Model(item.name, item.title, item, "model" if isinstance(item, Network) else None)
-            )
+            network = "model" if isinstance(item, Network) else None
+            rows.append(Model(item.name, item.title, item, network))
     return {row.name: row for row in rows}
 
 

@@ -53,19 +53,17 @@ def build(
     OSError
         The weights of the backbone are not available.
     """
-    where = f"models.{settings.name}"
-    arguments = image_size, n_classes, augmentation, seed
+    arguments, where = (image_size, n_classes, augmentation, seed), f"models.{settings.name}"
     if isinstance(settings, Transfer):
         model = vgg16.vgg16_transfer(image_size, n_classes, settings, augmentation, seed)
         if settings.weights == "imagenet":
             vgg16_weights.load_backbone_weights(model, settings)
         return model
     if settings.builder not in BUILDERS:
-        raise ValueError(
-            f"{where}.builder = {settings.builder!r}: expected one of {', '.join(BUILDERS)}"
-        )
-    builder = validate_call(config=STRICT)(BUILDERS[settings.builder])
+        known, name = ", ".join(BUILDERS), settings.builder
+        raise ValueError(f"{where}.builder = {name!r}: expected one of {known}")
     try:
+        builder = validate_call(config=STRICT)(BUILDERS[settings.builder])
         return builder(*arguments, **settings.options | options)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
@@ -74,12 +72,9 @@ def build(
 
 def build_for_training(config: Config, settings: Network | Transfer, **options) -> keras.Model:
     """Build a network of a run as `config.training` says; its first weights follow the seed."""
-    size, n_classes, augmentation = (
-        config.preprocessing.image_size,
-        len(config.classes),
-        config.augmentation,
-    )
-    builder = partial(build, settings, size, n_classes, augmentation, config.seed, **options)
+    size, n_classes = config.preprocessing.image_size, len(config.classes)
+    options |= {"augmentation": config.augmentation, "seed": config.seed}
+    builder = partial(build, settings, size, n_classes, **options)
     return devices.build(builder, config.training, config.seed)
 
 

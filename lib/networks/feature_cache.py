@@ -119,21 +119,14 @@ def cache_run(run: "Run", network: keras.Model, settings: Transfer) -> RunFeatur
     frozen_layers, _ = model_graph.split_before(network, first_layer)
     maps = frozen_layers.outputs if settings.fine_tune.cached else []
     extractor = keras.Model(network.input, [*maps, backbone.output])
-    cached = {
-        split: cache_features(
-            extractor,
-            run.images,
-            run.rows(split),
-            folder / f"features_{split}",
-            views=views,
-            batch_size=settings.batch_size,
-        )
-        for split, views in {"train": settings.views, "validation": 1}.items()
-    }
+    cached, batch_size = {}, settings.batch_size
+    for split, views in {"train": settings.views, "validation": 1}.items():
+        arguments = extractor, run.images, run.rows(split), folder / f"features_{split}"
+        cached[split] = cache_features(*arguments, views=views, batch_size=batch_size)
     exact, rows, held_out_rows = saving.in_float32(backbone), run.rows("train"), run.held_out.index
-    options = {"views": settings.test_time_views, "augmented": False}
-    target = folder / "features_held_out"
-    (held_out,) = cache_features(exact, run.images, held_out_rows, target, **options)
+    views, target = settings.test_time_views, folder / "features_held_out"
+    arguments = exact, run.images, held_out_rows, target
+    (held_out,) = cache_features(*arguments, views=views, augmented=False)
     train = cached["train"][-1][: len(rows)]  # the plain views
     if exact is not backbone:  # they are in another number format
         target = folder / "features_train_float32"
