@@ -115,9 +115,7 @@ def exact_network(run, name):
 
 def with_model(run, name, **changes):
     """Return a configuration with other settings of one model."""
-    items = [
-        item.model_copy(update=changes) if item.name == name else item for item in run.models
-    ]
+    items = [item.model_copy(update=changes) if item.name == name else item for item in run.models]
     return run.model_copy(update={"models": items})
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from lib import run as run_module
 from lib.data import datasets
-from lib.evaluation import model_names, priors
+from lib.evaluation import priors
+from lib.models import models_of
 
 
 @pytest.fixture
@@ -23,8 +24,10 @@ def posteriors(opened, seed=0):
 
 
 def write_all(opened):
-    for folder, models in model_names.FOLDERS.items():
-        opened.write_predictions(folder, {name: posteriors(opened) for name in models})
+    models = [model for model in models_of(opened.config).values() if model.folder]
+    for folder in {model.folder for model in models}:
+        names = [model.name for model in models if model.folder == folder]
+        opened.write_predictions(folder, {name: posteriors(opened) for name in names})
 
 
 def test_a_run_without_an_index_is_not_opened(tiny_config):
@@ -87,7 +90,7 @@ def test_a_prediction_table_of_some_rows_names_their_images(opened):
 def test_predictions_read_include_the_majority_class_baseline(opened):
     write_all(opened)
     table = opened.read_predictions()
-    assert list(table["model"].unique()) == list(model_names.MODELS)
+    assert list(table["model"].unique()) == list(models_of(opened.config))
     assert set(table.loc[table["model"] == "majority", "predicted"]) == {"nv"}
 
 

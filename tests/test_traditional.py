@@ -408,10 +408,7 @@ def test_the_hyperparameters_with_the_best_balanced_accuracy_are_taken(small, mo
 def test_what_does_not_fit_together_is_refused(small):
     table, labels, groups = toy({"mel": 12, "nv": 20}, seed=1)
     arguments = table, labels, groups
-    svm = "svm"
     with pytest.raises(ValueError, match="classes mel, nv; expected bcc, mel, nv"):
-        handcrafted.fit_predict(svm, *arguments, table, ["bcc", "mel", "nv"], 1)
-    with pytest.raises(
-        ValueError, match="svm: no such classifier; expected one of svm"
-    ):
-        handcrafted.fit_predict("svm", *arguments, table, ["mel", "nv"], 1)
+        handcrafted.fit_predict("svm", *arguments, table, ["bcc", "mel", "nv"], 1)
+    with pytest.raises(ValueError, match="tree: no such classifier; expected one of svm, random_f"):
+        handcrafted.fit_predict("tree", *arguments, table, ["mel", "nv"], 1)
