@@ -17,7 +17,7 @@ TIMEOUT ?= 21600
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: help env check-python images reproduce evaluate data study studies notebooks refresh finished publish
-.PHONY: publish-models predict lab test test-unit test-notebooks lint format lock clean
+.PHONY: publish-models rescore predict lab test test-unit test-notebooks lint format lock clean
 
 # ------------------------------------------------------------------------------------ environment
 # PYTHON is read from the command line only: in the shell, a variable of that name may mean anything.
@@ -187,6 +187,9 @@ publish: finished | $(ENV) ## Copy the numbers of a finished run to README.md an
 
 publish-models: finished | $(ENV) ## Copy the networks of a finished run to models/<run> (seconds, up to 40 MB)
 	@$(PY) -m tools.publish_models $(CONFIG_FILE)
+
+rescore: $(ENV) ## Score the published predictions of a run again, after adding a score (seconds)
+	@$(PY) -m tools.rescore $(RUN)
 
 finished:
 	@$(MAKE) --question --no-print-directory ENV= $(REPORTS)/index.html || \

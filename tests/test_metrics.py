@@ -5,20 +5,27 @@ import json
 import re
 import shutil
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from nbformat import v4
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    matthews_corrcoef,
+    roc_auc_score,
+)
 
 from lib import paths, tables
 from lib.data import splits
 from lib.evaluation import bootstrap, metrics, prediction_files, priors
-from lib.evaluation.scores import SCORES
+from lib.evaluation.scores import SCORES, Score, rule_draws
 from lib.models import models_of, titles
 from tests.conftest import with_model
-from tools import publish, result_tables, whole_files
+from tools import demo_picture, index_page, publish, result_tables, whole_files
 
 CLASSES = ["bcc", "mel", "nv"]
 PRIOR = np.array([0.1, 0.1, 0.8])
@@ -247,6 +254,74 @@ def test_answering_with_the_most_frequent_class_is_chance_in_balanced_accuracy(r
         {"value": 1 / 3, "low": 1 / 3, "high": 1 / 3}
     )
     assert scores["macro_auc"]["value"] == pytest.approx(0.5)
+
+
+# --------------------------------------------------------------------------- a score of one's own
+
+
+def matthews_correlation(confusion):
+    """Return the Matthews correlation for several classes (Gorodkin 2004); 0 if undefined."""
+    total, actual, predicted = (confusion.sum(axis=axis) for axis in ((1, 2), 2, 1))
+    covariance = np.trace(confusion, axis1=1, axis2=2) * total - (actual * predicted).sum(axis=1)
+    spread = [total**2 - (counts**2).sum(axis=1) for counts in (actual, predicted)]
+    scale = np.sqrt(spread[0] * spread[1])
+    return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
+
+
+MATTHEWS = Score("Matthews correlation", matthews_correlation, "equal_priors")
+
+
+@pytest.fixture
+def add_matthews(monkeypatch):
+    """Return a function that adds the score: later in a test, so that files can be older."""
+    return lambda: monkeypatch.setitem(SCORES, "matthews", MATTHEWS)
+
+
+def test_a_score_is_one_function_and_one_entry(run, test_rows, add_matthews):
+    before = evaluate(test_rows, run)
+    add_matthews()
+    scores = evaluate(test_rows, run)
+    for rule, column in priors.PREDICTED.items():
+        expected = matthews_corrcoef(test_rows["label"], test_rows[column])
+        assert scores["rules"][rule]["matthews"]["value"] == pytest.approx(expected)
+    assert scores["matthews"] == scores["rules"]["equal_priors"]["matthews"]
+    assert scores["matthews"]["low"] < scores["matthews"]["value"] < scores["matthews"]["high"]
+    del scores["matthews"]
+    for rule in scores["rules"].values():
+        del rule["matthews"]
+    assert scores == before
+
+
+def test_a_score_is_computed_for_every_draw(test_rows, add_matthews):
+    add_matthews()
+    weights = bootstrap.lesion_weights(test_rows, draws=20, seed=1)
+    for column in priors.PREDICTED.values():
+        draws = rule_draws(test_rows, column, CLASSES, weights)
+        pair = test_rows["label"], test_rows[column]
+        expected = [matthews_corrcoef(*pair, sample_weight=weight) for weight in weights]
+        np.testing.assert_allclose(draws["matthews"], expected)
+        expected = [np.average(pair[0] == pair[1], weights=weight) for weight in weights]
+        np.testing.assert_allclose(draws["accuracy"], expected)
+
+
+def test_an_added_score_is_in_every_table(run, written, cross_validated, add_matthews):
+    add_matthews()
+    results = results_of(run, written)
+    for part in (results, results["cross_validation"]):
+        column = metrics.headline_table(part)["Matthews correlation (equal priors)"]
+        model = part["models"]["vgg16_linear"]
+        assert column[model["title"]] == bootstrap.format_interval(model["matthews"])
+    assert {("Matthews correlation", rule) for rule in priors.RULES.values()} < set(
+        metrics.rule_table(results).columns
+    )
+    assert "Matthews correlation (equal priors)" in metrics.difference_table(results)
+    predictions = prediction_files.read_predictions(run, written)
+    shown = prediction_files.score_table(predictions, titles(run))
+    assert list(shown.columns) == [
+        "accuracy, training prior",
+        "balanced accuracy, equal priors",
+        "Matthews correlation, equal priors",
+    ]
 
 
 # ------------------------------------------------------------------------------------- bootstrap
@@ -824,13 +899,71 @@ def test_a_page_that_cannot_be_written_leaves_everything_as_it_was(run, finished
     assert result_tables.README.read_text() == readme
 
 
-def test_a_score_that_an_older_run_lacks_is_a_dash(run, finished):
-    results = json.loads((finished / "metrics.json").read_text())
-    del results["models"]["alexnet"]["macro_auc"]
-    row = next(
-        line for line in result_tables.result_tables([results]).splitlines() if "Alex" in line
-    )
-    assert row.endswith(" | – |") and row.count("–") == 1
+def test_an_added_score_is_in_every_page_and_a_dash_for_an_older_run(
+    run, written, finished, add_matthews
+):
+    publish.publish(run)
+    older = json.loads((finished / "metrics.json").read_text()) | {"run": "older"}
+    add_matthews()
+    tables.write_json(results_of(run, written), finished / "metrics.json")
+    publish.publish(run)
+    lines = result_tables.README.read_text().splitlines()
+    head = next(line for line in lines if line.startswith("| Model"))
+    assert head.split(" | ")[3:5] == ["macro AUC", "Matthews correlation"]
+    lines = result_tables.RESULTS.read_text().splitlines()
+    heads = [line for line in lines if line.startswith("| Model")]
+    assert len(heads) == 2 and all(head.count("Matthews correlation, ") == 2 for head in heads)
+    assert "–" not in "".join(lines)
+    rows = [line for line in result_tables.result_tables([older]).splitlines() if "SVM" in line]
+    assert [row.count("–") for row in rows] == [2]
+    assert "| – |" in result_tables.headline_table([older])
+
+
+def test_the_index_has_a_column_for_every_score(run, tiny_config, finished, tmp_path, add_matthews):
+    add_matthews()
+    page = tmp_path / "index.html"
+    index_page.index(tiny_config, page, finished / "metrics.json", [])
+    table = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").table
+    heads = [cell.get_text() for cell in table.select("thead th")]
+    assert heads[-1] == "Matthews correlation (equal priors)"
+    assert {row.select("td")[-1].get_text() for row in table.select("tbody tr")} == {"–"}
+
+
+def without(values, *keys):
+    """Return a copy of nested dictionaries without some keys, at any depth."""
+    if not isinstance(values, dict):
+        return values
+    return {key: without(value, *keys) for key, value in values.items() if key not in keys}
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ("schema_version", "cross_validation", "interval", "differences", "manifest"),
+        ("macro_auc",),
+        ("balanced_accuracy", "accuracy"),
+        ("equal_priors",),
+        ("rules",),
+        ("per_class",),
+        ("mel",),
+        ("confusion",),
+        ("majority", "vgg16_fine_tuned"),
+    ],
+    ids=" ".join,
+)
+def test_an_older_file_is_readable_whatever_it_lacks(
+    run, tiny_config, finished, tmp_path, monkeypatch, missing
+):
+    older = without(json.loads((finished / "metrics.json").read_text()), *missing)
+    for show in (result_tables.result_tables, result_tables.headline_table):
+        assert "Hand-crafted features, SVM" in show([older])
+    assert result_tables.demo_sentence([older | {"run": "demo"}])
+    file = tables.write_json(older, tmp_path / "older" / "metrics.json")
+    index_page.index(tiny_config, tmp_path / "older" / "index.html", file, [])
+    shown = {name: older["models"].get(name, {"title": name}) for name in demo_picture.MODELS}
+    figure = demo_picture.draw_picture(run, {"models": shown})
+    assert figure.axes
+    plt.close(figure)
 
 
 @pytest.mark.parametrize("key", ["split_sha256", "configuration"])
