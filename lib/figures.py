@@ -206,33 +206,19 @@ def histograms(table: pd.DataFrame) -> Figure:
     table : DataFrame
         `step`, `channel`, `low` (the bin's lowest grey level) and `share` of the pixels.
     """
-    steps = table["step"].unique()
-    columns = 4
-    rows = -(-len(steps) // columns)
-    size = (2.2 * columns, 2.1 * rows)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    lines = {"red": ("#CC3311", "-"), "green": ("#228833", "--"), "blue": ("#0077BB", "-.")}
-    for axis, step in zip(axes.flat, steps, strict=False):
-        for channel, (color, line) in lines.items():
-            for name, style in (
-                (steps[0], {"color": "silver", "lw": 2.5}),
-                (step, {"color": color, "ls": line, "lw": 1.2, "label": channel}),
-            ):
-                of_step = table[(table["step"] == name) & (table["channel"] == channel)]
-                axis.plot(of_step["low"], of_step["share"], **style)
-        axis.set_title(step, fontsize=9)
-    for axis in axes.flat[len(steps) :]:
-        axis.set_visible(False)
-    for axis in axes.flat[max(0, len(steps) - columns) : len(steps)]:
-        axis.tick_params(labelbottom=True)
-        axis.set_xlabel("intensity (0–255)")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("proportion of pixels")
-    axes.flat[0].legend(frameon=False, fontsize=7)
-    sns.despine(figure)
-    return figure
+    colors = {"red": "#CC3311", "green": "#228833", "blue": "#0077BB"}
+    options = {"hue": "channel", "style": "channel", "palette": colors, "errorbar": None}
+    layout = {"col": "step", "col_wrap": 4, "height": 2.1, "aspect": 1.05}
+    with plt.rc_context({"figure.constrained_layout.use": False}):  # a grid arranges itself
+        grid = sns.relplot(table, x="low", y="share", kind="line", **options, **layout)
+    first = table[table["step"] == table["step"].iloc[0]]
+    for axis in grid.axes.flat:
+        sns.lineplot(
+            first, x="low", y="share", units="channel", estimator=None, color="silver", lw=2.5,
+            zorder=0, legend=False, ax=axis,
+        )  # fmt: skip
+    grid.set_titles("{col_name}").set_axis_labels("intensity (0–255)", "proportion of pixels")
+    return grid.figure
 
 
 def curves(history: pd.DataFrame, scores: list[str]) -> Figure:

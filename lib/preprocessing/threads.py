@@ -2,9 +2,8 @@
 
 import contextlib
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import cv2
 
@@ -18,27 +17,25 @@ def map_files(function: Callable, files: Iterable) -> list:
     >>> map_files(len, ["a", "bcd"])
     [1, 3]
     """
-    waiting, results, errors = deque(enumerate(files)), {}, {}
+    waiting, results, errors = iter(list(enumerate(files))), {}, {}
 
     def work():
-        with contextlib.suppress(IndexError):  # none is waiting
-            while True:
-                i, file = waiting.popleft()
-                try:
-                    results[i] = function(file)
-                except Exception as error:
-                    errors[i] = error
-                    waiting.clear()
+        for i, file in waiting:  # whichever thread is free takes the next file
+            try:
+                results[i] = function(file)
+            except BaseException as error:
+                errors[i] = error
+            if errors:
+                return
 
     n_threads = os.cpu_count() or 1
     with ThreadPoolExecutor(n_threads) as pool:
         # Only as many tasks as threads: an interrupt while a task is submitted can block the pool
         workers = [pool.submit(work) for _ in range(n_threads)]
         try:
-            for worker in workers:
-                worker.result()
-        finally:
-            waiting.clear()
+            wait(workers)
+        except BaseException as interrupt:
+            errors[-1] = interrupt
     if errors:
         raise errors[min(errors)]
     return [results[i] for i in range(len(results))]
