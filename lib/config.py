@@ -64,13 +64,13 @@ class Split(_Section):
     #: for cross-validation, beside the single split
     folds: Annotated[int, Field(ge=2)]
     seed: Seed
+    #: lesions that share a near-duplicate image stay together; off: lesion_id alone decides
+    duplicates: bool = True
 
     @model_validator(mode="after")
     def _leaves_training_lesions(self):
         if self.validation + self.test >= 0.9:
-            raise ValueError(
-                "validation + test must be below 0.9, so that lesions are left to train on"
-            )
+            raise ValueError("validation + test must be below 0.9, to leave lesions to train on")
         return self
 
 

@@ -1,15 +1,18 @@
 """Data sets: no lesion crosses a split, and what is wrong with a folder is said by name."""
 
 import itertools
+import json
 import os
 import signal
 import threading
 import time
 
 import cv2
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from lib import config, paths, tables
 from lib.data import datasets, duplicates, quality
@@ -46,6 +49,92 @@ def test_lesions_that_share_an_image_stay_together(run, data_folder, index):
     assert together["group_id"].unique().tolist() == [min(nevi)]
     assert together["split"].nunique() == together["fold"].nunique() == 1
     assert index[index["lesion_id"].isin(nevi)]["split"].nunique() > 1
+
+
+def test_too_few_groups_are_explained_by_the_lesions_that_were_joined(run, data_folder, index):
+    lesions = index.loc[index["label"] == "bcc", "lesion_id"].unique().tolist()
+    chain = list(itertools.pairwise(lesions))
+    expected = (
+        rf"(?s)class bcc has 1 groups of images; .*joined lesions to groups: bcc {len(lesions)} "
+        rf"to 1, mel 10 to 10, nv 20 to 20. The largest group has {len(lesions)} lesions, for "
+        r"example SYN_L\d+ and SYN_L\d+. If .*, set `duplicates: off` under `split`"
+    )
+    with pytest.raises(ValueError, match=expected):
+        build(data_folder, run, chain)
+
+
+def test_too_few_lesions_without_joins_are_not_explained_by_joins(run, data_folder):
+    split = run.split.model_copy(update={"folds": 30})
+    with pytest.raises(ValueError, match=r"folds = 30 needs at least 30 [^\n]*$"):
+        build(data_folder, run.model_copy(update={"split": split}))
+
+
+def test_an_index_made_before_a_setting_existed_stays_valid(run, index):
+    """Without `split.duplicates`, which is on by default."""
+    datasets.write_index(index, run)
+    note = json.loads((paths.run_folder(run.name) / "index.json").read_text(encoding="utf-8"))
+    assert note["split"].keys() == {"validation", "test", "folds", "seed"}
+    apart = run.split.model_copy(update={"duplicates": False})
+    with pytest.raises(ValueError, match="split"):
+        datasets.read_index(run.model_copy(update={"split": apart}))
+
+
+@pytest.fixture
+def similar(tmp_path):
+    """Two classes of 40 lesions each, photographed on five backgrounds, and a configuration."""
+    random, rows = np.random.default_rng(0), []
+    folder = tmp_path / "own"
+    folder.mkdir()
+    light = random.integers(60, 220, (5, 6, 6, 3)).astype(np.uint8)
+    backgrounds = [cv2.resize(small, (120, 120)) // 2 for small in light]
+    backgrounds = [each + random.integers(0, 60, each.shape, np.uint8) for each in backgrounds]
+    for i in range(80):
+        image, radius = backgrounds[i % 5].copy(), int(random.integers(3, 6))
+        center = random.integers(45, 75, 2).tolist()
+        cv2.circle(image, center, radius, (60 + i, 40, 40), -1)
+        rows.append((f"own{i:02d}", f"own{i:02d}", ("corn", "wart")[i // 5 % 2]))
+        cv2.imwrite(str(folder / f"own{i:02d}.png"), image)
+    table = pd.DataFrame(rows, columns=["image_id", "lesion_id", "dx"])
+    table.to_csv(folder / "HAM10000_metadata.csv", index=False)
+    text = (paths.ROOT / "configs/ham10000_lite.yaml").read_text(encoding="utf-8")
+    values = yaml.safe_load(text) | {"classes": ["corn", "wart"]}
+    values["class_names"] = {"corn": "corn", "wart": "common wart"}
+    values["data"] = {"folder": str(folder), "attribution": "Our own."}
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return file
+
+
+def survey_notebook(configuration, monkeypatch):
+    """Run notebook 01 up to the split; return its variables."""
+    cells = nbformat.read(paths.ROOT / "notebooks/01_data_survey.ipynb", as_version=4).cells
+    end = next(i for i, cell in enumerate(cells) if cell.source.startswith("## 5. "))
+    code = "\n".join(cell.source for cell in cells[:end] if cell.cell_type == "code")
+    variables = {"display": lambda *_: None}
+    monkeypatch.setattr("lib.figures.show", lambda *_, **__: None)
+    exec(code.replace("configs/demo.yaml", str(configuration)), variables)
+    return variables
+
+
+def test_similar_backgrounds_join_lesions_and_the_error_names_the_way_out(similar, monkeypatch):
+    expected = (
+        r"(?s)class (corn|wart) has \d groups of images.*needs at least 7.*"
+        r"joined lesions to groups: corn 40 to \d, wart 40 to \d. The largest group has \d\d "
+        r"lesions, for example own\d\d and own\d\d. .*`duplicates: off`"
+    )
+    with pytest.raises(ValueError, match=expected):
+        survey_notebook(similar, monkeypatch)
+
+
+def test_with_duplicates_off_the_lesion_alone_decides_the_split(similar, monkeypatch):
+    text = similar.read_text(encoding="utf-8").replace("split:\n", "split:\n  duplicates: off\n")
+    similar.write_text(text, encoding="utf-8")
+    notebook = survey_notebook(similar, monkeypatch)
+    index = notebook["index"]
+    assert (index["group_id"] == index["lesion_id"]).all()
+    assert pd.crosstab(index["label"], index["split"]).loc["corn"].tolist() == [6, 28, 6]
+    assert len(notebook["pairs"]) > notebook["apart"] > 0
+    pd.testing.assert_frame_equal(datasets.read_index(notebook["run"]), index)
 
 
 # ---------------------------------------------------------------------------------------- index
@@ -236,7 +325,7 @@ def test_an_image_without_a_file_is_left_out(write_folder):
 def test_two_different_files_of_one_image_are_refused(write_folder):
     folder = write_folder([("I1", "L1", "nv"), ("I2", "L2", "nv")])
     (folder / "I1.jpg").write_bytes((folder / "images" / "I2.jpg").read_bytes())
-    with pytest.raises(ValueError, match="image I1 is there twice, and differs: I1.jpg, images/"):
+    with pytest.raises(ValueError, match="two files of image I1 differ: I1.jpg, images/"):
         datasets.find_images(folder, ["I1"])
 
 
@@ -245,7 +334,7 @@ def test_two_different_masks_of_one_image_are_refused(write_folder):
     for name, content in (("a", b"1"), ("b", b"2")):
         (folder / name).mkdir()
         (folder / name / "I1_segmentation.png").write_bytes(content)
-    with pytest.raises(ValueError, match="image I1 is there twice, and differs: a/I1_segmentation"):
+    with pytest.raises(ValueError, match="two files of image I1 differ: a/I1_segmentation"):
         datasets.find_masks(folder, ["I1"])
 
 

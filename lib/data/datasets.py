@@ -1,4 +1,4 @@
-"""Data sets in HAM10000's layout: read and check the metadata, find files, build the index of a run.
+"""Data sets in HAM10000's layout: read and check the metadata, find files, build a run's index.
 
 The layout (Tschandl et al., Sci. Data 5:180161, 2018): `HAM10000_metadata.csv`, JPEG images named
 by `image_id` anywhere below it, and optionally lesion masks `<image_id>_segmentation.png`.
@@ -40,22 +40,16 @@ def metadata_schema(names: Iterable[str] = CLASS_NAMES) -> pa.DataFrameSchema:
 
     `dx_type` (how the diagnosis was made) leaks the label and is never a feature.
     """
-    optional_text = {
-        name: pa.Column(str, nullable=True, required=False) for name in OPTIONAL if name != "age"
+    optional = {"nullable": True, "required": False}
+    columns = {
+        "lesion_id": pa.Column(str),
+        "image_id": pa.Column(str, unique=True),
+        "dx": pa.Column(str, pa.Check.isin(list(names))),
+        **{name: pa.Column(str, **optional) for name in OPTIONAL},
+        "age": pa.Column(float, pa.Check.in_range(0, 120), coerce=True, **optional),  # years
     }
-    return pa.DataFrameSchema(
-        {
-            "lesion_id": pa.Column(str),
-            "image_id": pa.Column(str, unique=True),
-            "dx": pa.Column(str, pa.Check.isin(list(names))),
-            "age": pa.Column(  # years
-                float, pa.Check.in_range(0, 120), nullable=True, coerce=True, required=False
-            ),
-        }
-        | optional_text,
-        checks=pa.Check(_one_diagnosis, name="one diagnosis a lesion"),
-        strict=True,
-    )
+    checks = pa.Check(_one_diagnosis, name="one diagnosis a lesion")
+    return pa.DataFrameSchema(columns, checks=checks, strict=True)
 
 
 def _one_diagnosis(metadata: pd.DataFrame) -> pd.Series:
@@ -66,18 +60,16 @@ def _one_diagnosis(metadata: pd.DataFrame) -> pd.Series:
 
 def index_schema(config: Config) -> pa.DataFrameSchema:
     """Return the schema of `index.csv`: one row an image; row i is row i of `images.npy`."""
-    return pa.DataFrameSchema(
-        {
-            "image_id": pa.Column(str, unique=True),
-            "lesion_id": pa.Column(str),
-            "group_id": pa.Column(str),  # lesions that share an image
-            "label": pa.Column(str, pa.Check.isin(config.classes)),
-            "split": pa.Column(str, pa.Check.isin(splits.SPLITS)),
-            "fold": pa.Column(int, pa.Check.in_range(0, config.split.folds - 1)),
-            "path": pa.Column(str, unique=True),  # relative to the data folder
-        },
-        strict=True,
-    )
+    columns = {
+        "image_id": pa.Column(str, unique=True),
+        "lesion_id": pa.Column(str),
+        "group_id": pa.Column(str),  # lesions that share an image
+        "label": pa.Column(str, pa.Check.isin(config.classes)),
+        "split": pa.Column(str, pa.Check.isin(splits.SPLITS)),
+        "fold": pa.Column(int, pa.Check.in_range(0, config.split.folds - 1)),
+        "path": pa.Column(str, unique=True),  # relative to the data folder
+    }
+    return pa.DataFrameSchema(columns, strict=True)
 
 
 # ------------------------------------------------------------------------------ folder and files
@@ -96,13 +88,9 @@ def open_folder(config: Config) -> Path:
     name, synthetic = config.data.folder, config.data.synthetic
     folder = paths.resolve(name)
     if not (folder / METADATA).is_file():
-        command = (
-            "bring HAM10000 with `make data`, or a copy you have with `make data FROM=<folder>` "
-            "(data/README.md)"
-            if synthetic is None
-            else f"draw the synthetic images with `make images CONFIG={config.name}`"
-        )
-        raise FileNotFoundError(f"{name}: no {METADATA} there; {command}")
+        bring = "bring HAM10000 with `make data`, or `make data FROM=<your copy>` (data/README.md)"
+        draw = f"draw the synthetic images with `make images CONFIG={config.name}`"
+        raise FileNotFoundError(f"{name}: no {METADATA} there; {draw if synthetic else bring}")
     if synthetic is not None:
         check_synthetic(folder, synthetic)
     elif (folder / SYNTHETIC_NOTE).is_file():
@@ -205,8 +193,7 @@ def _find(folder: Path, is_wanted: Callable[[str], bool], image_ids: Iterable[st
         first = files.setdefault(_image_id(path), path)
         if first != path and not filecmp.cmp(folder / first, folder / path, shallow=False):
             raise ValueError(
-                f"{folder.name}: image {_image_id(path)} is there twice, and differs: {first}, "
-                f"{path}"
+                f"{folder.name}: two files of image {_image_id(path)} differ: {first}, {path}"
             )
     return pd.Series({name: files[name] for name in image_ids if name in files}, dtype=str)
 
@@ -283,7 +270,8 @@ def build_index(
     Raises
     ------
     ValueError
-        A class without images or with too few groups.
+        A class without images or with too few groups; the message tells how many lesions were
+        joined.
     """
     chosen = metadata.loc[metadata["dx"].isin(config.classes), ["image_id", "lesion_id", "dx"]]
     chosen = chosen.rename(columns={"dx": "label"})
@@ -294,18 +282,34 @@ def build_index(
             f"it has: {', '.join(sorted(metadata['dx'].unique()))}"
         )
     chosen = chosen.assign(group_id=chosen["image_id"].map(groups))
+    index = chosen.assign(path=chosen["image_id"].map(files))
     if config.data.images_per_class:
-        chosen = splits.sample_groups(chosen, config.data.images_per_class, config.seed)
-    labels = splits.group_labels(chosen)
-    index = chosen.assign(
-        split=chosen["group_id"].map(splits.split_groups(labels, config.split)),
-        fold=chosen["group_id"].map(splits.fold_groups(labels, config.split)),
-        path=chosen["image_id"].map(files),
-    )
+        index = splits.sample_groups(index, config.data.images_per_class, config.seed)
+    labels = splits.group_labels(index)
+    try:
+        split = splits.split_groups(labels, config.split)
+        fold = splits.fold_groups(labels, config.split)
+        index = index.assign(split=index["group_id"].map(split), fold=index["group_id"].map(fold))
+        splits.check(index, config.classes, "this split")
+    except ValueError as error:
+        raise ValueError(f"{error}{_describe_joins(chosen)}") from None
     schema = index_schema(config)
-    index = schema.validate(index.sort_values("image_id", ignore_index=True)[list(schema.columns)])
-    splits.check(index, config.classes, "this split")
-    return index
+    return schema.validate(index.sort_values("image_id", ignore_index=True)[list(schema.columns)])
+
+
+def _describe_joins(images: pd.DataFrame) -> str:
+    """Describe the groups of several lesions, for a message; nothing where there are none."""
+    members = images.groupby("group_id")["lesion_id"].unique()
+    largest = max(members, key=len)
+    if len(largest) == 1:
+        return ""
+    counts = images.groupby("label")[["lesion_id", "group_id"]].nunique().itertuples()
+    joined = ", ".join(f"{name} {lesions} to {groups}" for name, lesions, groups in counts)
+    return (
+        f"\nNear-duplicate images joined lesions to groups: {joined}. The largest group has "
+        f"{len(largest)} lesions, for example {largest[0]} and {largest[1]}. If the pairs in "
+        "duplicates.csv are different lesions, set `duplicates: off` under `split`"
+    )
 
 
 def write_index(index: pd.DataFrame, config: Config) -> Path:
@@ -340,6 +344,6 @@ def _origin(config: Config) -> dict:
     return {
         "classes": config.classes,
         "data": config.data.model_dump(exclude={"attribution"}),
-        "split": config.split.model_dump(),
+        "split": config.split.model_dump(exclude_defaults=True),
         "seed": config.seed,
     }

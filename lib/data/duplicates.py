@@ -103,17 +103,13 @@ def find_pairs(images: Thumbnails) -> pd.DataFrame:
     project = _principal_axes(whole)
     tree = KDTree(project(whole))
     tables = []
-    known: set[tuple[int, int]] = set()
     for side, step in PARTS:
-        candidates = _candidates(images, tree, project, side, step)
-        pairs = zip(candidates["first"], candidates["second"], strict=True)
-        fresh = np.array([pair not in known for pair in pairs], bool)
-        confirmed = _confirm(images, candidates[fresh], side)
+        confirmed = _confirm(images, _candidates(images, tree, project, side, step), side)
         confirmed = confirmed[confirmed["similarity"] >= SAME_IMAGE]
-        known |= set(zip(confirmed["first"], confirmed["second"], strict=True))
         tables.append(confirmed.assign(part=side / COARSE)[columns])
     order = ["similarity", "first", "second"]
     table = pd.concat(tables).astype({"first": int, "second": int})
+    table = table.drop_duplicates(["first", "second"])  # the largest part counts
     return table.sort_values(order, ascending=[False, True, True], ignore_index=True)
 
 
@@ -187,8 +183,7 @@ def _candidates(images, tree, project, side, step) -> pd.DataFrame:
         parts.append(pd.DataFrame(table))
     pairs = pd.concat(parts)
     pairs = pairs[pairs["part_of"] != pairs["whole"]]
-    pairs["first"] = pairs[["part_of", "whole"]].min(axis=1)
-    pairs["second"] = pairs[["part_of", "whole"]].max(axis=1)
+    pairs[["first", "second"]] = np.sort(pairs[["part_of", "whole"]], axis=1)
     pairs = pairs.sort_values("distance", kind="stable").drop_duplicates(["first", "second"])
     return pairs[pairs.groupby("part_of").cumcount() < CONFIRMED]
 

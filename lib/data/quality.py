@@ -136,11 +136,9 @@ def usable(metadata: pd.DataFrame, inspected: pd.DataFrame, config: Config) -> p
 
 def describe(bad: pd.DataFrame) -> str:
     """Return one line for each problem: the number of images, and the first of them."""
-    lines = []
-    for problem, rows in bad.groupby("problem", sort=False):
-        first = rows.iloc[0]
-        name = first["path"] or first["image_id"]
-        lines.append(
-            f"  {problem} ({PROBLEMS[problem]}): {len(rows)}, the first: {name}, {first['found']}"
-        )
-    return "\n".join(lines)
+    names = bad["path"].where(bad["path"] != "", bad["image_id"])
+    return "\n".join(
+        f"  {problem} ({PROBLEMS[problem]}): {len(rows)}, the first: {names[rows.index[0]]}, "
+        f"{rows['found'].iloc[0]}"
+        for problem, rows in bad.groupby("problem", sort=False)
+    )

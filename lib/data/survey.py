@@ -146,13 +146,11 @@ def predict_class(
     ndarray of float, shape (n, classes)
         Probabilities, in the order of `classes`.
     """
-    forest = RandomForestClassifier(
-        200, class_weight="balanced", min_samples_leaf=5, random_state=0
-    )
+    model = RandomForestClassifier(200, class_weight="balanced", min_samples_leaf=5, random_state=0)
     inputs = measured.fillna(-999).to_numpy(float)  # missing is a value of its own
     targets = labels.map(classes.index).to_numpy()
     cv = PredefinedSplit(folds)
-    return cross_val_predict(forest, inputs, targets, cv=cv, method="predict_proba")
+    return cross_val_predict(model, inputs, targets, cv=cv, method="predict_proba")
 
 
 # ----------------------------------------------------------------------------------- skin tone

@@ -67,8 +67,7 @@ def read_mask(file: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     mask = _decode(file, cv2.IMREAD_GRAYSCALE, MASK_MODES, 1, expected)
     if 0 < mask.max() <= 127:
         raise ValueError(
-            f"{paths.relative(file)}: the largest value is {mask.max()}; expected 0 outside "
-            "and 255 inside"
+            f"{paths.relative(file)}: the largest value is {mask.max()}; expected 0 and 255"
         )
     if size is not None and mask.shape != size:
         raise ValueError(

@@ -35,10 +35,8 @@ def fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     # OpenCV visits all pixels several times, so it gets only those that matter
     rows = slice(max(top - FILL_REACH, 0), top + height + FILL_REACH)
     columns = slice(max(left - FILL_REACH, 0), left + width + FILL_REACH)
-    filled = image.copy()
-    filled[rows, columns] = cv2.inpaint(
-        image[rows, columns], mask[rows, columns], 1, cv2.INPAINT_NS
-    )
+    filled, around = image.copy(), (rows, columns)
+    filled[around] = cv2.inpaint(image[around], mask[around], 1, cv2.INPAINT_NS)
     return filled
 
 

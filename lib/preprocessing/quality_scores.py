@@ -46,18 +46,14 @@ def mask_scores(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def removal_scores(
-    restored: np.ndarray,
-    mask: np.ndarray,
-    clean: np.ndarray,
-    truth: np.ndarray,
-    ignored: np.ndarray,
+    image: np.ndarray, mask: np.ndarray, clean: np.ndarray, truth: np.ndarray, ignored: np.ndarray
 ) -> dict[str, float]:
     """Score the removal of an artefact: its mask, and the image under the artefact and elsewhere.
 
     Parameters
     ----------
-    restored, clean : ndarray of uint8, shape (height, width, 3)
-        The image after removal, and without the artefact.
+    image, clean : ndarray of uint8, shape (height, width, 3)
+        After removal, and without the artefact.
     mask, truth, ignored : ndarray of bool, shape (height, width)
         What was detected, where the artefact is, and what is left out (with 5 pixels around it).
 
@@ -67,7 +63,7 @@ def removal_scores(
         `dice`, `precision`, `recall`; `psnr_inside` and `psnr_outside` the artefact.
     """
     valid = ~grow_mask(ignored, SSIM_RADIUS)
-    error = np.square(clean.astype(np.float32) - restored)
+    error = np.square(clean.astype(np.float32) - image)
     scores = mask_scores(mask & valid, truth & valid)
     for name, region in {"inside": truth & valid, "outside": ~truth & valid}.items():
         scores[f"psnr_{name}"] = psnr(error[region])
