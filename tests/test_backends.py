@@ -22,7 +22,7 @@ import json, os, signal, sys
 from pathlib import Path
 import numpy as np
 from lib import config
-from lib.networks import baseline_cnn, batching, common_layers, devices, feature_cache, inference
+from lib.networks import batching, building, common_layers, devices, feature_cache, inference
 from lib.networks import model_graph, saving, training, vgg16
 from lib.networks.backend import keras
 
@@ -71,8 +71,8 @@ def plain(model, name):
 
 def baseline():
     training.set_seed(3)
-    settings = demo.baseline_cnn.model_copy(update={"filters": [4] * 8, "dense_units": [8, 8]})
-    return baseline_cnn.baseline_cnn(256, 3, settings, still, seed=1)
+    sizes = {"filters": [4] * 8, "dense_units": [8, 8]}
+    return building.build(demo.baseline, 256, 3, still, seed=1, **sizes)
 
 
 def random_network():

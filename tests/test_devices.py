@@ -29,11 +29,12 @@ if keras.backend.backend() == "tensorflow":
     tensorflow.config.set_logical_device_configuration(processor, two)
 
 from lib import config
-from lib.networks import baseline_cnn, batching, devices, model_graph, training
+from lib.networks import batching, building, devices, model_graph, training
 
 folder = Path(sys.argv[1])
-settings = config.load_config("configs/demo.yaml").baseline_cnn
-settings = settings.model_copy(update={"filters": [4] * 8, "dense_units": [8, 8], "epochs": 3})
+options = {"filters": [4] * 8, "dense_units": [8, 8]}
+settings = config.load_config("configs/demo.yaml").baseline
+settings = settings.model_copy(update={"options": options, "epochs": 3})
 still = config.Augmentation(rotation_degrees=0, zoom=0.0, flip="none")
 images = np.random.default_rng(1).integers(0, 256, (24, 256, 256, 3), dtype=np.uint8)
 features = np.random.default_rng(2).normal(size=(30, 8)).astype(np.float32)
@@ -50,7 +51,7 @@ class Keeping(batching.Batches):
 
 def cnn():
     training.set_seed(3)
-    return baseline_cnn.baseline_cnn(256, 3, settings, still, seed=1)
+    return building.build(settings, 256, 3, still, seed=1)
 
 
 def random_network():

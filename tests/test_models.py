@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lib import config
-from lib.networks import alexnet, baseline_cnn, model_graph, vgg16, vgg16_weights
+from lib.networks import alexnet, building, model_graph, vgg16, vgg16_weights
 from lib.networks.backend import keras
 
 SEVERAL = ["block3_pool", "block4_pool", "block5_pool"]
@@ -17,7 +17,7 @@ NETWORKS = [name for name, each in vars(keras.applications).items() if inspect.i
 @pytest.fixture(scope="module")
 def paper():
     run = config.load_config("configs/ham10000.yaml")
-    return baseline_cnn.baseline_cnn(256, 3, run.baseline_cnn, run.augmentation, seed=1)
+    return building.build(run.baseline, 256, 3, run.augmentation, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_the_baseline_s_first_convolution_has_the_parameters_worked_out_by_hand(
 def test_an_image_too_small_for_eight_poolings_is_refused():
     run = config.load_config("configs/demo.yaml")
     with pytest.raises(ValueError, match="image_size is 128; expected at least 256"):
-        baseline_cnn.baseline_cnn(128, 3, run.baseline_cnn, run.augmentation, seed=1)
+        building.build(run.baseline, 128, 3, run.augmentation, seed=1)
 
 
 def test_probabilities_add_up_to_one(paper, images):
@@ -137,7 +137,7 @@ def test_probabilities_add_up_to_one(paper, images):
 
 def test_the_paper_s_own_last_layer_is_a_relu_and_all_else_is_the_same(tiny, images):
     made = {
-        output: baseline_cnn.baseline_cnn(256, 3, tiny.baseline_cnn, tiny.augmentation, 1, output)
+        output: building.build(tiny.baseline, 256, 3, tiny.augmentation, 1, output=output)
         for output in ("softmax", "relu")
     }
     made["relu"].set_weights(made["softmax"].get_weights())
@@ -152,8 +152,9 @@ def test_the_paper_s_own_last_layer_is_a_relu_and_all_else_is_the_same(tiny, ima
 
 
 def test_another_output_is_refused(tiny):
-    with pytest.raises(ValueError, match="output is 'sigmoid'; expected 'softmax' or 'relu'"):
-        baseline_cnn.baseline_cnn(256, 3, tiny.baseline_cnn, tiny.augmentation, 1, "sigmoid")
+    message = r"models\.baseline_cnn\.options\.output: Input should be 'softmax' or 'relu'"
+    with pytest.raises(ValueError, match=message):
+        building.build(tiny.baseline, 256, 3, output="sigmoid")
 
 
 def test_pixels_are_rescaled_to_zero_to_one_inside_the_model(paper):
@@ -167,8 +168,7 @@ def test_pixels_are_rescaled_to_zero_to_one_inside_the_model(paper):
 def test_alexnet_has_the_map_sizes_and_parameters_of_its_paper(tiny):
     """Without groups; 62,378,344 = the sum of (inputs x outputs + outputs) over the layers."""
     sizes = {"filters": [96, 256, 384, 384, 256], "dense_units": [4096, 4096]}
-    settings = tiny.alexnet.model_copy(update=sizes)
-    model = alexnet.alexnet(256, 1000, settings, tiny.augmentation, seed=1)
+    model = building.build(tiny.model("alexnet"), 256, 1000, tiny.augmentation, **sizes)
     names = ["conv1", "pool1", "pool2", "conv3", "conv5", "pool5"]
     sides = [model.get_layer(name).output.shape[1:3] for name in names]
     assert sides == [(side, side) for side in (55, 27, 13, 13, 13, 6)]
@@ -179,7 +179,7 @@ def test_alexnet_has_the_map_sizes_and_parameters_of_its_paper(tiny):
 
 
 def test_alexnet_s_layers_stand_in_the_paper_s_order(tiny):
-    model = alexnet.alexnet(256, 3, tiny.alexnet, tiny.augmentation, seed=1)
+    model = building.build(tiny.model("alexnet"), 256, 3, tiny.augmentation, seed=1)
     names = [layer.name for layer in model.layers]
     assert (
         names[names.index("conv1") :]
@@ -197,7 +197,7 @@ def test_alexnet_s_layers_stand_in_the_paper_s_order(tiny):
 
 def test_an_image_of_227_pixels_is_not_resized(tiny):
     for size, expected in ((227, []), (256, ["resize"])):
-        model = alexnet.alexnet(size, 3, tiny.alexnet, tiny.augmentation, seed=1)
+        model = building.build(tiny.model("alexnet"), size, 3, tiny.augmentation, seed=1)
         assert [layer.name for layer in kinds(model, keras.layers.Resizing)] == expected
 
 
@@ -586,7 +586,7 @@ def test_a_model_that_was_cut_is_saved_whole(transfer_model, images, tmp_path):
 
 
 def test_alexnet_and_another_backbone_are_saved_whole(tiny, mobile, images, tmp_path):
-    for model in (mobile, alexnet.alexnet(256, 3, tiny.alexnet, tiny.augmentation, seed=1)):
+    for model in (mobile, building.build(tiny.model("alexnet"), 256, 3, tiny.augmentation, seed=1)):
         model.save(tmp_path / "model.keras")
         loaded = keras.saving.load_model(tmp_path / "model.keras")
         np.testing.assert_allclose(run(loaded, images), run(model, images), atol=1e-6)
@@ -600,8 +600,8 @@ def build_each(config):
     parts = (config.augmentation, 1)
     names = [f"expanded_conv_{i}_project_bn" for i in (2, 5)]
     for build in (
-        lambda: baseline_cnn.baseline_cnn(256, 3, config.baseline_cnn, *parts),
-        lambda: alexnet.alexnet(256, 3, config.alexnet, *parts),
+        lambda: building.build(config.baseline, 256, 3, *parts),
+        lambda: building.build(config.model("alexnet"), 256, 3, *parts),
         lambda: transfer(config, "VGG16", SEVERAL, "block5_conv1", 32),
         lambda: transfer(config, "MobileNetV3Small", names, names[1]),
     ):
