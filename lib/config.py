@@ -403,6 +403,10 @@ def _describe(fault: dict, values: dict) -> str:
         return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed)})"
     if fault["type"] == "missing":
         return f"missing key {key!r}"
+    if fault["type"] == "union_tag_not_found":
+        return f"missing key '{key}.kind' (allowed: {', '.join(KINDS)})"
+    if fault["type"] == "union_tag_invalid":
+        return f"{key}.kind = {fault['input']['kind']!r}: should be one of {', '.join(KINDS)}"
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not key:  # about several keys, which it names itself
         return message

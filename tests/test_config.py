@@ -32,7 +32,7 @@ def test_the_paper_s_settings_are_256_pixels_batches_of_32_and_50_epochs():
     run = config.load_config("configs/ham10000.yaml")
     assert run.classes == ["bcc", "mel", "nv"]
     assert run.preprocessing.image_size == 256
-    assert (run.baseline_cnn.batch_size, run.baseline_cnn.epochs) == (32, 50)
+    assert (run.baseline.batch_size, run.baseline.epochs) == (32, 50)
     assert run.model("vgg16").backbone == "VGG16"
     assert run.model("vgg16").test_time_views > 1
     assert run.data.synthetic is None
@@ -40,17 +40,39 @@ def test_the_paper_s_settings_are_256_pixels_batches_of_32_and_50_epochs():
 
 def test_a_misspelt_key_is_named_with_the_one_that_was_meant(load):
     with pytest.raises(
-        ValueError, match=r"unknown key 'baseline_cnn\.epoch'; did you mean 'epochs'\?"
+        ValueError, match=r"unknown key 'models\.baseline_cnn\.epoch'; did you mean 'epochs'\?"
     ):
         load("  epochs: 14", "  epoch: 14")
+    with pytest.raises(
+        ValueError,
+        match=r"unknown key 'models\.vgg16\.fine_tune\.layer'; did you mean 'from_layer'\? "
+        r"\(allowed: epochs, ",
+    ):
+        load("from_layer: block5_conv1", "layer: block5_conv1")
+
+
+EPOCHS = r"models\.baseline_cnn\.epochs"
+UNKNOWN_KIND = r"models\.alexnet\.kind = 'forest': should be one of handcrafted, network, transf"
+HEATMAPS = (
+    r"heatmaps\.layers = .*: expected networks out of baseline_cnn, alexnet, vgg16_frozen, "
+    r"vgg16_fine_tuned, among them vgg16_fine_tuned"
+)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("  epochs: 14", "  epochs: sixteen", r"baseline_cnn\.epochs = 'sixteen': .*integer"),
-        ("  epochs: 14", "  epochs: 0", r"baseline_cnn\.epochs = 0: .*greater than or equal to 1"),
-        ("  epochs: 14", '  epochs: "14"', r"baseline_cnn\.epochs = '14': .*integer"),
+        (
+            "  epochs: 14",
+            "  epochs: sixteen",
+            rf"{EPOCHS} = 'sixteen': .*integer",
+        ),
+        (
+            "  epochs: 14",
+            "  epochs: 0",
+            rf"{EPOCHS} = 0: .*greater than or equal to 1",
+        ),
+        ("  epochs: 14", '  epochs: "14"', rf"{EPOCHS} = '14': .*integer"),
         (
             "[bcc, mel, nv]",
             "[bcc, mole]",
@@ -65,29 +87,32 @@ def test_a_misspelt_key_is_named_with_the_one_that_was_meant(load):
             "remove_hair: false\n  thick_hair: true",
             r"preprocessing = .*thick_hair = true needs remove_hair = true",
         ),
-        ("128, 128]", "128]", r"baseline_cnn\.filters = .*at least 8"),
         ("test: 0.15", "test: 0.8", r"split = .*below 0\.9"),
-        ("title: Demo", "name: x\ntitle: Demo", r"unknown key 'name': the file's own name"),
+        (
+            "title: Demonstration",
+            "name: x\ntitle: Demonstration",
+            r"unknown key 'name': the file's own name",
+        ),
         ("seed: 2023\n\ndata", "data", r"missing key 'seed'"),
         ("zoom: 0.1", "zoom: 0.1\n  zoom: 0.2", r"key given twice: zoom"),
-        ("baseline_layer: conv5", "baseline_layer: conv9", r"baseline_layer = 'conv9': .*'conv1'"),
+        ("kind: network\n    name: alexnet", "kind: forest\n    name: alexnet", UNKNOWN_KIND),
         (
-            "block5_pool]",
-            "block6_pool]",
-            r"vgg16_transfer\.feature_layers = 'block6_pool': .*did you mean 'block\d_pool'\?"
-            r" \(allowed: block1_conv1, block1_conv2, block1_pool, .*block5_pool\)",
+            "- kind: network\n    name: alexnet",
+            "- name: alexnet",
+            r"missing key 'models\.alexnet\.kind'",
         ),
-        (
-            "from_layer: block5_conv1",
-            "from_layer: conv5_1",
-            r"vgg16_transfer\.fine_tune\.from_layer = 'conv5_1': .*\(allowed: block1_conv1, ",
-        ),
-        (
-            "vgg16_layer: block5_conv3",
-            "vgg16_layer: block5_pool",
-            r"heatmaps\.vgg16_layer = 'block5_pool': .*did you mean 'block5_conv\d'\? "
-            r"\(allowed: block1_conv1, block1_conv2, block2_conv1, .*, block5_conv3\)",
-        ),
+        ("name: alexnet", "name: AlexNet", r"models\.AlexNet\.name = 'AlexNet': .*pattern"),
+        ("  name: alexnet\n  ", "", r"missing key 'models\.3\.name'"),
+        ("classifier: svm", "classifier: tree", r"color_texture_svm\.classifier = 'tree': .*'svm'"),
+        ("name: alexnet", "name: baseline_cnn", r"a name is there twice: .*baseline_cnn, base"),
+        ("name: alexnet", "name: majority", r"models: a name is there twice: .*majority, majority"),
+        ("name: alexnet", "name: vgg16_linear", r"a name is there twice: .*vgg16_linear, vgg"),
+        ('SVM"', 'random forest"', r"a title is there twice: .*, random forest, Hand-crafted"),
+        ("builder: baseline_cnn", "builder: alexnet", r"missing: network with builder = baseline"),
+        ("{baseline_cnn: conv5", "{baseline: conv5", HEATMAPS),
+        ("{baseline_cnn: conv5", "{vgg16_linear: conv5", HEATMAPS),
+        (", vgg16_fine_tuned: block5_conv3", "", HEATMAPS),
+        ("{baseline_cnn: conv5, vgg16_fine_tuned: block5_conv3}", "{}", r"heatmaps\.layers = {}: "),
         ("seed: 2023}", "seed: -1}", r"split\.seed = -1: .*greater than or equal to 0"),
         ("zoom: 0.1", "zoom: [0.1", r"not a YAML file"),
     ],
@@ -97,37 +122,30 @@ def test_an_impossible_value_is_named(load, old, new, message):
         load(old, new)
 
 
-def test_layers_that_come_after_the_last_feature_are_refused(load):
-    """At block4_pool VGG16 ends: nothing of block 5 can be trained, or looked at."""
-    with pytest.raises(ValueError, match=r"(?s)from_layer.*heatmaps\.vgg16_layer") as refused:
-        load("block4_pool, block5_pool]", "block4_pool]")
-    lines = str(refused.value).splitlines()[1:]
-    assert [line.split(" = ")[0].strip() for line in lines] == [
-        "vgg16_transfer.fine_tune.from_layer",
-        "heatmaps.vgg16_layer",
-    ]
-    assert lines[0].endswith("block4_conv3, block4_pool)")
-    assert lines[1].endswith("block4_conv2, block4_conv3)")
+@pytest.mark.parametrize("kind", config.KINDS)
+def test_a_configuration_without_one_kind_of_model_is_refused(kind):
+    values = config.load_config(DEMO).model_dump()
+    values["models"] = [item for item in values["models"] if item["kind"] != kind]
+    with pytest.raises(ValueError, match=rf"models of each kind; missing: {kind}"):
+        config.Config.model_validate(values)
 
 
-def test_the_order_of_the_feature_layers_does_not_matter(load):
-    run = load("[block3_pool, block4_pool, block5_pool]", "[block5_pool, block3_pool]")
-    assert run.model("vgg16").fine_tune.from_layer == "block5_conv1"
-    run = load("from_layer: block5_conv1", "from_layer: block5_pool")
-    assert run.model("vgg16").fine_tune.from_layer == "block5_pool"
+def test_a_configuration_without_models_is_refused(load):
+    text = DEMO.read_text(encoding="utf-8")
+    models = text[text.index("models: ") : text.index("relu_output_epochs")]
+    with pytest.raises(ValueError, match=r"models = \[\]: .*at least 1"):
+        load(models, "models: []\n")
 
 
-def test_another_backbone_s_layers_are_not_compared_with_vgg16_s(load):
-    run = load(
-        "  feature_layers: [block3_pool, block4_pool, block5_pool]",
-        "  backbone: ResNet50\n  feature_layers: [conv4_block6_out]",
-    )
-    assert run.model("vgg16").feature_layers == ["conv4_block6_out"]
+def test_another_backbone_is_an_item_of_its_own(load):
+    settings = load("backbone: VGG16 ", "backbone: ResNet50 ").model("vgg16")
+    assert settings.backbone == "ResNet50"
+    assert settings.feature_layers == ["block3_pool", "block4_pool", "block5_pool"]
 
 
 def test_all_faults_are_told_at_once(load):
     with pytest.raises(ValueError, match=r"(?s)unknown key 'surprise'.*unknown key 'other'"):
-        load("title: Demo", "surprise: 1\nother: 2\ntitle: Demo")
+        load("title: Demonstration", "surprise: 1\nother: 2\ntitle: Demonstration")
 
 
 def test_a_missing_file_lists_those_there_are():
