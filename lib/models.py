@@ -39,7 +39,7 @@ class Model:
     @property
     def folder(self) -> str:
         """The folder below runs/<run> that holds its predictions."""
-        return self.settings.name if self.settings else ""
+        return self.settings.name
 
     @property
     def manifest(self) -> str:

@@ -122,7 +122,8 @@ def read_predictions(config: Config, index: pd.DataFrame) -> pd.DataFrame:
     held_out = index[index["split"] != "train"]
     prior = priors.training_prior(index, config.classes)
     parts = [_majority_predictions(index, held_out, config.classes, prior)]
-    for models in _by_folder(config).values():
+    for item in config.models:
+        models = [model for model in models_of(config).values() if model.settings is item]
         file = existing_file(models[0], "predictions.csv", config)
         table = tables.read_table(file, predictions_schema(config.classes))
         _check_images(table, models, held_out, KEY, file)
@@ -143,9 +144,10 @@ def read_cross_validation(config: Config, index: pd.DataFrame) -> pd.DataFrame |
         follow from its probabilities and the prior of their fold.
     """
     parts = []
-    for model in models_of(config).values():
+    for item in config.transfers:
+        model = models_of(config)[f"{item.name}_linear"]
         file = paths.run_folder(config.name) / model.folder / "cross_validation.csv"
-        if model.kind != "transfer" or model.network or not file.is_file():
+        if not file.is_file():
             continue
         table = tables.read_table(file, cross_validation_schema(config.classes))
         _check_images(table, [model], index, [*KEY, "fold"], file)
@@ -154,15 +156,6 @@ def read_cross_validation(config: Config, index: pd.DataFrame) -> pd.DataFrame |
             _check_decisions(rows, prior, config.classes, file, f" of fold {fold}")
         parts.append(table)
     return pd.concat(parts, ignore_index=True) if parts else None
-
-
-def _by_folder(config: Config) -> dict[str, list[Model]]:
-    """Return the models of each folder below runs/<run>."""
-    folders = {}
-    for model in models_of(config).values():
-        if model.settings:
-            folders.setdefault(model.folder, []).append(model)
-    return folders
 
 
 def existing_file(model: Model, name: str, config: Config) -> Path:
