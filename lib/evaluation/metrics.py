@@ -34,6 +34,7 @@ def build_metrics(
         A model and the one it is compared with.
     """
     prior = priors.training_prior(index, config.classes).tolist()
+    counts = index.groupby("split")[["image_id", "lesion_id"]].nunique().loc[list(splits.SPLITS)]
     settings = {
         "classes": config.classes,
         "titles": models.titles(config),
@@ -49,8 +50,8 @@ def build_metrics(
         "title": config.title,
         "synthetic": config.data.synthetic is not None,
         "classes": config.classes,
-        "images": _count(index, "image_id"),
-        "lesions": _count(index, "lesion_id"),
+        "images": counts["image_id"].to_dict(),
+        "lesions": counts["lesion_id"].to_dict(),
         "training_prior": dict(zip(config.classes, prior, strict=True)),
         "split_sha256": splits.digest(index),
         "interval": f"{100 * config.evaluation.confidence:g}% percentile bootstrap over lesions, "
@@ -104,12 +105,7 @@ def evaluate_models(
         },
         "differences": [
             {"model": model, "less": other}
-            | {
-                score: bootstrap.interval(
-                    values[model]["headline"][score] - values[other]["headline"][score], confidence
-                )
-                for score in SCORES
-            }
+            | _intervals(values[model]["headline"] - values[other]["headline"], confidence)
             for model, other in comparisons
             if model in values and other in values
         ],
@@ -140,32 +136,34 @@ def _score_draws(table: pd.DataFrame, classes: list[str], weights: np.ndarray) -
         name: draws[score.rule][name] if score.rule else score.function(*images)
         for name, score in SCORES.items()
     }
-    return draws | {"auc": areas, "headline": headline}
+    return draws | {"auc": areas, "headline": pd.DataFrame(headline)}
+
+
+def _intervals(draws: dict | pd.DataFrame, confidence: float) -> dict[str, dict]:
+    return {name: bootstrap.interval(values, confidence) for name, values in draws.items()}
 
 
 def _summary(
     table: pd.DataFrame, draws: dict[str, dict], classes: list[str], confidence: float
 ) -> dict:
-    def interval(group, score):
-        return bootstrap.interval(draws[group][score], confidence)
-
     lesions = table.groupby("label")["lesion_id"].nunique()
-    rules = {}
+    areas, rules = _intervals(draws["auc"], confidence), {}
     for rule, column in priors.PREDICTED.items():
         counts = confusion_matrix(table["label"], table[column], labels=classes)
-        rules[rule] = {score: interval(rule, score) for score in rule_scores()} | {
+        scores = _intervals(draws[rule], confidence)
+        rules[rule] = {name: scores[name] for name in rule_scores()} | {
             "per_class": {
                 name: per_class(counts, i)
                 | {
                     "lesions": int(lesions[name]),
-                    "sensitivity": interval(rule, f"sensitivity_{name}"),
-                    "auc": interval("auc", name),
+                    "sensitivity": scores[f"sensitivity_{name}"],
+                    "auc": areas[name],
                 }
                 for i, name in enumerate(classes)
             },
             "confusion": counts.tolist(),
         }
-    return {score: interval("headline", score) for score in SCORES} | {"rules": rules}
+    return _intervals(draws["headline"], confidence) | {"rules": rules}
 
 
 def per_class(confusion: np.ndarray, i: int) -> dict:
@@ -216,11 +214,6 @@ def manifests(config: Config) -> dict[str, dict]:
         if model.network or model.kind == "handcrafted"
     }
     return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
-
-
-def _count(index: pd.DataFrame, unit: str) -> dict[str, int]:
-    counts = index.groupby("split")[unit].nunique()
-    return {split: int(counts[split]) for split in splits.SPLITS}
 
 
 def headline_table(metrics: dict) -> pd.DataFrame:
@@ -276,13 +269,10 @@ def class_table(metrics: dict, rule: str = "equal_priors") -> pd.DataFrame:
 
 def confusion_table(metrics: dict) -> pd.DataFrame:
     """Return all confusion matrices as one table: `model`, `rule`, classes and `images`."""
-    classes = metrics["classes"]
-    return pd.DataFrame(
-        [
-            {"model": name, "rule": rule, "actual": actual, "predicted": predicted, "images": n}
-            for name, model in metrics["models"].items()
-            for rule, scores in model["rules"].items()
-            for actual, row in zip(classes, scores["confusion"], strict=True)
-            for predicted, n in zip(classes, row, strict=True)
-        ]
-    )
+    axes = [pd.Index(metrics["classes"], name=name) for name in ("actual", "predicted")]
+    counts = {
+        (name, rule): pd.DataFrame(scores["confusion"], *axes).stack()
+        for name, model in metrics["models"].items()
+        for rule, scores in model["rules"].items()
+    }
+    return pd.concat(counts, names=["model", "rule"]).rename("images").reset_index()

@@ -54,12 +54,11 @@ def both_scores(table: pd.DataFrame) -> dict[str, float]:
     """Return each of `rule_scores` under its own rule for one model, without an interval."""
     classes = [name.removeprefix("prob_") for name in table if name.startswith("prob_")]
     once = np.ones((1, len(table)))
-    return {
-        f"{score.label}, {priors.RULES[score.rule]}": float(
-            rule_draws(table, priors.PREDICTED[score.rule], classes, once)[name][0]
-        )
-        for name, score in rule_scores().items()
-    }
+    scores = {}
+    for name, score in rule_scores().items():
+        draws = rule_draws(table, priors.PREDICTED[score.rule], classes, once)
+        scores[f"{score.label}, {priors.RULES[score.rule]}"] = float(draws[name][0])
+    return scores
 
 
 def score_table(predictions: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
@@ -82,20 +81,15 @@ def confusion_matrices(
 
 def predictions_schema(classes: list[str]) -> pa.DataFrameSchema:
     """Return the schema of `predictions.csv`; probabilities sum to 1 in each row."""
+    columns = priors.PREDICTED.values()
     sum_to_one = pa.Check(
         lambda table: abs(table[[f"prob_{name}" for name in classes]].sum(axis=1) - 1) < 1e-4,
         name="probabilities sum to 1",
     )
     return pa.DataFrameSchema(
-        {
-            "model": pa.Column(str),
-            "image_id": pa.Column(str),
-            "lesion_id": pa.Column(str),
-            "group_id": pa.Column(str),
-            "split": pa.Column(str, pa.Check.isin(splits.SPLITS)),
-            "label": pa.Column(str, pa.Check.isin(classes)),
-        }
-        | {column: pa.Column(str, pa.Check.isin(classes)) for column in priors.PREDICTED.values()}
+        {name: pa.Column(str) for name in KEY}
+        | {"split": pa.Column(str, pa.Check.isin(splits.SPLITS))}
+        | {name: pa.Column(str, pa.Check.isin(classes)) for name in ("label", *columns)}
         | {f"prob_{name}": pa.Column(float, pa.Check.in_range(0, 1)) for name in classes},
         checks=sum_to_one,
         unique=["model", "image_id"],
