@@ -14,13 +14,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 
-from lib import config, paths, tables
+from lib import config, models, paths, tables
 from lib.evaluation import calibration
 from lib.networks import (
-    alexnet,
     array_files,
-    baseline_cnn,
     batching,
+    building,
     devices,
     epoch_scores,
     inference,
@@ -183,16 +182,48 @@ def test_a_split_is_served_from_images_and_from_cached_views_alike(small_run):
 
 
 def test_calibration_is_fitted_on_validation_images_and_added_to_the_manifest(small_run, tmp_path):
-    saving.write_manifest(tmp_path, "manifest_frozen")
+    saving.write_manifest(tmp_path / "vgg16", "manifest_frozen")
+    small_run.folder = tmp_path
+    settings = SimpleNamespace(name="vgg16", class_balance="weights")
+    model = models.Model("vgg16_frozen", "VGG16, frozen", settings, "frozen")
     random = np.random.default_rng(1)
     outputs = random.dirichlet([1, 1], size=4)  # rows 1, 3, 5 and 7; row 1 is a test image
-    posteriors = inference.calibrate(small_run, outputs, "weights", tmp_path, "manifest_frozen")
+    posteriors = inference.calibrate(small_run, model, outputs)
     expected = calibration.fit(
         outputs[1:], [0, 1, 1], np.array([0.5, 0.5]), small_run.class_prior, small_run.classes
     )
     np.testing.assert_array_equal(posteriors, expected.apply(outputs))
-    manifest = json.loads((tmp_path / "manifest_frozen.json").read_text())
+    manifest = json.loads((tmp_path / "vgg16" / "manifest_frozen.json").read_text())
     assert manifest["calibration"] == expected.model_dump()
+
+
+def test_the_last_layers_are_trained_from_images_and_from_cached_features_alike(
+    small_run, tmp_path
+):
+    """Without random layers before them, both ways give the same weights."""
+    small_run.images = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)
+    small_run.config = SimpleNamespace(seed=7)
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(6, activation="relu", name="hidden")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax", name="last")(hidden))
+    first = model.get_weights()
+    features = inference.forward(keras.Model(inputs, hidden), small_run.images)
+    cached = {split: features[small_run.rows(split)] for split in ("train", "validation")}
+    settings = SimpleNamespace(batch_size=2, class_balance="weights")
+    stage, trained = config.Stage(epochs=2, learning_rate=0.1), []
+    for name, source in {"images": small_run.images, "features": cached}.items():
+        model.set_weights(first)
+        options = {"state": tmp_path / f"{name}.state.npz", "stage": "last layer"}
+        options |= {"first_layer": "last", "stage_settings": stage, "verbose": False}
+        history = training.fit_run(small_run, model, source, settings, **options)
+        assert history["epoch"].tolist() == [1, 2]
+        trained.append(model.get_weights())
+    for one, other in zip(*trained, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+    assert [np.array_equal(*pair) for pair in zip(trained[0], first, strict=True)] == [
+        *(True, True, False, False)
+    ]
 
 
 def test_balanced_weights_make_classes_count_the_same():
@@ -373,17 +404,17 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 from lib import config
-from lib.networks import baseline_cnn, batching, model_graph, training
+from lib.networks import batching, building, model_graph, training
 from lib.networks.backend import keras
 
 file, die_in, where = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 training.set_seed(3)
-settings = config.load_config("configs/demo.yaml").baseline_cnn.model_copy(
-    update={"filters": [4] * 8, "dense_units": [8, 8], "epochs": 4, "schedule": "cosine",
-            "warmup_epochs": 1}
+settings = config.load_config("configs/demo.yaml").baseline.model_copy(
+    update={"options": {"filters": [4] * 8, "dense_units": [8, 8]}, "epochs": 4,
+            "schedule": "cosine", "warmup_epochs": 1}
 )
 augmentation = config.Augmentation(rotation_degrees=180, zoom=0.2, flip="horizontal")
-model = baseline_cnn.baseline_cnn(256, 3, settings, augmentation, seed=1)
+model = building.build(settings, 256, 3, augmentation, seed=1)
 random = np.random.default_rng(1)
 images = random.integers(0, 256, (24, 256, 256, 3), dtype=np.uint8)
 
@@ -661,10 +692,8 @@ def test_every_network_in_half_the_bits_has_a_twin_in_float32():
     run = config.load_config("configs/demo.yaml")
     transfer = run.model("vgg16").model_copy(update={"input_size": 32})
     builders = {
-        "baseline": lambda: baseline_cnn.baseline_cnn(
-            256, 3, run.baseline_cnn, run.augmentation, 1
-        ),
-        "alexnet": lambda: alexnet.alexnet(256, 3, run.alexnet, run.augmentation, 1),
+        "baseline": lambda: building.build(run.baseline, 256, 3, run.augmentation, 1),
+        "alexnet": lambda: building.build(run.model("alexnet"), 256, 3, run.augmentation, 1),
         "vgg16": lambda: vgg16.vgg16_transfer(256, 3, transfer, run.augmentation, 1),
     }
     images = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
