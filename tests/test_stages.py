@@ -9,7 +9,7 @@ import time
 import pytest
 from conftest import without_make
 
-from lib import config, paths, source_code
+from lib import config, models, paths, source_code
 from tools import stages
 
 NAMES = [file.stem for file in sorted((paths.ROOT / "notebooks").glob("[0-9]*.ipynb"))]
@@ -29,7 +29,16 @@ def code_of(name):
 
 def test_every_section_of_a_configuration_reaches_a_notebook_or_a_page():
     listed = {name for names in stages.SECTIONS.values() for name in names} | set(stages.PAGE)
-    assert listed == set(config.Config.model_fields) - {"name"}
+    assert listed == set(config.Config.model_fields) - {"name"} | set(config.KINDS)
+
+
+#: Properties of a configuration, and the kind of models that they read.
+PARTS = {
+    "baseline": "network",
+    "networks": "network",
+    "transfers": "transfer",
+    "primary": "transfer",
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,8 +46,32 @@ def test_a_notebook_reads_no_section_that_it_does_not_depend_on(name):
     """Its own sections or, since those notebooks come before it, an earlier notebook's."""
     before = [other for other in NAMES[: NAMES.index(name) + 1] if other in stages.SECTIONS]
     allowed = {"name", *(section for other in before for section in stages.SECTIONS[other])}
-    read = set(re.findall(r"\b(?:config|run)\.(\w+)", code_of(name)))
-    assert read & set(config.Config.model_fields) <= allowed
+    code = code_of(name)
+    read = set(re.findall(r"\b(?:config|run)\.(\w+)", code))
+    fields = read & set(config.Config.model_fields) | {PARTS[name] for name in read & set(PARTS)}
+    if "models" in fields - allowed:  # of one kind
+        kinds = re.findall(r"in config\.models if item\.kind == .(\w+)", code)
+        assert len(kinds) == code.count("config.models")
+        fields = fields - {"models"} | set(kinds)
+    assert fields <= allowed
+
+
+def test_a_model_belongs_to_the_notebook_that_trains_it_and_all_models_to_the_evaluation():
+    for kind, notebook in models.NOTEBOOKS.items():
+        assert [name for name, sections in stages.SECTIONS.items() if kind in sections] == [
+            notebook
+        ]
+    assert "models" in stages.SECTIONS["05_evaluation"]
+
+
+def test_the_sections_of_a_configuration_hold_its_models_by_kind():
+    sections = stages.read_sections(paths.ROOT / "tests" / "tiny.yaml")
+    names = {kind: [item["name"] for item in sections[kind]] for kind in config.KINDS}
+    assert names == {
+        "handcrafted": ["color_texture_svm", "color_texture_forest"],
+        "network": ["baseline_cnn", "alexnet"],
+        "transfer": ["vgg16"],
+    }
 
 
 # ----------------------------------------------------------------------------------- the modules
@@ -82,7 +115,7 @@ def test_a_key_file_is_rewritten_only_when_its_contents_change(tmp_path, monkeyp
         "lib/used.py": "from lib.deeper import x\n",
         "lib/deeper.py": "x = 1\n",
         "lib/other.py": "y = 1\n",
-        "a.yaml": "evaluation: {bootstrap_draws: 9}\nsplit: {folds: 5}\n",
+        "a.yaml": "evaluation: {bootstrap_draws: 9}\nmodels: []\nsplit: {folds: 5}\n",
     }.items():
         paths.write_text(tmp_path / file, text)
     key = tmp_path / "output" / "runs" / "a" / "keys" / "05_evaluation.key"
@@ -97,15 +130,17 @@ def test_a_key_file_is_rewritten_only_when_its_contents_change(tmp_path, monkeyp
 
     assert rewritten("lib/other.py", "y = 2\n"), "there was none"
     assert json.loads(key.read_text(encoding="utf-8")).keys() == {
-        *("evaluation", "lib/used.py", "lib/deeper.py")
+        *("evaluation", "models", "lib/used.py", "lib/deeper.py")
     }
     before = key.stat().st_mtime_ns
     assert not rewritten("lib/other.py", "y = 3\n")
     assert not rewritten("lib/deeper.py", '"""Docs."""\nx = 1  # one\n')
-    assert not rewritten("a.yaml", "evaluation: {bootstrap_draws: 9}\nsplit: {folds: 3}\n")
+    same = "models: []\nevaluation: {bootstrap_draws: 9}  # few\nsplit: {folds: 3}\n"
+    assert not rewritten("a.yaml", same)
     assert key.stat().st_mtime_ns == before
     assert rewritten("lib/deeper.py", "x = 2\n")
-    assert rewritten("a.yaml", "evaluation: {bootstrap_draws: 8}\nsplit: {folds: 3}\n")
+    assert rewritten("a.yaml", same.replace("draws: 9", "draws: 8"))
+    assert rewritten("a.yaml", same.replace("[]", "[{kind: network, name: cnn}]"))
     assert rewritten("a.yaml", "evaluation: [\n"), "the notebook will say what is wrong"
     assert rewritten("lib/deeper.py", "x = (\n"), "the notebook will say what is wrong"
 
@@ -148,12 +183,24 @@ def planned(make, file, *options):
         ("seed", "seed", [], []),
         ("title: Tiny", "title: Very tiny", [], NAMES),
         ("bootstrap_draws: 100", "bootstrap_draws: 5000", EVALUATION, EVALUATION),
-        ("vgg16_layer: block4_conv3", "vgg16_layer: block4_conv2", HEATMAPS, HEATMAPS),
+        ("block4_conv3}", "block4_conv2}", HEATMAPS, HEATMAPS),
+        ("epochs: 8 ", "epochs: 9 ", *[["03_baseline_cnn", *EVALUATION]] * 2),
+        ('"AlexNet, from', '"Net, from', *[["03_baseline_cnn", *EVALUATION]] * 2),
         ("input_size: 32", "input_size: 48", *[["04_vgg16_transfer", *EVALUATION]] * 2),
         ("split: {validation: 0.2", "split: {validation: 0.3", NAMES, NAMES),
         ("split: {validation", "split: [validation", NAMES, NAMES),
     ],
-    ids=["nothing", "title", "draws", "heatmaps", "vgg16", "split", "not YAML"],
+    ids=[
+        "nothing",
+        "title",
+        "draws",
+        "heatmaps",
+        "baseline",
+        "a model's title",
+        "vgg16",
+        "split",
+        "not YAML",
+    ],
 )
 def test_a_changed_configuration_runs_what_depends_on_it(
     make, up_to_date, old, new, executed, rendered
