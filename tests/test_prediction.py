@@ -11,12 +11,14 @@ import pytest
 from lib import config, paths
 from lib.data import datasets
 from lib.evaluation import priors
+from lib.models import models_of
 from lib.networks import inference, published_networks, saving
 from lib.preprocessing import decode, image_array
 from tools import finished_run, predict
 
 REAL = paths.ROOT / "reports" / "ham10000" / "published" / "predictions.csv"
 CLASSES = ["bcc", "mel", "nv"]
+NETWORKS = ("baseline_cnn", "vgg16_frozen", "vgg16_fine_tuned")
 
 
 @pytest.fixture
@@ -52,13 +54,14 @@ def run_command(capsys, *arguments):
 # ----------------------------------------------------------------------------- the same as the run
 
 
-@pytest.mark.parametrize("model", published_networks.SOURCES)
+@pytest.mark.parametrize("model", NETWORKS)
 def test_a_file_gets_what_its_row_of_the_array_gets(own_run, run, data_folder, model):
     """By the notebooks' own steps: the saved network, the row, the views, the calibration."""
     index = datasets.read_index(run)
     images, rows = image_array.open_images(index, run), np.array([3, 0, 7])
     views = 1 if model == "baseline_cnn" else 2
-    network = saving.read_model(run, *published_networks.SOURCES[model])
+    row = models_of(run)[model]
+    network = saving.read_model(run, row.folder, row.network)
     outputs = inference.predict(network, images, rows, views=views)
     prior = priors.training_prior(index, CLASSES)
     outputs = finished_run.read_run(run, model)[1].calibration.apply(outputs)
@@ -245,7 +248,7 @@ def test_make_predict_takes_the_full_experiment_whatever_its_default_run_is(make
     or not REAL.is_file(),
     reason="no networks, or no predictions, of the full experiment are published",
 )
-@pytest.mark.parametrize("model", published_networks.SOURCES)
+@pytest.mark.parametrize("model", NETWORKS)
 def test_the_published_networks_reproduce_the_published_predictions(ham10000, model):
     table = pd.read_csv(REAL)
     table = table[table["model"] == model].sample(24, random_state=2023).set_index("image_id")
@@ -255,7 +258,7 @@ def test_the_published_networks_reproduce_the_published_predictions(ham10000, mo
     if size != (224, 224):
         pytest.skip(f"the run was made on a copy stored at 224 x 224 pixels; these are {size}")
     network, note = published_networks.load("ham10000", model)
-    expected = table[[f"prob_{name}" for name in note.config.classes]].to_numpy()
+    expected = table[[f"prob_{name}" for name in note.classes]].to_numpy()
     predicted = predict.predict_files(
         [ham10000 / files[name] for name in table.index], network, note
     )

@@ -1,14 +1,17 @@
 """Published networks: the same weights and answers as those trained, or a refusal."""
 
 import json
+import re
 import shutil
 import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import with_model
 
 from lib import config, paths, tables
+from lib.models import models_of
 from lib.networks import (
     array_files,
     devices,
@@ -45,9 +48,9 @@ def noise():
     return np.random.default_rng(0).integers(0, 256, (4, 256, 256, 3), dtype=np.uint8)
 
 
-def trained(finished, model):
-    folder, name = published_networks.SOURCES[model]
-    return saving.load_model(finished.run / folder / f"{name}.keras")
+def trained(finished, run, model):
+    row = models_of(run)[model]
+    return saving.load_model(finished.run / row.folder / f"{row.network}.keras")
 
 
 def manifest_of(folder):
@@ -69,9 +72,9 @@ def rewrite(folder, model, edit):
 
 @pytest.mark.parametrize("model", NETWORKS)
 def test_a_loaded_network_has_the_weights_and_the_answers_of_the_trained(
-    finished, published, noise, model
+    finished, published, run, noise, model
 ):
-    expected = trained(finished, model)
+    expected = trained(finished, run, model)
     network, note = published_networks.load("tiny", model)
     assert model_graph.weights_digest(network) == model_graph.weights_digest(expected)
     assert note.weights_sha256 == model_graph.weights_digest(expected)
@@ -121,17 +124,20 @@ def test_the_manifest_says_what_each_file_is(finished, published, run, data_fold
     said = manifest_of(published)
     assert list(said["models"]) == list(NETWORKS)
     for model, each in said["models"].items():
-        folder, name = published_networks.SOURCES[model]
-        suffix = "" if name == "model" else f"_{name}"
-        source = json.loads((finished.run / folder / f"manifest{suffix}.json").read_text())
+        row = models_of(run)[model]
+        source = json.loads((finished.run / row.folder / f"{row.manifest}.json").read_text())
+        assert each["title"] == row.title
+        assert each["settings"] == row.settings.model_dump()
         assert each["weights_sha256"] == source["weights_sha256"]
-        assert each["class_balance"] == source["class_balance"]
+        assert each["settings"]["class_balance"] == source["class_balance"]
         assert each["calibration"] == source["calibration"]
         assert each["sha256"] == array_files.file_digest(published / each["file"])
         assert each["bytes"] == (published / each["file"]).stat().st_size
         kept, _ = array_files.read_arrays(published / each["file"])
         assert each["values"] == sum(values.size for values in kept.values())
     assert [each["test_time_views"] for each in said["models"].values()] == [1, 2, 2]
+    assert said["classes"] == {name: run.names[name] for name in ("bcc", "mel", "nv")}
+    assert said["preprocessing"] == run.preprocessing.model_dump()
     assert said["vgg16_sha256"] == vgg16_weights.VGG16_DIGEST
     assert said["versions"]["keras"] == keras.__version__
     assert str(data_folder.parent) not in json.dumps(said), "no path of this machine"
@@ -151,7 +157,7 @@ def test_the_readme_says_what_these_are_and_under_which_terms(published):
         "Not a medical device",
         "no medical evidence",
         "make predict IMAGE=<file or folder> CONFIG=tiny",
-        "AlexNet is left out",
+        "Left out, to stay below 40 MB: AlexNet, from scratch. ",
         "CC BY 4.0",
         "basal cell carcinoma, melanoma and melanocytic nevus",
     ):
@@ -164,8 +170,8 @@ def test_the_readme_says_what_these_are_and_under_which_terms(published):
 
 def test_weights_learnt_from_ham10000_follow_its_licence(published, run):
     said = published_networks.read_manifest(published / published_networks.MANIFEST)
-    real = config.load_config("configs/ham10000.yaml")
-    text = publish_models.render_readme(said.model_copy(update={"configuration": real}))
+    real = {"attribution": config.load_config("configs/ham10000.yaml").data.attribution}
+    text = publish_models.render_readme(said.model_copy(update=real | {"synthetic": False}))
     assert "HAM10000's CC BY-NC 4.0: not for commercial use, and with attribution" in text
     assert "no medical evidence" not in text
 
@@ -227,13 +233,12 @@ def test_a_network_that_its_own_manifest_contradicts_is_refused(
     file = own_run / "vgg16" / f"manifest{suffix}.json"
     said = json.loads(file.read_text(encoding="utf-8"))
     tables.write_json(said | {key: value}, file)
-    refused(run, ValueError, rf"vgg16_transfer/{name}\.keras: its manifest says {key} = {value}; ")
+    refused(run, ValueError, rf"vgg16/{name}\.keras: its manifest says {key} = {value}; ")
 
 
 def test_a_network_that_the_configuration_does_not_build_is_refused(own_run, run, published):
     """The same weights fit other settings, such as another size of the image inside."""
-    settings = run.model("vgg16").model_copy(update={"input_size": 64})
-    other = run.model_copy(update={"vgg16_transfer": settings})
+    other = with_model(run, "vgg16", input_size=64)
     refused(other, ValueError, r"frozen\.keras: .* gives other predictions")
 
 
@@ -347,7 +352,12 @@ def test_pickled_arrays_are_not_read(published):
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda m: m | {"classes": ["bcc", "nv", "mel"]}, "elsewhere they are"),
+        (lambda m: m | {"classes": {"bcc": "a", "nv": "b", "akiec": "c"}}, "elsewhere they are"),
+        (lambda m: m | {"schema_version": 1}, "schema_version: Input should be 2"),
+        (
+            lambda m: m | {"models": {"baseline_cnn": m["models"]["baseline_cnn"] | UNKNOWN}},
+            "models.baseline_cnn.settings: Input tag 'forest'",
+        ),
         (lambda m: without(m, "training_prior"), "training_prior: Field required"),
         (lambda m: m | {"code": "import os"}, "code: Extra inputs are not permitted"),
         (lambda m: m | {"training_prior": dict.fromkeys(m["classes"], 0.3)}, "add up to 1"),
@@ -365,6 +375,21 @@ def test_a_manifest_that_is_not_as_it_should_be_is_refused(published, edit, said
 
 
 OUTSIDE = {"file": "../secret.npz"}
+UNKNOWN = {"settings": {"kind": "forest", "name": "baseline_cnn"}}
+
+
+def test_a_new_section_of_the_configuration_does_not_concern_a_manifest(published, monkeypatch):
+    """A manifest does not hold a configuration."""
+
+    class Later(config.Config):
+        surprise: int
+
+    monkeypatch.setattr(config, "Config", Later)
+    with pytest.raises(ValueError, match="missing key 'surprise'"):
+        config.load_config("configs/demo.yaml")
+    manifest = published_networks.read_manifest(published / published_networks.MANIFEST)
+    assert list(manifest.models) == list(NETWORKS)
+    published_networks.load("tiny", "baseline_cnn")
 
 
 def test_a_run_that_is_not_published_is_one_clear_error(published):
@@ -412,12 +437,8 @@ def test_a_kill_between_the_two_renamings_loses_nothing(tmp_path):
 # ------------------------------------------------------------------------------ what is committed
 
 COMMITTED = sorted(paths.ROOT.glob(f"models/*/{published_networks.MANIFEST}"))
-#: Of a published network: its name in the manifest of the published run.
-PUBLISHED_AS = {
-    "baseline_cnn": "baseline_cnn",
-    "vgg16_frozen": "vgg16_frozen",
-    "vgg16_fine_tuned": "vgg16_transfer",
-}
+#: The names of networks that differ in manifests published before `models` was a list.
+PUBLISHED_AS = {"vgg16_fine_tuned": "vgg16_transfer"}
 
 
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.name)
@@ -425,11 +446,18 @@ def test_committed_networks_are_those_whose_results_are_published(file):
     manifest = published_networks.read_manifest(file)
     results = paths.ROOT / "reports" / manifest.run / "published" / "manifest.json"
     published = json.loads(results.read_text(encoding="utf-8"))
-    assert manifest.configuration.model_dump() == published["configuration"]
+    configuration = published["configuration"]
+    assert list(manifest.classes) == configuration["classes"]
+    steps = manifest.preprocessing.model_dump()  # of which the older one may lack some
+    for step in steps.keys() & configuration["preprocessing"].keys():
+        assert steps[step] == configuration["preprocessing"][step], step
     for name, model in manifest.models.items():
-        said = published[PUBLISHED_AS[name]]
+        said = published.get(name) or published[PUBLISHED_AS[name]]
         assert model.weights_sha256 == said["weights_sha256"]
         assert model.calibration.model_dump() == said["calibration"]
+        assert model.settings.class_balance == said["class_balance"]
+        if "test_time_views" in said:
+            assert model.test_time_views == said["test_time_views"]
 
 
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.name)
@@ -445,6 +473,12 @@ def test_a_committed_folder_holds_what_its_manifest_says_and_nothing_else(file):
         "README.md",
     }
     assert {each.name for each in folder.iterdir()} == files
-    assert (folder / "README.md").read_text(encoding="utf-8") == publish_models.render_readme(
-        manifest
-    )
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    listed = re.search(r"^Left out, .*?: (.*)\. `make", readme, re.MULTILINE)
+    left_out = listed[1].split("; ") if listed else []
+    assert readme == publish_models.render_readme(manifest, left_out)
+    results = paths.ROOT / "reports" / manifest.run / "published" / "metrics.json"
+    scored = json.loads(results.read_text(encoding="utf-8"))["models"]
+    published = [scored[name]["title"] for name in manifest.models]
+    assert published == [model.title for model in manifest.models.values()]
+    assert set(left_out) <= {each["title"] for each in scored.values()} - set(published)

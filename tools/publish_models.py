@@ -105,14 +105,14 @@ def _check_size(run: str, described: dict[str, published_networks.Model]) -> Non
         sizes = ", ".join(f"{model.file} {model.bytes:,}" for model in described.values())
         raise ValueError(
             f"models/{run}: the networks take {total:,} bytes together, more than {LARGEST} MB "
-            f"({sizes}); use fewer filters or units, fine-tune from a later layer, or leave some out: publish: false"
+            f"({sizes}); use fewer filters or units, fine-tune from a later layer, "
+            "or leave some out (publish: false)"
         )
 
 
 def _manifest(
     config: Config, prior: np.ndarray, described: dict[str, published_networks.Model]
 ) -> published_networks.Manifest:
-    backbones = [getattr(model.settings, "backbone", None) for model in described.values()]
     return published_networks.Manifest(
         schema_version=published_networks.SCHEMA_VERSION,
         run=config.name,
@@ -122,7 +122,7 @@ def _manifest(
         classes={name: config.names[name] for name in config.classes},
         preprocessing=config.preprocessing,
         training_prior=dict(zip(config.classes, prior.tolist(), strict=True)),
-        vgg16_sha256=vgg16_weights.VGG16_DIGEST if "VGG16" in backbones else None,
+        vgg16_sha256=vgg16_weights.VGG16_DIGEST if "VGG16" in _pretrained(described) else None,
         versions=versions(),
         models=described,
     )
@@ -137,7 +137,6 @@ def render_readme(manifest: published_networks.Manifest, left_out: Sequence[str]
         The titles of the run's networks that are not published.
     """
     *others, last = manifest.classes.values()
-    backbones = [getattr(model.settings, "backbone", None) for model in manifest.models.values()]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         run=manifest.run,
@@ -147,12 +146,19 @@ def render_readme(manifest: published_networks.Manifest, left_out: Sequence[str]
         models=manifest.models,
         last_model=list(manifest.models)[-1],
         left_out=left_out,
-        backbones=list(dict.fromkeys(name for name in backbones if name)),
+        backbones=_pretrained(manifest.models),
         synthetic=manifest.synthetic,
         ham10000="HAM10000" in manifest.attribution,
         attribution=manifest.attribution,
         largest=LARGEST,
     )
+
+
+def _pretrained(described: dict[str, published_networks.Model]) -> list[str]:
+    """Return the backbones whose ImageNet weights the networks start from."""
+    items = [model.settings for model in described.values()]
+    names = [item.backbone for item in items if getattr(item, "weights", None) == "imagenet"]
+    return list(dict.fromkeys(names))
 
 
 def _check_predictions(trained: keras.Model, loaded: keras.Model, source: str) -> None:
