@@ -17,9 +17,9 @@ MARKS = "<!-- results: make publish writes this -->", "<!-- end of results -->"
 DEMO_MARKS = "<!-- demo: make publish writes this -->", "<!-- end of demo -->"
 #: The run of the README's table; before it is published, the first published run.
 MAIN_RUN = "ham10000"
-#: Model, decision rule and score of the primary result.
-PRIMARY_MODEL, PRIMARY_RULE = "vgg16_fine_tuned", "equal_priors"
-PRIMARY_SCORE = "balanced_accuracy"
+#: Decision rule and score of the primary result, and the model where a run does not name it.
+PRIMARY_RULE, PRIMARY_SCORE = "equal_priors", "balanced_accuracy"
+PRIMARY_MODEL = "vgg16_fine_tuned"
 #: A class whose sensitivity and specificity the README shows, where the run has it.
 MELANOMA = "mel"
 
@@ -64,7 +64,7 @@ def demo_sentence(runs: list[dict]) -> str:
     run = next((run for run in runs if run["run"] == "demo"), {"models": {}})
     model, baseline = (
         _score(run["models"].get(name, {}), PRIMARY_SCORE, PRIMARY_RULE)
-        for name in (PRIMARY_MODEL, "majority")
+        for name in (run.get("primary", PRIMARY_MODEL), "majority")
     )
     if not (model and baseline):
         return "The demonstration has not been published yet.\n"
@@ -92,7 +92,9 @@ def headline_table(runs: list[dict]) -> str:
             melanoma = _rule(model, PRIMARY_RULE).get("per_class", {}).get(MELANOMA, {})
             cells += [_value(melanoma.get(part)) for part in ("sensitivity", "specificity")]
         rows.append([_title(name, model), *cells])
-    trained = _score(run["models"].get(PRIMARY_MODEL, {}), "accuracy", "training_prior")
+    trained = _score(
+        run["models"].get(run.get("primary", PRIMARY_MODEL), {}), "accuracy", "training_prior"
+    )
     note = (
         "Every model decides under equal priors: each probability is divided by the class "
         "frequency in training, and the most probable class is predicted. This finds more of the "

@@ -49,6 +49,7 @@ def build_metrics(
         "run": config.name,
         "title": config.title,
         "synthetic": config.data.synthetic is not None,
+        "primary": config.primary,
         "classes": config.classes,
         "images": counts["image_id"].to_dict(),
         "lesions": counts["lesion_id"].to_dict(),

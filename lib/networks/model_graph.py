@@ -1,6 +1,5 @@
 """Cut a Keras model in two, freeze parts of it, and hash its layers and weights."""
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lib import source_code
+from lib.config import did_you_mean
 from lib.networks.backend import keras
 
 layers = keras.layers
@@ -102,10 +102,8 @@ def calls(model):
 def unknown_name(owner, kind, name, known):
     """Return the message for a name that is not known, with the closest ones."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    more = f" and {len(known) - 60} more" if len(known) > 60 else ""
-    return f"{owner} has no {kind} {name!r}{hint}; it has: {', '.join(known[:60])}{more}"
+    names = ", ".join(known[:60]) + (f" and {len(known) - 60} more" if len(known) > 60 else "")
+    return f"{owner} has no {kind} {name!r}{did_you_mean(name, known)}; it has: {names}"
 
 
 def snapshot(model: keras.Model) -> Callable[[], None]:
