@@ -7,12 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lib import config, paths
-from lib.networks import array_files, common_layers, feature_cache, inference, model_graph
+from lib.networks import array_files, common_layers, devices, feature_cache, inference, model_graph
 from lib.networks.backend import keras
 
 MOVING = config.Augmentation(rotation_degrees=180, zoom=0.2, flip="horizontal_and_vertical")
@@ -343,3 +345,89 @@ def test_the_note_says_what_the_files_hold(trunk, cache, tmp_path):
     for name, digest in note["sha256"].items():
         assert array_files.file_digest(tmp_path / "kept" / name) == digest
     assert sorted(note["sha256"]) == ["features_0.npy", "features_1.npy"]
+
+
+# ----------------------------------------------------------------------------------------- a run
+
+
+def pretrained(precision="float32"):
+    """A network like those with a pretrained backbone: random layers, two convolutions, a head."""
+    keras.utils.set_random_seed(1)
+    with devices.policy(precision):
+        inputs = keras.Input((8, 8, 3), dtype="uint8")
+        x = keras.layers.Rescaling(1 / 255, dtype="float32")(inputs)
+        for layer in common_layers.augmentation_layers(MOVING, seed=5, white=1.0):
+            x = layer(x)
+        x = keras.layers.Conv2D(4, 3, name="conv1")(x)
+        x = keras.layers.Conv2D(5, 3, name="conv2")(x)
+        x = keras.layers.GlobalAveragePooling2D(name="features", dtype="float32")(x)
+        x = keras.layers.Dense(6, name="dense")(x)
+        x = keras.layers.Dense(2, activation="softmax", name="probabilities", dtype="float32")(x)
+    return keras.Model(inputs, x)
+
+
+@pytest.fixture
+def small_run(tmp_path):
+    """20 images in three splits, whose rows are not in the order of the splits."""
+    split = np.array(["test", "train", "validation", "train"] * 5)
+    index = pd.DataFrame({"split": split})
+    return SimpleNamespace(
+        folder=tmp_path,
+        images=IMAGES,
+        index=index,
+        rows=lambda name: np.flatnonzero(index["split"] == name),
+        held_out=index[index["split"] != "train"],
+    )
+
+
+def settings_of(name="small", cached=True, test_time_views=2):
+    stage = SimpleNamespace(from_layer="conv2", cached=cached)
+    options = {"views": 3, "batch_size": 4, "test_time_views": test_time_views}
+    return SimpleNamespace(name=name, fine_tune=stage, **options)
+
+
+def averages(network, images):
+    return inference.forward(
+        keras.Model(network.input, network.get_layer("features").output), images
+    )
+
+
+def test_the_features_of_a_run_are_cached_for_each_split_and_each_use(small_run):
+    network = pretrained()
+    cached = feature_cache.cache_run(small_run, network, settings_of())
+    n = {split: len(small_run.rows(split)) for split in ("train", "validation")}
+    assert cached.head["train"].shape == (3 * n["train"], 5)
+    assert cached.head["validation"].shape == (n["validation"], 5)
+    assert {split: maps[0].shape for split, maps in cached.fine_tune.items()} == {
+        "train": (3 * n["train"], 6, 6, 4),
+        "validation": (n["validation"], 6, 6, 4),
+    }
+    expected = averages(network, IMAGES)
+    np.testing.assert_allclose(cached.plain, expected, atol=1e-3)
+    held_out = small_run.held_out.index.to_numpy()
+    views = [averages(network, inference.turned(IMAGES[held_out], view)) for view in (0, 1)]
+    np.testing.assert_allclose(cached.held_out, np.concatenate(views), atol=1e-3)
+    assert np.abs(views[0] - views[1]).max() > 0.01
+
+
+def test_without_cached_maps_fine_tuning_takes_the_images(small_run):
+    cached = feature_cache.cache_run(small_run, pretrained(), settings_of(cached=False))
+    assert cached.fine_tune is small_run.images
+    files = sorted(file.name for file in (small_run.folder / "small").glob("features_train*"))
+    assert files == ["features_train.json", "features_train_0.npy"]
+
+
+def test_plain_features_are_float32_s_whatever_the_precision_of_training(small_run):
+    exact, half = pretrained(), pretrained("bfloat16")
+    half.set_weights(exact.get_weights())
+    cached = feature_cache.cache_run(small_run, half, settings_of())
+    np.testing.assert_allclose(cached.plain, averages(exact, IMAGES), atol=1e-3)
+    rows = small_run.rows("train")
+    assert np.abs(cached.head["train"][: len(rows)] - cached.plain[rows]).max() > 1e-4
+
+
+def test_two_networks_of_a_run_cache_their_features_in_folders_of_their_own(small_run):
+    for name in ("one", "two"):
+        feature_cache.cache_run(small_run, pretrained(), settings_of(name))
+    files = [{file.name for file in (small_run.folder / name).iterdir()} for name in ("one", "two")]
+    assert files[0] == files[1] and len(files[0]) > 5
