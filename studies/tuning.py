@@ -7,7 +7,7 @@ from studies import command
 
 ARCHIVED = (
     "reports/studies/tuning holds archived results of full trainings; to repeat one, change "
-    "vgg16_transfer.views or vgg16_transfer.fine_tune (learning_rate, epochs) in a copy of "
+    "views or fine_tune (learning_rate, epochs) of the model vgg16 in a copy of "
     "configs/ham10000.yaml and run `make reproduce CONFIG=<copy>`"
 )
 

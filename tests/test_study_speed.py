@@ -202,4 +202,4 @@ def test_the_archived_study_says_how_to_repeat_a_training(tmp_path):
     arguments = [sys.executable, "-m", "studies.tuning", str(tmp_path)]
     process = subprocess.run(arguments, cwd=paths.ROOT, capture_output=True, text=True)
     assert process.returncode == 1
-    assert "archived results" in process.stderr and "vgg16_transfer" in process.stderr
+    assert "archived results" in process.stderr and "model vgg16" in process.stderr

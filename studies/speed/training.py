@@ -35,17 +35,14 @@ from lib.data import datasets, splits
 from lib.evaluation import bootstrap
 from lib.evaluation.scores import rule_draws
 from lib.networks import (
-    alexnet,
-    baseline_cnn,
     batching,
+    building,
     devices,
     epoch_scores,
     feature_cache,
     inference,
     model_graph,
     training,
-    vgg16,
-    vgg16_weights,
 )
 from lib.networks.backend import keras, machine
 from lib.preprocessing import pipeline, threads
@@ -58,6 +55,8 @@ FORMATS = ("float32", "bfloat16")
 BASELINE, ALEXNET = "baseline CNN", "AlexNet"
 FROM_IMAGES, FROM_MAPS = "VGG16 fine-tuned from images", "VGG16 fine-tuned from cached maps"
 HEAD = "head on cached features"
+#: The names in the configuration of the networks that are trained from scratch.
+FROM_SCRATCH = {BASELINE: "baseline_cnn", ALEXNET: "alexnet"}
 NETWORKS = (BASELINE, ALEXNET, FROM_IMAGES, FROM_MAPS, HEAD)
 #: The first layer that is fine-tuned where the number formats are compared.
 COMPARED_FROM = "block5_conv1"
@@ -133,15 +132,16 @@ def configuration(size: Size) -> Config:
     settings = config.load_config(paths.resolve(CONFIGURATION))
     if size.pretrained:
         return settings
-    tiny = {
-        "baseline_cnn": {"filters": [4] * 8, "dense_units": [8, 8], "batch_size": 8},
-        "alexnet": {"filters": [4] * 5, "dense_units": [8, 8], "batch_size": 8},
-        "vgg16_transfer": {"input_size": 32, "dense_units": 8, "batch_size": 8},
+    sizes = {
+        "baseline_cnn": {"filters": [4] * 8, "dense_units": [8, 8]},
+        "alexnet": {"filters": [4] * 5, "dense_units": [8, 8]},
     }
-    sections = {name: getattr(settings, name) for name in tiny}
-    return settings.model_copy(
-        update={name: sections[name].model_copy(update=tiny[name]) for name in tiny}
-    )
+    changes = {
+        name: {"batch_size": 8, "options": settings.model(name).options | options}
+        for name, options in sizes.items()
+    } | {"vgg16": {"batch_size": 8, "input_size": 32, "dense_units": 8, "weights": "none"}}
+    models = [item.model_copy(update=changes.get(item.name, {})) for item in settings.models]
+    return settings.model_copy(update={"models": models})
 
 
 def prepare(source: Path, folder: Path) -> Data:
@@ -192,36 +192,30 @@ def build_transfer(
     """Build VGG16 with a new head, and ImageNet's weights where they are wanted."""
     augmentation = settings.augmentation if augment else _no_augmentation(settings)
     side = image_size or settings.preprocessing.image_size
-    transfer = settings.vgg16_transfer
-    model = vgg16.vgg16_transfer(side, len(settings.classes), transfer, augmentation, settings.seed)
-    if pretrained:
-        vgg16_weights.load_backbone_weights(model, transfer)
-    return model
+    transfer = settings.model("vgg16")
+    if not pretrained:
+        transfer = transfer.model_copy(update={"weights": "none"})
+    return building.build(transfer, side, len(settings.classes), augmentation, settings.seed)
 
 
 def build_network(name: str, settings: Config, augment: bool = True) -> keras.Model:
     """Build one of `NETWORKS` as it is trained; speed does not depend on the weights."""
     augmentation = settings.augmentation if augment else _no_augmentation(settings)
-    builders = {
-        BASELINE: (baseline_cnn.baseline_cnn, settings.baseline_cnn),
-        ALEXNET: (alexnet.alexnet, settings.alexnet),
-    }
-    if name in builders:
-        builder, section = builders[name]
+    if name in FROM_SCRATCH:
         side, n_classes = settings.preprocessing.image_size, len(settings.classes)
-        return builder(side, n_classes, section, augmentation, settings.seed)
+        network = settings.model(FROM_SCRATCH[name])
+        return building.build(network, side, n_classes, augmentation, settings.seed)
     model = build_transfer(settings, pretrained=False)
     if name == HEAD:
         return model_graph.split_before(model, "dense")[1]
-    first = settings.vgg16_transfer.fine_tune.from_layer
+    first = settings.model("vgg16").fine_tune.from_layer
     model_graph.train_from(model, first)
     return model if name == FROM_IMAGES else model_graph.split_before(model, first)[1]
 
 
 def batch_size(name: str, settings: Config) -> int:
     """Return the configured batch size of one of `NETWORKS`."""
-    sections = {BASELINE: settings.baseline_cnn, ALEXNET: settings.alexnet}
-    return sections.get(name, settings.vgg16_transfer).batch_size
+    return settings.model(FROM_SCRATCH.get(name, "vgg16")).batch_size
 
 
 def _no_augmentation(settings: Config):
@@ -354,7 +348,7 @@ def measure_cache(data: Data) -> list[Row]:
         ("caching", "seconds", sum(seconds.values()), "s", note),
         ("caching", "views per second", pace, "images/s", ""),
     ]
-    rate = data.config.vgg16_transfer.frozen.learning_rate
+    rate = data.config.model("vgg16").frozen.learning_rate
     stage, predicted = Stage(epochs=SIZE.frozen_epochs, learning_rate=rate), {}
     images = dict.fromkeys(("train", "validation"), data.images)
     for way, network, inputs in ((RECOMPUTED, model, images), (CACHED, head, features)):
@@ -367,7 +361,7 @@ def measure_cache(data: Data) -> list[Row]:
 
 def measure_formats(data: Data) -> list[Row]:
     """Fine-tune block 5 in each number format, each from maps cached in that format."""
-    transfer, rows, predicted, head_weights = data.config.vgg16_transfer, [], {}, None
+    transfer, rows, predicted, head_weights = data.config.model("vgg16"), [], {}, None
     frozen_stage = Stage(epochs=SIZE.frozen_epochs, learning_rate=transfer.frozen.learning_rate)
     stage = Stage(epochs=SIZE.tuned_epochs, learning_rate=transfer.fine_tune.learning_rate)
     for number_format in FORMATS:
@@ -411,7 +405,7 @@ def _one_or_list(arrays: list[np.ndarray]):
 
 def _train(network: keras.Model, inputs: dict, stage: Stage, name: str, data: Data):
     """Train a network; return the median seconds of an epoch and the predicted classes."""
-    transfer = data.config.vgg16_transfer
+    transfer = data.config.model("vgg16")
     batches = [
         batching.split_batches(data, split, inputs[split], transfer, "weights", seed)
         for split, seed in (("train", data.config.seed), ("validation", None))
@@ -474,7 +468,7 @@ def measure_usual_way(data: Data) -> list[Row]:
             side = data.config.preprocessing.image_size
             model = build_network(BASELINE, data.config, augment=False)
         else:
-            side = data.config.vgg16_transfer.input_size
+            side = data.config.model("vgg16").input_size
             model = build_transfer(data.config, SIZE.pretrained, side, augment=False)
             model_graph.train_from(model, "dense")
         compile_as_fit(model, data.classes)
