@@ -16,8 +16,8 @@ TIMEOUT ?= 21600
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env check-python images reproduce evaluate data study studies notebooks refresh finished publish
-.PHONY: publish-models rescore predict lab test test-unit test-notebooks lint format lock clean
+.PHONY: help env check-python images check reproduce evaluate data study studies notebooks refresh finished
+.PHONY: publish publish-models rescore predict lab test test-unit test-notebooks lint format lock clean
 
 # ------------------------------------------------------------------------------------ environment
 # PYTHON is read from the command line only: in the shell, a variable of that name may mean anything.
@@ -76,6 +76,11 @@ ifneq ($(wildcard $(KEYS)/checked),)
   endif
 endif
 
+# The check of a run comes before its first notebook. It is made again when the key file of a notebook
+# that computes has changed; PREFLIGHT= leaves it out.
+PREFLIGHT   := $(KEYS)/preflight
+COMPUTING   := $(filter 01_% 02_% 03_% 04_%,$(NAMES))
+
 RENDERER    := $(wildcard tools/render.py tools/index_page.py tools/narrow_tables.py tools/notebook_files.py \
                tools/templates/*.j2 tools/templates/report/* tools/templates/report/static/*)
 
@@ -105,6 +110,13 @@ $(SYNTHETIC): | $(ENV)
 	@$(PY) -m tools.synthetic $(CONFIG_FILE)
 endif
 
+check: | $(CONFIG_FILE) $(ENV) ## Check networks, images, groups, disk and memory of a run; estimate its time (10 to 40 seconds)
+	@$(PY) -m tools.check $(CONFIG_FILE)
+
+$(KEYS)/preflight: $(DATA) $(COMPUTING:%=$(KEYS)/%.key) | $(ENV)
+	@$(PY) -m tools.check $(CONFIG_FILE)
+	@touch $@
+
 INDEX = $(PY) -m tools.reports index --config $(CONFIG_FILE) --output $(REPORTS)/index.html \
   --metrics $(OUTPUT)/runs/$(RUN)/metrics.json
 
@@ -118,7 +130,7 @@ reproduce: $(HTML) $(REPORTS)/index.html $(STUDY_HTML) ## Execute the notebooks,
 
 $(RUNS)/01_data_survey.ipynb: $(DATA) $(SYNTHETIC) $(wildcard reports/studies/leakage/*.csv reports/studies/leakage/*.json)
 $(RUNS)/02_preprocessing.ipynb: $(wildcard reports/studies/preprocessing/*.csv reports/studies/preprocessing/*.json)
-$(RUNS)/%.ipynb: notebooks/%.ipynb $(KEYS)/%.key | $(ENV)
+$(RUNS)/%.ipynb: notebooks/%.ipynb $(KEYS)/%.key | $(ENV) $(PREFLIGHT)
 	@mkdir -p $(@D)
 	@rm -f $(REPORTS)/$*.html $(REPORTS)/index.html $(REPORTS)/metrics.json  # outdated
 	@$(PY) -m tools.reports execute $< --config $(CONFIG_FILE) --output $@ --timeout $(TIMEOUT) || \
@@ -192,7 +204,7 @@ rescore: $(ENV) ## Score the published predictions of a run again, after adding 
 	@$(PY) -m tools.rescore $(RUN)
 
 finished:
-	@$(MAKE) --question --no-print-directory ENV= $(REPORTS)/index.html || \
+	@$(MAKE) --question --no-print-directory ENV= PREFLIGHT= $(REPORTS)/index.html || \
 	  { echo "error: run $(RUN) is not up to date; make reproduce CONFIG=$(CONFIG) first" >&2; exit 1; }
 
 # the default is models/ham10000: the networks of the demo have not seen a real image
