@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 
-import cv2
 import nbformat
 import numpy as np
 import pandas as pd
@@ -276,43 +275,6 @@ def changed(tiny_config, tmp_path):
         return file
 
     return write
-
-
-def test_a_folder_of_your_own_goes_through_to_the_evaluation(make, changed, tmp_path):
-    """Two invented classes, PNG files, no masks, no age; one lesion under two names."""
-    folder = own_folder(tmp_path / "own")
-    text = changed("classes: [bcc, mel, nv]", "classes: [wart, corn]").read_text(encoding="utf-8")
-    data = f"class_names: {{wart: common wart, corn: corn}}\n\ndata:\n  folder: {folder}\n"
-    text = re.sub(r"(?s)\ndata:\n  folder: .*?\n\n", f"\n{data}  attribution: mine\n\n", text)
-    config, output = tmp_path / "own.yaml", tmp_path / "output"
-    config.write_text(text, encoding="utf-8")
-    run = output / "runs" / "own"
-    done = make(str(run / "notebooks" / "05_evaluation.ipynb"), f"CONFIG={config}", output=output)
-    assert done.returncode == 0, done.stderr
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["classes"] == ["wart", "corn"]
-    index = pd.read_csv(run / "index.csv")
-    assert len(index) == 60
-    assert set(index.loc[index["lesion_id"].isin(["L00", "L01"]), "group_id"]) == {"L00"}
-    pairs = pd.read_csv(run / "duplicates.csv")
-    assert pairs[["lesion_id_1", "lesion_id_2"]].iloc[0].tolist() == ["L00", "L01"]
-
-
-def own_folder(folder):
-    """Write 60 images of 60 lesions, the second a copy of the first turned round and darkened."""
-    random = np.random.default_rng(0)
-    (folder / "pictures").mkdir(parents=True)
-    rows, first = [], None
-    for i in range(60):
-        dx = "wart" if i % 2 and i > 1 else "corn"
-        noise = cv2.resize(random.normal(size=(40, 50, 3)), (150, 120))
-        image = np.clip(150 + 40 * noise + 20 * (dx == "wart"), 0, 255).astype(np.uint8)
-        first = image if i == 0 else first
-        image = (0.9 * first[::-1, ::-1]).astype(np.uint8) if i == 1 else image
-        cv2.imwrite(str(folder / "pictures" / f"I{i:02d}.png"), image)
-        rows.append({"image_id": f"I{i:02d}", "lesion_id": f"L{i:02d}", "dx": dx})
-    pd.DataFrame(rows).to_csv(folder / "HAM10000_metadata.csv", index=False)
-    return folder.as_posix()
 
 
 def test_an_image_that_is_not_an_image_is_one_clear_error(make, changed, data_folder, tmp_path):
