@@ -6,7 +6,7 @@ import pytest
 
 from lib import config
 from lib.data import datasets
-from lib.networks import baseline_cnn, batching, common_layers, feature_cache, inference
+from lib.networks import batching, building, common_layers, feature_cache, inference
 from lib.networks.backend import keras
 from lib.preprocessing import decode
 
@@ -31,7 +31,7 @@ def draw(batch, settings, seed=1, white=1.0):
 def network(settings, seed=1):
     """Return the paper's CNN, as small as it can be."""
     run = config.load_config("tests/tiny.yaml")
-    return baseline_cnn.baseline_cnn(256, 3, run.baseline_cnn, settings, seed)
+    return building.build(run.baseline, 256, 3, settings, seed)
 
 
 def hue_and_saturation(pixels):

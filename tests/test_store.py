@@ -176,6 +176,21 @@ def test_weights_learnt_from_ham10000_follow_its_licence(published, run):
     assert "no medical evidence" not in text
 
 
+def test_a_backbone_that_starts_from_random_weights_has_no_licence_of_its_own(published):
+    manifest = published_networks.read_manifest(published / published_networks.MANIFEST)
+    assert "ImageNet" in publish_models.render_readme(manifest)
+    changed = {
+        name: model.model_copy(
+            update={"settings": model.settings.model_copy(update={"weights": "none"})}
+        )
+        for name, model in manifest.models.items()
+        if model.settings.kind == "transfer"
+    }
+    text = publish_models.render_readme(manifest.model_copy(update={"models": changed}))
+    assert "| `vgg16_frozen.npz` |" in text
+    assert "ImageNet" not in text and "VGG16 weights" not in text
+
+
 def test_publishing_twice_gives_the_same_files_and_leaves_nothing_of_the_first(
     own_run, run, published
 ):
