@@ -32,11 +32,6 @@ class Model:
     network: str | None = None
 
     @property
-    def kind(self) -> str | None:
-        """The kind of its item in the configuration."""
-        return self.settings and self.settings.kind
-
-    @property
     def folder(self) -> str:
         """The folder below runs/<run> that holds its predictions."""
         return self.settings.name
@@ -49,7 +44,7 @@ class Model:
     @property
     def notebook(self) -> str:
         """The notebook that trains it."""
-        return NOTEBOOKS[self.kind]
+        return NOTEBOOKS[self.settings.kind]
 
     @property
     def test_time_views(self) -> int:

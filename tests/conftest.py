@@ -122,8 +122,7 @@ def with_model(run, name, **changes):
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, tiny_config, data_folder):
     """Return the folders of a finished and published run; tests must not write to them."""
-    from lib.networks import published_networks
-    from tools import publish_models
+    from tools import publish_models, published_networks
 
     output, published = tmp_path_factory.mktemp("finished"), tmp_path_factory.mktemp("models")
     run = config.load_config(tiny_config)

@@ -12,9 +12,9 @@ from pydantic import Field
 
 from lib import config, paths
 from lib.models import models_of, titles
-from lib.networks import building, published_networks, saving
+from lib.networks import building, saving
 from lib.networks.backend import keras
-from tools import finished_run, predict, publish_models
+from tools import finished_run, predict, publish_models, published_networks
 
 MOBILE = {
     "name": "mobilenet",
@@ -49,7 +49,7 @@ def two_transfers(tiny):
 def test_each_item_is_a_row_and_a_pretrained_network_is_three(tiny):
     rows = models_of(tiny)
     assert list(rows) == ["majority", *ROWS, *VGG16]
-    assert [row.kind for row in rows.values()] == [
+    assert [row.settings and row.settings.kind for row in rows.values()] == [
         *(None, "handcrafted", "handcrafted", "network", "network"),
         *["transfer"] * 3,
     ]
@@ -130,7 +130,7 @@ SIZES = {"filters": [4] * 8, "dense_units": [8, 8]}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"builder": "resnet"}, r"\.builder = 'resnet': expected one of baseline_cnn, alexnet$"),
+        ({"builder": "resnet"}, r": .*has no builder 'resnet'; .*it has: baseline_cnn, alexnet$"),
         ({"options": SIZES | {"width": 3}}, r"\.options\.width: Unexpected keyword argument"),
         ({"options": {"filters": [4] * 8}}, r"\.options\.dense_units: Missing required"),
         ({"options": SIZES | {"filters": [4] * 7}}, r"\.options\.filters: .*at least 8 items"),

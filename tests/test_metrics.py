@@ -151,7 +151,7 @@ def test_the_configured_backbone_stands_in_the_titles(run):
 
 
 def test_every_model_but_the_majority_has_a_folder(run):
-    assert [name for name, model in models_of(run).items() if not model.folder] == ["majority"]
+    assert [name for name, model in models_of(run).items() if not model.settings] == ["majority"]
 
 
 # ---------------------------------------------------------------------------------------- scores
@@ -374,7 +374,7 @@ def written(run):
     for seed, split in enumerate(("validation", "test")):
         parts.append(predictions(45, seed, split=split, prior=prior))
     rows = pd.concat(parts[1:])
-    learnt = [model for model in models_of(run).values() if model.folder]
+    learnt = [model for model in models_of(run).values() if model.settings]
     for folder in {model.folder for model in learnt}:
         place = paths.run_folder(run.name) / folder
         place.mkdir()

@@ -12,9 +12,9 @@ from lib import config, paths
 from lib.data import datasets
 from lib.evaluation import priors
 from lib.models import models_of
-from lib.networks import inference, published_networks, saving
+from lib.networks import inference, saving
 from lib.preprocessing import decode, image_array
-from tools import finished_run, predict
+from tools import finished_run, predict, published_networks
 
 REAL = paths.ROOT / "reports" / "ham10000" / "published" / "predictions.csv"
 CLASSES = ["bcc", "mel", "nv"]

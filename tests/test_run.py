@@ -24,7 +24,7 @@ def posteriors(opened, seed=0):
 
 
 def write_all(opened):
-    models = [model for model in models_of(opened.config).values() if model.folder]
+    models = [model for model in models_of(opened.config).values() if model.settings]
     for folder in {model.folder for model in models}:
         names = [model.name for model in models if model.folder == folder]
         opened.write_predictions(folder, {name: posteriors(opened) for name in names})

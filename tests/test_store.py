@@ -17,12 +17,11 @@ from lib.networks import (
     devices,
     inference,
     model_graph,
-    published_networks,
     saving,
     vgg16_weights,
 )
 from lib.networks.backend import keras
-from tools import publish_models, whole_files
+from tools import publish_models, published_networks, whole_files
 
 NETWORKS = ("baseline_cnn", "vgg16_frozen", "vgg16_fine_tuned")
 

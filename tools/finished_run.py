@@ -8,8 +8,9 @@ from lib.data import datasets
 from lib.evaluation import priors
 from lib.evaluation.calibration import Calibration
 from lib.models import models_of
-from lib.networks import published_networks, saving
+from lib.networks import saving
 from lib.networks.backend import keras
+from tools import published_networks
 
 
 def run_file(config: Config, model: str) -> Path:

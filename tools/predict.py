@@ -13,10 +13,10 @@ import pandas as pd
 from lib.config import Preprocessing, load_config
 from lib.data import datasets
 from lib.evaluation import priors
-from lib.networks import inference, published_networks
+from lib.networks import inference
 from lib.networks.backend import keras
 from lib.preprocessing import pipeline, threads
-from tools import finished_run
+from tools import finished_run, published_networks
 
 DISCLAIMER = "Research software, not a medical device"
 DEFAULT_RUN, DEFAULT_MODEL = "ham10000", "vgg16_fine_tuned"

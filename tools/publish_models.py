@@ -10,9 +10,9 @@ import numpy as np
 from lib import paths, tables
 from lib.config import Config
 from lib.models import models_of
-from lib.networks import array_files, building, inference, published_networks, vgg16_weights
+from lib.networks import array_files, building, inference, vgg16_weights
 from lib.networks.backend import keras, versions
-from tools import finished_run, whole_files
+from tools import finished_run, published_networks, whole_files
 from tools.command_line import run_on_config
 
 TEMPLATE = paths.ROOT / "models" / "README.md.j2"

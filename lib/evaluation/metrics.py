@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix, roc_curve
 
 from lib import models, paths
-from lib.config import Config
+from lib.config import Config, Handcrafted
 from lib.data import splits
 from lib.evaluation import bootstrap, prediction_files, priors
 from lib.evaluation.scores import SCORES, rule_draws, rule_scores
@@ -212,7 +212,7 @@ def manifests(config: Config) -> dict[str, dict]:
     files = {
         name: prediction_files.existing_file(model, f"{model.manifest}.json", config)
         for name, model in models.models_of(config).items()
-        if model.network or model.kind == "handcrafted"
+        if model.network or isinstance(model.settings, Handcrafted)
     }
     return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
 

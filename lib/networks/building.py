@@ -6,7 +6,7 @@ from functools import partial
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from lib.config import Augmentation, Config, Network, Training, Transfer
-from lib.networks import alexnet, baseline_cnn, devices, vgg16, vgg16_weights
+from lib.networks import alexnet, baseline_cnn, devices, model_graph, vgg16, vgg16_weights
 from lib.networks.backend import keras
 
 #: Networks trained from scratch, by the name that `builder` has in a configuration. A builder is
@@ -53,18 +53,18 @@ def build(
     OSError
         The weights of the backbone are not available.
     """
-    arguments, where = (image_size, n_classes, augmentation, seed), f"models.{settings.name}"
+    where = f"models.{settings.name}"
     if isinstance(settings, Transfer):
         model = vgg16.vgg16_transfer(image_size, n_classes, settings, augmentation, seed)
         if settings.weights == "imagenet":
             vgg16_weights.load_backbone_weights(model, settings)
         return model
     if settings.builder not in BUILDERS:
-        known, name = ", ".join(BUILDERS), settings.builder
-        raise ValueError(f"{where}.builder = {name!r}: expected one of {known}")
+        owner = f"{where}: lib/networks/building.py"
+        raise ValueError(model_graph.unknown_name(owner, "builder", settings.builder, BUILDERS))
     try:
         builder = validate_call(config=STRICT)(BUILDERS[settings.builder])
-        return builder(*arguments, **settings.options | options)
+        return builder(image_size, n_classes, augmentation, seed, **settings.options | options)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
         raise ValueError("; ".join(f"{where}.options.{fault}" for fault in faults)) from None

