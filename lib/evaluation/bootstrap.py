@@ -116,7 +116,7 @@ def format_interval(score: dict | None, digits: int = 3) -> str:
     >>> format_interval({"value": 0.8731, "low": 0.812, "high": 0.925})
     '0.873 (0.812 to 0.925)'
     """
-    if not score:
+    if score is None:
         return "–"
     value, low, high = (f"{score[key]:.{digits}f}" for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
