@@ -328,6 +328,14 @@ def test_make_checks_a_run_once_and_again_only_when_it_is_computed_anew(calls, c
     assert calls(file, "PREFLIGHT=") == (0, [])
 
 
+def test_synthetic_images_that_are_drawn_after_the_check_do_not_repeat_it(calls, changed):
+    file = changed()
+    assert calls(file)[0] == 0
+    for key in (paths.output_root() / "runs" / "changed" / "keys").iterdir():
+        os.utime(key, (1, 1))
+    assert calls(file) == (0, [])
+
+
 def test_a_configuration_that_does_not_exist_is_not_checked(make, tmp_path):
     done = make("check", "CONFIG=nowhere", output=tmp_path)
     assert done.returncode != 0
