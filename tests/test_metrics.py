@@ -22,7 +22,7 @@ from sklearn.metrics import (
 from lib import paths, tables
 from lib.data import splits
 from lib.evaluation import bootstrap, metrics, prediction_files, priors
-from lib.evaluation.scores import SCORES, Score, rule_draws
+from lib.evaluation.scores import SCORES, Score, rule_draws, score_table
 from lib.models import models_of, titles
 from tests.conftest import with_model
 from tools import demo_picture, index_page, publish, result_tables, whole_files
@@ -316,7 +316,7 @@ def test_an_added_score_is_in_every_table(run, written, cross_validated, add_mat
     )
     assert "Matthews correlation (equal priors)" in metrics.difference_table(results)
     predictions = prediction_files.read_predictions(run, written)
-    shown = prediction_files.score_table(predictions, titles(run))
+    shown = score_table(predictions, titles(run))
     assert list(shown.columns) == [
         "accuracy, training prior",
         "balanced accuracy, equal priors",

@@ -76,8 +76,16 @@ def test_the_sections_of_a_configuration_hold_its_models_by_kind():
 
 def test_the_evaluation_depends_on_the_bootstrap_and_on_no_network():
     modules = stages.modules_of(paths.ROOT / "notebooks" / "05_evaluation.ipynb")
-    assert {"lib/evaluation/bootstrap.py", "lib/config.py", "lib/data/splits.py"} <= set(modules)
+    assert {"lib/evaluation/bootstrap.py", "lib/data/splits.py"} <= set(modules)
     assert not [name for name in modules if name.startswith("lib/networks/")]
+
+
+def test_a_new_setting_concerns_the_notebooks_of_its_section_only():
+    """Sections hold their defaults, so lib/config.py itself is not part of a key."""
+    file = paths.ROOT / "configs" / "demo.yaml"
+    assert stages.read_sections(file)["preprocessing"]["mean_kernel"] == 0, "not in the file"
+    for notebook in sorted((paths.ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        assert "lib/config.py" not in stages.modules_of(notebook)
 
 
 def test_a_study_depends_on_its_measuring_script():
@@ -105,6 +113,7 @@ def test_a_text_that_is_not_a_docstring_is_part_of_a_syntax_tree():
 
 def test_a_key_file_is_rewritten_only_when_its_contents_change(tmp_path, monkeypatch):
     """A small repository: a notebook, a module that it imports, and one that it does not."""
+    valid = (paths.ROOT / "tests" / "tiny.yaml").read_text(encoding="utf-8")
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     cell = {"cell_type": "code", "source": ["from lib import used\n"]}
     for file, text in {
@@ -112,7 +121,7 @@ def test_a_key_file_is_rewritten_only_when_its_contents_change(tmp_path, monkeyp
         "lib/used.py": "from lib.deeper import x\n",
         "lib/deeper.py": "x = 1\n",
         "lib/other.py": "y = 1\n",
-        "a.yaml": "evaluation: {bootstrap_draws: 9}\nmodels: []\nsplit: {folds: 5}\n",
+        "a.yaml": valid,
     }.items():
         paths.write_text(tmp_path / file, text)
     key = tmp_path / "output" / "runs" / "a" / "keys" / "05_evaluation.key"
@@ -132,12 +141,12 @@ def test_a_key_file_is_rewritten_only_when_its_contents_change(tmp_path, monkeyp
     before = key.stat().st_mtime_ns
     assert not rewritten("lib/other.py", "y = 3\n")
     assert not rewritten("lib/deeper.py", '"""Docs."""\nx = 1  # one\n')
-    same = "models: []\nevaluation: {bootstrap_draws: 9}  # few\nsplit: {folds: 3}\n"
+    same = "# few\n" + valid.replace("folds: 2", "folds: 3")
     assert not rewritten("a.yaml", same)
     assert key.stat().st_mtime_ns == before
     assert rewritten("lib/deeper.py", "x = 2\n")
-    assert rewritten("a.yaml", same.replace("draws: 9", "draws: 8"))
-    assert rewritten("a.yaml", same.replace("[]", "[{kind: network, name: cnn}]"))
+    assert rewritten("a.yaml", same.replace("draws: 100", "draws: 200"))
+    assert rewritten("a.yaml", same.replace("batch_size: 16", "batch_size: 8"))
     assert rewritten("a.yaml", "evaluation: [\n"), "the notebook will say what is wrong"
     assert rewritten("lib/deeper.py", "x = (\n"), "the notebook will say what is wrong"
 

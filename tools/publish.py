@@ -15,7 +15,7 @@ from lib import paths, tables
 from lib.config import Config
 from lib.data import splits
 from lib.evaluation import metrics, prediction_files
-from lib.evaluation.scores import rule_scores
+from lib.evaluation.scores import both_scores, rule_scores
 from tools import demo_picture, result_tables, whole_files
 from tools.command_line import run_on_config
 
@@ -105,7 +105,7 @@ def _predicted_again(results: dict, predictions: pd.DataFrame) -> list[str]:
     changed = []
     for name, table in test.groupby("model"):
         scores = results["models"][name]
-        now = dict(zip(rule_scores(), prediction_files.both_scores(table).values(), strict=True))
+        now = dict(zip(rule_scores(), both_scores(table).values(), strict=True))
         known = [key for key in now if key in scores]
         before = [scores[key]["value"] for key in known]
         if not np.allclose(before, [now[key] for key in known], rtol=0, atol=1e-9):

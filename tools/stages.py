@@ -15,9 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
 from lib import models, paths, source_code
+from lib.config import load_config
 
 #: The sections of a configuration that each notebook is the first to read. Notebooks not named
 #: here depend on all sections but the title.
@@ -50,33 +49,30 @@ def write_keys(config: Path) -> None:
 
 
 def read_sections(config: Path) -> dict:
-    """Return the sections of a configuration, and the items of `models` of each kind.
+    """Return the sections of a configuration with their defaults, and its models of each kind.
 
-    A file that is not YAML is one section, its text.
+    A file that is not a valid configuration is one section, its text.
     """
-    text = config.read_text(encoding="utf-8")
     try:
-        sections = yaml.safe_load(text)
-    except yaml.YAMLError:
-        sections = None
-    if not isinstance(sections, dict):
-        return {"text": text}
-    items = [item for item in sections.get("models") or () if isinstance(item, dict)]
-    kinds = {
-        kind: [item for item in items if item.get("kind") == kind] for kind in models.NOTEBOOKS
-    }
-    return sections | kinds
+        sections = load_config(config.resolve()).model_dump(mode="json", exclude={"name"})
+    except ValueError:
+        return {"text": config.read_text(encoding="utf-8")}
+    items = sections["models"]
+    return sections | {kind: [i for i in items if i["kind"] == kind] for kind in models.NOTEBOOKS}
 
 
 def modules_of(notebook: Path) -> dict[str, str]:
-    """Return the modules that a notebook imports, directly or not, with a hash of each."""
+    """Return the modules that a notebook imports, directly or not, with a hash of each.
+
+    Not lib/config.py: what it makes of a configuration is in the sections.
+    """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     hashes, waiting = {}, _imported("\n".join(code))
     while waiting:
         file = waiting.pop()
         name = file.relative_to(paths.ROOT).as_posix()
-        if name not in hashes:
+        if name not in hashes and name != "lib/config.py":
             hashes[name], imported = _read_module(file)
             waiting |= imported
     return dict(sorted(hashes.items()))

@@ -40,6 +40,32 @@ def lesion_weights(table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
     return weights
 
 
+def confusions(
+    table: pd.DataFrame, column: str, classes: list[str], weights: np.ndarray
+) -> np.ndarray:
+    """Return the confusion matrix of each draw, rows the actual class.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `label` and the predicted classes in `column`, one row per image.
+    weights : ndarray of float, shape (draws, n)
+        From `lesion_weights`.
+
+    Returns
+    -------
+    ndarray of float, shape (draws, classes, classes)
+    """
+    n = len(classes)
+    cells = n * table["label"].map(classes.index) + table[column].map(classes.index)
+    return (weights @ np.eye(n * n)[cells]).reshape(-1, n, n)
+
+
+def sensitivities(confusion: np.ndarray) -> np.ndarray:
+    """Return the sensitivity of each class, ndarray of float, shape (draws, classes)."""
+    return np.diagonal(confusion, axis1=1, axis2=2) / confusion.sum(axis=2)
+
+
 def class_aucs(probabilities: np.ndarray, actual: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return each class's area under the ROC curve, against the others, for each draw.
 

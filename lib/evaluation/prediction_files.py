@@ -11,7 +11,6 @@ from lib import paths, tables
 from lib.config import Config
 from lib.data import splits
 from lib.evaluation import priors
-from lib.evaluation.scores import rule_draws, rule_scores
 from lib.models import Model, models_of
 
 DIGITS = 6  # to which probabilities are rounded
@@ -48,23 +47,6 @@ def prediction_table(
         table[column] = np.array(classes)[positions]
     columns = {f"prob_{name}": probabilities[:, i] for i, name in enumerate(classes)}
     return table.assign(**columns)
-
-
-def both_scores(table: pd.DataFrame) -> dict[str, float]:
-    """Return each of `rule_scores` under its own rule for one model, without an interval."""
-    classes = [name.removeprefix("prob_") for name in table if name.startswith("prob_")]
-    once = np.ones((1, len(table)))
-    scores = {}
-    for name, score in rule_scores().items():
-        draws = rule_draws(table, priors.PREDICTED[score.rule], classes, once)
-        scores[f"{score.label}, {priors.RULES[score.rule]}"] = float(draws[name][0])
-    return scores
-
-
-def score_table(predictions: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
-    """Return `both_scores` of several models, one row per model, named by its title."""
-    models = predictions.groupby("model", sort=False)
-    return pd.DataFrame({titles[name]: both_scores(rows) for name, rows in models}).T
 
 
 def confusion_matrices(

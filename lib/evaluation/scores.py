@@ -50,13 +50,8 @@ def accuracy(confusion: np.ndarray) -> np.ndarray:
 
 
 def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Return the mean of `sensitivities` over the classes."""
-    return sensitivities(confusion).mean(axis=1)
-
-
-def sensitivities(confusion: np.ndarray) -> np.ndarray:
-    """Return the sensitivity of each class, ndarray of float, shape (draws, classes)."""
-    return np.diagonal(confusion, axis1=1, axis2=2) / confusion.sum(axis=2)
+    """Return the mean of `bootstrap.sensitivities` over the classes."""
+    return bootstrap.sensitivities(confusion).mean(axis=1)
 
 
 def macro_auc(probabilities: np.ndarray, actual: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -95,10 +90,23 @@ def rule_draws(
     dict of str to ndarray of float, shape (draws,)
         Each of `rule_scores`, and `sensitivity_<class>`.
     """
-    actual, predicted = (table[name].map(classes.index).to_numpy() for name in ("label", column))
-    n = len(classes)
-    cells = np.eye(n * n)[n * actual + predicted]  # the cell of each image
-    confusion = (weights @ cells).reshape(-1, n, n)
+    confusion = bootstrap.confusions(table, column, classes, weights)
     values = {name: score.function(confusion) for name, score in rule_scores().items()}
-    per_class = sensitivities(confusion)
+    per_class = bootstrap.sensitivities(confusion)
     return values | {f"sensitivity_{name}": per_class[:, i] for i, name in enumerate(classes)}
+
+
+def both_scores(table: pd.DataFrame) -> dict[str, float]:
+    """Return each of `rule_scores` under its own rule for one model, without an interval."""
+    classes = [name.removeprefix("prob_") for name in table if name.startswith("prob_")]
+    once, scores = np.ones((1, len(table))), {}
+    for name, score in rule_scores().items():
+        draws = rule_draws(table, priors.PREDICTED[score.rule], classes, once)
+        scores[f"{score.label}, {priors.RULES[score.rule]}"] = float(draws[name][0])
+    return scores
+
+
+def score_table(predictions: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
+    """Return `both_scores` of several models, one row per model, named by its title."""
+    models = predictions.groupby("model", sort=False)
+    return pd.DataFrame({titles[name]: both_scores(rows) for name, rows in models}).T

@@ -28,10 +28,9 @@ def map_files(function: Callable, files: Iterable) -> list:
             if errors:
                 return
 
-    n_threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(n_threads) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         # Only as many tasks as threads: an interrupt while a task is submitted can block the pool
-        workers = [pool.submit(work) for _ in range(n_threads)]
+        workers = [pool.submit(work) for _ in range(os.cpu_count() or 1)]
         try:
             wait(workers)
         except BaseException as interrupt:
