@@ -88,6 +88,11 @@ def test_a_new_setting_concerns_the_notebooks_of_its_section_only():
         assert "lib/config.py" not in stages.modules_of(notebook)
 
 
+def test_a_notebook_that_is_not_json_depends_on_nothing_and_fails_when_it_is_executed(tmp_path):
+    (tmp_path / "07_broken.ipynb").write_text("{")
+    assert stages.modules_of(tmp_path / "07_broken.ipynb") == {}
+
+
 def test_a_study_depends_on_its_measuring_script():
     modules = stages.modules_of(paths.ROOT / "notebooks" / "studies" / "leakage.ipynb")
     assert "studies/leakage.py" in modules

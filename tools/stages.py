@@ -66,7 +66,10 @@ def modules_of(notebook: Path) -> dict[str, str]:
 
     Not lib/config.py: what it makes of a configuration is in the sections.
     """
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except ValueError:  # executing it will say so
+        return {}
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     hashes, waiting = {}, _imported("\n".join(code))
     while waiting:
