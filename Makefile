@@ -113,7 +113,7 @@ endif
 check: | $(CONFIG_FILE) $(ENV) ## Check networks, images, groups, disk and memory of a run; estimate its time (10 to 40 seconds)
 	@$(PY) -m tools.check $(CONFIG_FILE)
 
-$(KEYS)/preflight: $(if $(SYNTHETIC),,$(DATA)) $(COMPUTING:%=$(KEYS)/%.key) | $(ENV)
+$(KEYS)/preflight: $(if $(SYNTHETIC),,$(DATA)) $(COMPUTING:%=$(KEYS)/%.key) $(KEYS)/06_heatmaps.key | $(ENV)
 	@$(PY) -m tools.check $(CONFIG_FILE)
 	@touch $@
 

@@ -228,6 +228,8 @@ TRANSFER_ROWS = {
     "frozen": ", frozen",
     "fine_tuned": ", fine-tuned",
 }
+#: Names that are not free: of the baseline, of folders in runs/<run>, and of keys in manifests.
+RESERVED = "majority keys notebooks configuration run seeds split_sha256".split()
 #: The kinds of models that `models` may list.
 KINDS = {"handcrafted": Handcrafted, "network": Network, "transfer": Transfer}
 ModelSettings = Annotated[Handcrafted | Network | Transfer, Field(discriminator="kind")]
@@ -318,9 +320,11 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _lists_what_the_notebooks_compare(self):
-        names = ["majority", *(item.name for item in self.models)]
+        names = [*RESERVED, *(item.name for item in self.models)]
         names += [f"{item.name}_{row}" for item in self.transfers for row in TRANSFER_ROWS]
-        titles = [item.title or item.backbone for item in self.models]
+        titles = ["Majority-class baseline", *(item.title for item in self.models if item.title)]
+        for item in self.transfers:
+            titles += [(item.title or item.backbone) + end for end in TRANSFER_ROWS.values()]
         for key, values in (("name", names), ("title", titles)):
             if len(set(values)) < len(values):
                 raise ValueError(f"models: a {key} is there twice: {', '.join(sorted(values))}")
@@ -333,8 +337,7 @@ class Config(_Section):
             )
         networks = [item.name for item in self.networks]
         networks += [f"{t.name}_{row}" for t in self.transfers for row in ("frozen", "fine_tuned")]
-        wrong = [name for name in self.heatmaps.layers if name not in networks]
-        if wrong or self.primary not in self.heatmaps.layers:
+        if not {self.primary} <= set(self.heatmaps.layers) <= set(networks):
             raise ValueError(
                 f"heatmaps.layers = {self.heatmaps.layers}: expected networks out of "
                 f"{', '.join(networks)}, among them {self.primary}"

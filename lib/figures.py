@@ -159,11 +159,8 @@ def class_bars(counts: pd.DataFrame, names: dict[str, str], label: str) -> Figur
         bars = axis.bar(centers, counts[column], width, color=colors, edgecolor="black", lw=0.6)
         axis.bar_label(bars, [f"{n:,}\n{column}" for n in counts[column]], fontsize=8)
     letters = 20 if len(counts) < 5 else 12
-    ticks = [
-        f"{name}\n{textwrap.fill(names[name], letters, break_long_words=False)}"
-        for name in counts.index
-    ]
-    axis.set_xticks(range(len(counts)), ticks)
+    wrapped = [textwrap.fill(names[c], letters, break_long_words=False) for c in counts.index]
+    axis.set_xticks(range(len(counts)), list(map("{}\n{}".format, counts.index, wrapped)))
     axis.set_ylabel(label)
     axis.margins(y=0.2)
     return figure

@@ -61,10 +61,9 @@ def models_of(config: Config) -> dict[str, Model]:
     rows = [Model("majority", "Majority-class baseline")]
     for item in config.models:
         if isinstance(item, Transfer):
-            names, title = [f"{item.name}_{row}" for row in TRANSFER_ROWS], item.title
-            titles = [(title or item.backbone) + end for end in TRANSFER_ROWS.values()]
-            networks = [None, "frozen", "model"]
-            rows += map(Model, names, titles, [item] * len(names), networks)
+            title, networks = item.title or item.backbone, (None, "frozen", "model")
+            for (row, end), network in zip(TRANSFER_ROWS.items(), networks, strict=True):
+                rows.append(Model(f"{item.name}_{row}", title + end, item, network))
         else:
             network = "model" if isinstance(item, Network) else None
             rows.append(Model(item.name, item.title, item, network))

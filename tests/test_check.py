@@ -265,6 +265,26 @@ def test_durations_are_rounded(seconds, text):
 
 # ------------------------------------------------------------------------------------------ make
 
+
+def test_on_another_backend_the_layers_are_checked_and_no_heatmap_is_computed(run, monkeypatch):
+    findings = check.Findings(run)
+    list(check.check_networks(findings))
+    monkeypatch.setattr(check.keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(check.gradcam, "grad_cam", None)
+    texts = list(check.check_heatmaps(findings))
+    assert [text.partition(": ")[2] for text in texts] == [
+        "not computed, since notebook 06 needs TensorFlow"
+    ] * 2
+    assert not [text for text in texts if isinstance(text, check.Fault)]
+
+
+def test_any_error_of_a_builder_is_a_fault(run, monkeypatch):
+    monkeypatch.setattr(check.building, "build_for_training", lambda *_: {}["filters"])
+    texts = list(check.check_networks(check.Findings(run)))
+    assert "models.alexnet: KeyError: 'filters'" in texts
+    assert all(isinstance(text, check.Fault) for text in texts)
+
+
 #: Stands in for Python: writes down what it is called with, and finds faults if CHECK_FAILS is set.
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> "$CALLS"

@@ -108,6 +108,12 @@ HEATMAPS = (
         ("name: alexnet", "name: majority", r"models: a name is there twice: .*majority, majority"),
         ("name: alexnet", "name: vgg16_linear", r"a name is there twice: .*vgg16_linear, vgg"),
         ('SVM"', 'random forest"', r"a title is there twice: .*, random forest, Hand-crafted"),
+        (
+            "AlexNet, from scratch",
+            "VGG16, frozen",
+            r"a title is there twice: .*VGG16, frozen, V",
+        ),
+        ("name: alexnet", "name: keys", r"a name is there twice: .*keys, keys"),
         ("builder: baseline_cnn", "builder: alexnet", r"missing: network with builder = baseline"),
         ("{baseline_cnn: conv5", "{baseline: conv5", HEATMAPS),
         ("{baseline_cnn: conv5", "{vgg16_linear: conv5", HEATMAPS),

@@ -14,6 +14,7 @@ from bs4 import BeautifulSoup
 from conftest import without_make
 
 from lib import paths
+from lib.config import TRANSFER_ROWS
 
 PAGE = (paths.ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"(?ms)^## (.+?)\n\n(.+?)\n*(?=^## |\Z)", PAGE))
@@ -27,6 +28,15 @@ SHORTER = [
     (r"input_size: \d+", "input_size: 32"),
     (r"bootstrap_draws: \d+", "bootstrap_draws: 100"),
 ]
+
+
+#: A second backbone needs no code.
+SECOND_BACKBONE = """
+  - {kind: transfer, name: mobilenet, title: MobileNet, backbone: MobileNetV2, weights: none,
+     input_size: 32, feature_layers: [block_6_project_BN, out_relu], dense_units: 8, dropout: 0.1,
+     views: 1, batch_size: 16, class_balance: none, frozen: {epochs: 1, learning_rate: 0.001},
+     fine_tune: {from_layer: block_13_expand, cached: false, epochs: 1, learning_rate: 0.0001}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +59,8 @@ def clone(tmp_path_factory):
     for old, new in SHORTER:
         assert re.search(old, text), old
         text = re.sub(old, new, text)
+    assert "\nrelu_output_epochs" in text
+    text = text.replace("\nrelu_output_epochs", f"\n{SECOND_BACKBONE}\nrelu_output_epochs")
     config.write_text(text, encoding="utf-8")
     return clone
 
@@ -140,6 +152,19 @@ def test_a_new_model_is_trained_scored_and_predicts(clone, run):
     done = command(clone, sys.executable, "-m", "tools.predict", *options, str(image))
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["diagnoses"]) == {"wart", "corn"}
+
+
+def test_two_backbones_stand_side_by_side(clone, run):
+    metrics = json.loads((run[0] / "metrics.json").read_text(encoding="utf-8"))
+    rows = [f"{name}_{row}" for name in ("vgg16", "mobilenet") for row in TRANSFER_ROWS]
+    assert list(metrics["models"])[-6:] == rows
+    assert metrics["models"]["mobilenet_frozen"]["title"] == "MobileNet, frozen"
+    assert metrics["primary"] == "vgg16_fine_tuned"
+    assert list(metrics["cross_validation"]["models"]) == ["vgg16_linear", "mobilenet_linear"]
+    image = clone / "data" / "warts" / "pictures" / "I05.png"
+    options = ["--config", "mine", "--run", "--model", "mobilenet_fine_tuned", "--json"]
+    done = command(clone, sys.executable, "-m", "tools.predict", *options, str(image))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_new_step_is_applied_and_shown_in_notebook_02(run):

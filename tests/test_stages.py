@@ -29,16 +29,16 @@ def code_of(name):
 
 def test_every_section_of_a_configuration_reaches_a_notebook_or_a_page():
     listed = {name for names in stages.SECTIONS.values() for name in names} | set(stages.PAGE)
-    assert listed == set(config.Config.model_fields) - {"name"} | set(config.KINDS)
+    assert listed == set(config.Config.model_fields) - {"name"} | {"roles", *config.KINDS}
 
 
-#: Properties of a configuration, and the kind of models that they read.
+#: Properties of a configuration, and the sections that they read.
 PARTS = {
     "handcrafted": "handcrafted",
-    "baseline": "network",
+    "baseline": "roles",
     "networks": "network",
     "transfers": "transfer",
-    "primary": "transfer",
+    "primary": "roles",
 }
 
 
@@ -81,11 +81,24 @@ def test_the_evaluation_depends_on_the_bootstrap_and_on_no_network():
 
 
 def test_a_new_setting_concerns_the_notebooks_of_its_section_only():
-    """Sections hold their defaults, so lib/config.py itself is not part of a key."""
+    """Sections hold their defaults, so lib/config.py itself is not part of a run's keys."""
     file = paths.ROOT / "configs" / "demo.yaml"
     assert stages.read_sections(file)["preprocessing"]["mean_kernel"] == 0, "not in the file"
-    for notebook in sorted((paths.ROOT / "notebooks").glob("[0-9]*.ipynb")):
-        assert "lib/config.py" not in stages.modules_of(notebook)
+    notebook = paths.ROOT / "notebooks" / "01_data_survey.ipynb"
+    assert "lib/config.py" in stages.modules_of(notebook)
+    assert "lib/config.py" not in stages.modules_of(notebook, [stages.CONFIG])
+
+
+def test_what_lib_config_decides_is_in_the_sections(monkeypatch):
+    """Names and titles of rows, the names of classes, the paper's network, the primary result."""
+    file = paths.ROOT / "configs" / "demo.yaml"
+    before = stages.read_sections(file)
+    assert before["roles"] == {"baseline": "baseline_cnn", "primary": "vgg16_fine_tuned"}
+    assert before["class_names"]["mel"] == "melanoma"
+    titles = config.TRANSFER_ROWS | {"frozen": ", new head"}
+    monkeypatch.setattr(models, "TRANSFER_ROWS", titles)
+    after = stages.read_sections(file)
+    assert [name for name in before if before[name] != after[name]] == ["models", "transfer"]
 
 
 def test_a_notebook_that_is_not_json_depends_on_nothing_and_fails_when_it_is_executed(tmp_path):
@@ -141,7 +154,7 @@ def test_a_key_file_is_rewritten_only_when_its_contents_change(tmp_path, monkeyp
 
     assert rewritten("lib/other.py", "y = 2\n"), "there was none"
     assert json.loads(key.read_text(encoding="utf-8")).keys() == {
-        *("evaluation", "models", "lib/used.py", "lib/deeper.py")
+        *("evaluation", "models", "roles", "lib/used.py", "lib/deeper.py")
     }
     before = key.stat().st_mtime_ns
     assert not rewritten("lib/other.py", "y = 3\n")

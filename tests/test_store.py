@@ -469,6 +469,12 @@ def test_committed_networks_are_those_whose_results_are_published(file):
         said = published.get(name) or published[PUBLISHED_AS[name]]
         assert model.weights_sha256 == said["weights_sha256"]
         assert model.calibration.model_dump() == said["calibration"]
+        old = configuration.get(name) or configuration["vgg16_transfer"]
+        now = model.settings.model_dump()
+        now |= now.pop("options", {})
+        shared = now.keys() & old.keys()
+        assert {key: now[key] for key in shared} == {key: old[key] for key in shared}
+        assert len(shared) > 6
         assert model.settings.class_balance == said["class_balance"]
         if "test_time_views" in said:
             assert model.test_time_views == said["test_time_views"]

@@ -63,6 +63,9 @@ def check_networks(findings: Findings) -> Iterator[str]:
         except ValueError as error:
             yield _fault(where, error)
             continue
+        except Exception as error:  # whatever a builder of the user's own raises
+            yield Fault(f"{where}: {type(error).__name__}: {error}")
+            continue
         findings.networks[settings.name] = network
         weights = getattr(settings, "weights", "none")
         text = f"network {settings.name}: {network.count_params():,} parameters"
@@ -82,6 +85,9 @@ def check_heatmaps(findings: Findings) -> Iterator[str]:
             yield Fault(
                 f"{where}: {model_graph.unknown_name('the network', 'layer', layer, known)}"
             )
+            continue
+        if keras.backend.backend() != "tensorflow":
+            yield f"{where}: not computed, since notebook 06 needs TensorFlow"
             continue
         try:
             gradcam.grad_cam(network, np.zeros((1, size, size, 3), np.uint8), layer)

@@ -150,7 +150,6 @@ def render_readme(manifest: published_networks.Manifest, left_out: Sequence[str]
         synthetic=manifest.synthetic,
         ham10000="HAM10000" in manifest.attribution,
         attribution=manifest.attribution,
-        largest=LARGEST,
     )
 
 

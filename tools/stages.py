@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from lib import models, paths, source_code
@@ -23,11 +24,13 @@ from lib.config import load_config
 SECTIONS = {
     "01_data_survey": ("classes", "class_names", "seed", "data", "split"),
     "02_preprocessing": ("preprocessing", "augmentation"),
-    "03_baseline_cnn": ("training", "handcrafted", "network", "relu_output_epochs"),
+    "03_baseline_cnn": ("training", "handcrafted", "network", "roles", "relu_output_epochs"),
     "04_vgg16_transfer": ("training", "transfer"),
-    "05_evaluation": ("evaluation", "models"),
+    "05_evaluation": ("evaluation", "models", "roles"),
     "06_heatmaps": ("heatmaps",),
 }
+#: Not in the keys of a run, which hold what it makes of the configuration.
+CONFIG = "lib/config.py"
 #: What a rendered page shows of the configuration itself.
 PAGE = ("title", "data")
 
@@ -40,7 +43,7 @@ def write_keys(config: Path) -> None:
     for notebook in sorted(paths.ROOT.glob("notebooks/[0-9]*.ipynb")):
         names = SECTIONS.get(notebook.stem, [name for name in sections if name != "title"])
         values = {name: sections.get(name) for name in names}
-        _write(keys / f"{notebook.stem}.key", values | modules_of(notebook))
+        _write(keys / f"{notebook.stem}.key", values | modules_of(notebook, [CONFIG]))
     _write(keys / "page.key", {name: sections.get(name) for name in PAGE})
     for notebook in sorted(paths.ROOT.glob("notebooks/studies/*.ipynb")):
         _write(folder / "studies" / "keys" / f"{notebook.stem}.key", modules_of(notebook))
@@ -49,23 +52,27 @@ def write_keys(config: Path) -> None:
 
 
 def read_sections(config: Path) -> dict:
-    """Return the sections of a configuration with their defaults, and its models of each kind.
+    """Return all that lib/config.py makes of a configuration: its sections with their defaults.
 
-    A file that is not a valid configuration is one section, its text.
+    Beside them, the models of each kind, with the rows of tables that they are, and the `roles` of
+    models. A file that is not a valid configuration is one section, its text.
     """
     try:
-        sections = load_config(config.resolve()).model_dump(mode="json", exclude={"name"})
+        run = load_config(config.resolve())
     except ValueError:
         return {"text": config.read_text(encoding="utf-8")}
+    sections, rows = run.model_dump(mode="json", exclude={"name"}), models.models_of(run).values()
+    for item in sections["models"]:
+        named = [row for row in rows if row.settings and row.settings.name == item["name"]]
+        item["rows"] = {row.name: row.title for row in named}
     items = sections["models"]
-    return sections | {kind: [i for i in items if i["kind"] == kind] for kind in models.NOTEBOOKS}
+    sections |= {kind: [i for i in items if i["kind"] == kind] for kind in models.NOTEBOOKS}
+    roles = {"baseline": run.baseline.name, "primary": run.primary}
+    return sections | {"class_names": run.names, "roles": roles}
 
 
-def modules_of(notebook: Path) -> dict[str, str]:
-    """Return the modules that a notebook imports, directly or not, with a hash of each.
-
-    Not lib/config.py: what it makes of a configuration is in the sections.
-    """
+def modules_of(notebook: Path, without: Sequence[str] = ()) -> dict[str, str]:
+    """Return the modules that a notebook imports, directly or not, with a hash of each."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     except ValueError:  # executing it will say so
@@ -75,7 +82,7 @@ def modules_of(notebook: Path) -> dict[str, str]:
     while waiting:
         file = waiting.pop()
         name = file.relative_to(paths.ROOT).as_posix()
-        if name not in hashes and name != "lib/config.py":
+        if name not in hashes and name not in without:
             hashes[name], imported = _read_module(file)
             waiting |= imported
     return dict(sorted(hashes.items()))

@@ -160,10 +160,9 @@ def fit_run(
     class_balance = class_balance or settings.class_balance
     seeds = {"train": run.config.seed if seed is None else seed, "validation": None}
     batches = []
-    for split, split_seed in seeds.items():
+    for split, shuffle in seeds.items():
         part = inputs[split] if isinstance(inputs, dict) else inputs
-        arguments = run, split, part, settings, class_balance, split_seed
-        batches.append(batching.split_batches(*arguments))
+        batches.append(batching.split_batches(run, split, part, settings, class_balance, shuffle))
     prior = batching.output_prior(run.class_prior, class_balance)
     options |= {"classes": run.classes, "prior": prior}
     return fit(model, *batches, stage_settings or settings, **options)
