@@ -156,7 +156,7 @@ def test_the_readme_says_what_these_are_and_under_which_terms(published):
         "Not a medical device",
         "no medical evidence",
         "make predict IMAGE=<file or folder> CONFIG=tiny",
-        "Left out, to stay below 40 MB: AlexNet, from scratch. ",
+        "Left out (`publish: false`): AlexNet, from scratch. ",
         "CC BY 4.0",
         "basal cell carcinoma, melanoma and melanocytic nevus",
     ):
@@ -494,7 +494,7 @@ def test_a_committed_folder_holds_what_its_manifest_says_and_nothing_else(file):
     }
     assert {each.name for each in folder.iterdir()} == files
     readme = (folder / "README.md").read_text(encoding="utf-8")
-    listed = re.search(r"^Left out, .*?: (.*)\. `make", readme, re.MULTILINE)
+    listed = re.search(r"^Left out .*?: (.*)\. `make", readme, re.MULTILINE)
     left_out = listed[1].split("; ") if listed else []
     assert readme == publish_models.render_readme(manifest, left_out)
     results = paths.ROOT / "reports" / manifest.run / "published" / "metrics.json"
