@@ -494,7 +494,7 @@ def test_a_committed_folder_holds_what_its_manifest_says_and_nothing_else(file):
     }
     assert {each.name for each in folder.iterdir()} == files
     readme = (folder / "README.md").read_text(encoding="utf-8")
-    listed = re.search(r"^Left out .*?: (.*)\. `make", readme, re.MULTILINE)
+    listed = re.search(r"^Left out .*?\): (.*)\. `make", readme, re.MULTILINE)
     left_out = listed[1].split("; ") if listed else []
     assert readme == publish_models.render_readme(manifest, left_out)
     results = paths.ROOT / "reports" / manifest.run / "published" / "metrics.json"
