@@ -159,7 +159,7 @@ def test_nothing_is_left_half_written(reproduced):
 
 def test_a_killed_training_resumes_from_its_last_epoch(reproduced, killed):
     seconds = pd.read_csv(reproduced[0] / "baseline_cnn" / "history.csv")["seconds"]
-    epochs = load_config("tests/tiny.yaml").baseline_cnn.epochs
+    epochs = load_config("tests/tiny.yaml").baseline.epochs
     assert 1 <= len(killed) < epochs, "killed before or after the training"
     assert len(seconds) == epochs
     assert seconds[: len(killed)].tolist() == [row["seconds"] for row in killed]

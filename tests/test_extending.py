@@ -30,6 +30,8 @@ SHORTER = [
 ]
 
 
+#: A run without the side experiments, and without the check, which test_check.py tests.
+RUN = ("STUDIES=", "PREFLIGHT=", "CONFIG=mine")
 #: A second backbone needs no code.
 SECOND_BACKBONE = """
   - {kind: transfer, name: mobilenet, title: MobileNet, backbone: MobileNetV2, weights: none,
@@ -118,9 +120,7 @@ def write_images(folder):
 @pytest.fixture(scope="module")
 def run(clone):
     """Run the extended study; return its folder of runs and its folder of reports."""
-    done = command(
-        clone, "make", f"PYTHON={sys.executable}", "reproduce", "STUDIES=", "CONFIG=mine"
-    )
+    done = command(clone, "make", f"PYTHON={sys.executable}", "reproduce", *RUN)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return clone / "runs" / "mine", clone / "reports" / "mine"
 
@@ -197,7 +197,7 @@ def test_other_classes_and_images_go_through_to_the_index(run):
 def test_an_extended_run_is_published_beside_those_that_lack_its_score(clone, run):
     published = paths.ROOT / "reports" / "demo" / "published"
     shutil.copytree(published, clone / "reports" / "demo" / "published")
-    done = command(clone, "make", f"PYTHON={sys.executable}", "publish", "STUDIES=", "CONFIG=mine")
+    done = command(clone, "make", f"PYTHON={sys.executable}", "publish", *RUN)
     assert done.returncode == 0, done.stdout + done.stderr
     results = (clone / "docs" / "results.md").read_text(encoding="utf-8")
     demo = next(part for part in results.split("### ") if "Run `demo`" in part)

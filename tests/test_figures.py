@@ -54,8 +54,9 @@ def test_a_figure_has_more_than_one_and_a_half_pixels_per_css_pixel(shown, credi
 
 
 def test_figures_are_closed_after_they_are_shown(shown):
+    open_before = plt.get_fignums()
     shown(credit=False)
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == open_before
 
 
 def pixels(data):

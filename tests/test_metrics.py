@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from conftest import with_model
 from nbformat import v4
 from sklearn.metrics import (
     balanced_accuracy_score,
@@ -24,7 +25,6 @@ from lib.data import splits
 from lib.evaluation import bootstrap, metrics, prediction_files, priors
 from lib.evaluation.scores import SCORES, Score, rule_draws, score_table
 from lib.models import models_of, titles
-from tests.conftest import with_model
 from tools import demo_picture, index_page, publish, result_tables, whole_files
 
 CLASSES = ["bcc", "mel", "nv"]

@@ -5,11 +5,11 @@ import shutil
 
 import pandas as pd
 import pytest
+from test_metrics import MATTHEWS
 
 from lib import paths, tables
 from lib.evaluation import metrics
 from lib.evaluation.scores import SCORES
-from tests.test_metrics import MATTHEWS
 from tools import publish, rescore, result_tables
 
 PUBLISHED = sorted((paths.ROOT / "reports").glob("*/published/metrics.json"))
