@@ -106,7 +106,7 @@ def test_two_pretrained_networks_are_built_side_by_side(two_transfers):
 
 def test_one_backbone_twice_needs_a_title(tiny):
     item = tiny.model("vgg16").model_dump() | {"name": "vgg16_large"}
-    with pytest.raises(ValueError, match=r"models: a title is there twice: .*VGG16, frozen, VGG16, frozen"):
+    with pytest.raises(ValueError, match=r"a title is there twice: .*VGG16, frozen, VGG16, frozen"):
         with_item(tiny, item)
     run = with_item(tiny, item | {"title": "VGG16, 224 pixels"})
     assert titles(run)["vgg16_frozen"] == "VGG16, frozen"
