@@ -322,6 +322,7 @@ class Config(_Section):
     def _lists_what_the_notebooks_compare(self):
         names = [*RESERVED, *(item.name for item in self.models)]
         names += [f"{item.name}_{row}" for item in self.transfers for row in TRANSFER_ROWS]
+        names += [f"{item.name}_relu" for item in self.networks]
         titles = ["Majority-class baseline", *(item.title for item in self.models if item.title)]
         for item in self.transfers:
             titles += [(item.title or item.backbone) + end for end in TRANSFER_ROWS.values()]

@@ -3,13 +3,7 @@
 from dataclasses import dataclass
 
 from lib.config import TRANSFER_ROWS, Config, Handcrafted, Network, Transfer
-
-#: The notebook that trains each kind of model.
-NOTEBOOKS = {
-    "handcrafted": "03_baseline_cnn",
-    "network": "03_baseline_cnn",
-    "transfer": "04_vgg16_transfer",
-}
+from lib.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Model:
     @property
     def notebook(self) -> str:
         """The notebook that trains it."""
-        return NOTEBOOKS[self.settings.kind]
+        return STAGES[self.settings.kind].notebook
 
     @property
     def test_time_views(self) -> int:

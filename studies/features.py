@@ -139,9 +139,8 @@ def vgg16_features(
         image_size, None, seed=0, white=255.0, size=input_size or image_size
     )
     # in the model's number format: reports/studies/preprocessing/ was computed so
-    backbone = vgg16.backbone_layers(
-        "VGG16", input_tensor=vgg16.expected_input("VGG16", x, dtype=None)
-    )
+    x = keras.ops.cast(x, keras.config.dtype_policy().compute_dtype)
+    backbone = vgg16.backbone_layers("VGG16", input_tensor=vgg16.expected_input("VGG16", x))
     maps = {f"block{block}_pool": backbone[f"block{block}_pool"].output for block in blocks}
     averages = vgg16.averages(maps)
     if len(averages) > 1:

@@ -273,11 +273,6 @@ def family(name):
     return getattr(keras.applications, name).__module__.rpartition(".")[2]
 
 
-def test_the_four_kinds_of_input_name_every_family_once():
-    named = [module for modules in vgg16.INPUT_KINDS.values() for module in modules]
-    assert sorted(named) == sorted({family(name) for name in NETWORKS})
-
-
 @pytest.mark.parametrize(
     ("name", "layer"),
     [

@@ -211,20 +211,25 @@ def test_one_changed_setting_processes_every_image(plain, draw, change):
     assert image_array.open_images(index, changed).shape[1] == changed.preprocessing.image_size
 
 
-def test_other_code_or_another_opencv_processes_every_image(plain, draw, monkeypatch, tmp_path):
+def test_other_code_or_another_opencv_processes_every_image(plain, draw, monkeypatch):
     index, folder = draw(4)
     image_array.write_images(index, folder, plain)
     monkeypatch.setattr(cv2, "__version__", "0.0")
     assert image_array.write_images(index, folder, plain)["processed"] == 4
-    code, source = tmp_path / "preprocessing.py", Path(pipeline.__file__).read_text("utf-8")
-    monkeypatch.setattr(image_array, "_SOURCES", {code: source_code.syntax_tree(source)})
-    code.write_text(source + "# another comment\n", encoding="utf-8")
+    file, source = "lib/preprocessing/pipeline.py", Path(pipeline.__file__).read_text("utf-8")
+
+    def edit(text):
+        """Stand in for a pipeline.py whose contents have changed."""
+        trees = image_array._SOURCES | {file: source_code.syntax_tree(text)}
+        monkeypatch.setattr(image_array.stages, "code_of", lambda stage: trees)
+        return trees
+
+    edit(source + "# another comment\n")
     image_array.write_images(index, folder, plain)
-    code.write_text(source + "another = 1\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"preprocessing\.py was changed after it was imported"):
+    changed = edit(source + "another = 1\n")
+    with pytest.raises(ValueError, match=r"pipeline\.py was changed after it was imported"):
         image_array.write_images(index, folder, plain)
-    changed = source_code.syntax_tree(source + "another = 1\n")
-    monkeypatch.setattr(image_array, "_SOURCES", {code: changed})
+    monkeypatch.setattr(image_array, "_SOURCES", changed)
     with pytest.raises(ValueError, match="made with other code"):
         image_array.open_images(index, plain)
     assert image_array.write_images(index, folder, plain)["processed"] == 4

@@ -10,6 +10,9 @@ import pytest
 from conftest import without_make
 
 from lib import config, models, paths, source_code
+from lib.networks import feature_cache, model_graph, training
+from lib.preprocessing import image_array
+from lib.stages import STAGES, code_of
 from tools import stages
 
 NAMES = [file.stem for file in sorted((paths.ROOT / "notebooks").glob("[0-9]*.ipynb"))]
@@ -18,7 +21,7 @@ HEATMAPS = NAMES[NAMES.index("06_heatmaps") :]
 EVALUATION = ["05_evaluation", *HEATMAPS]
 
 
-def code_of(name):
+def code_in(name):
     notebook = json.loads((paths.ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     return "\n".join(code)
@@ -28,7 +31,7 @@ def code_of(name):
 
 
 def test_every_section_of_a_configuration_reaches_a_notebook_or_a_page():
-    listed = {name for names in stages.SECTIONS.values() for name in names} | set(stages.PAGE)
+    listed = {name for stage in STAGES.values() for name in stage.sections} | set(stages.PAGE)
     assert listed == set(config.Config.model_fields) - {"name"} | {"roles", *config.KINDS}
 
 
@@ -45,20 +48,37 @@ PARTS = {
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_reads_no_section_that_it_does_not_depend_on(name):
     """Its own sections or, since those notebooks come before it, an earlier notebook's."""
-    before = [other for other in NAMES[: NAMES.index(name) + 1] if other in stages.SECTIONS]
-    allowed = {"name", *(section for other in before for section in stages.SECTIONS[other])}
-    code = code_of(name)
+    before = [stage for stage in STAGES.values() if stage.notebook <= name]
+    allowed = {"name", *(section for stage in before for section in stage.sections)}
+    code = code_in(name)
     read = set(re.findall(r"\b(?:config|run)\.(\w+)", code))
     fields = read & set(config.Config.model_fields) | {PARTS[name] for name in read & set(PARTS)}
     assert fields <= allowed
 
 
-def test_a_model_belongs_to_the_notebook_that_trains_it_and_all_models_to_the_evaluation():
-    for kind, notebook in models.NOTEBOOKS.items():
-        assert [name for name, sections in stages.SECTIONS.items() if kind in sections] == [
-            notebook
-        ]
-    assert "models" in stages.SECTIONS["05_evaluation"]
+def test_a_model_belongs_to_the_stage_of_its_kind_and_all_models_to_the_evaluation():
+    for kind in config.KINDS:
+        notebooks = {stage.notebook for stage in STAGES.values() if kind in stage.sections}
+        assert notebooks == {STAGES[kind].notebook}
+    assert "models" in STAGES["metrics"].sections
+
+
+@pytest.mark.parametrize("name", [name for name, stage in STAGES.items() if stage.code])
+def test_code_that_decides_about_kept_files_is_in_modules_that_make_watches(name):
+    """Otherwise the notebook would not run again, and the files would stay as they are."""
+    notebook = paths.ROOT / "notebooks" / f"{STAGES[name].notebook}.ipynb"
+    assert set(STAGES[name].code) <= set(stages.modules_of(notebook))
+
+
+def test_the_keys_of_kept_files_hold_the_code_that_their_stage_names():
+    trees = list(code_of("transfer").values())
+    assert len(trees) == 9
+    assert training._CODE == model_graph.digest_of(trees)
+    assert feature_cache._CODE == model_graph.digest_of(list(code_of("features").values()))
+    assert image_array._SOURCES == code_of("images")
+    assert code_of("network") == code_of("relu_output") == code_of("transfer")
+    rest = {f"lib/preprocessing/{name}.py" for name in ("image_array", "threads", "quality_scores")}
+    assert not rest & set(code_of("images"))
 
 
 def test_the_sections_of_a_configuration_hold_its_models_by_kind():

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "features": {"data", "preprocessing", "evaluation"},
     "heatmaps": {"networks", "evaluation"},
 }
-SHARED = {"config", "models", "paths", "tables", "figures", "run", "source_code"}
+SHARED = {"config", "models", "paths", "tables", "figures", "run", "source_code", "stages"}
 #: `run` opens a run for the notebooks, so the packages do not import it.
 FREE = SHARED - {"run"}
 

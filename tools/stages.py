@@ -1,9 +1,10 @@
 """Say what each notebook depends on, so that make executes it again only when that has changed.
 
-For each notebook `runs/<run>/keys/<notebook>.key` lists its part of the configuration and the
-modules that it imports, each with a hash of its syntax tree. A key file is rewritten only when its
-contents change; make compares its time with that of the executed copy. The time of the file
-`checked` beside them says up to when changes have been seen.
+For each notebook `runs/<run>/keys/<notebook>.key` lists the sections of the configuration that its
+stages depend on (`lib.stages.STAGES`; a notebook without stages there depends on all but the title)
+and the modules that it imports, each with a hash of its syntax tree. A key file is rewritten only
+when its contents change; make compares its time with that of the executed copy. The time of the
+file `checked` beside them says up to when changes have been seen.
 """
 
 import ast
@@ -17,18 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib import models, paths, source_code
-from lib.config import load_config
+from lib.config import KINDS, load_config
+from lib.stages import STAGES
 
-#: The sections of a configuration that each notebook is the first to read. Notebooks not named
-#: here depend on all sections but the title.
-SECTIONS = {
-    "01_data_survey": ("classes", "class_names", "seed", "data", "split"),
-    "02_preprocessing": ("preprocessing", "augmentation"),
-    "03_baseline_cnn": ("training", "handcrafted", "network", "roles", "relu_output_epochs"),
-    "04_vgg16_transfer": ("training", "transfer"),
-    "05_evaluation": ("evaluation", "models", "roles"),
-    "06_heatmaps": ("heatmaps",),
-}
 #: Not in the keys of a run, which hold what it makes of the configuration.
 CONFIG = "lib/config.py"
 #: What a rendered page shows of the configuration itself.
@@ -41,7 +33,8 @@ def write_keys(config: Path) -> None:
     sections = read_sections(config)
     keys = folder / config.stem / "keys"
     for notebook in sorted(paths.ROOT.glob("notebooks/[0-9]*.ipynb")):
-        names = SECTIONS.get(notebook.stem, [name for name in sections if name != "title"])
+        names = [n for s in STAGES.values() if s.notebook == notebook.stem for n in s.sections]
+        names = names or [name for name in sections if name != "title"]
         values = {name: sections.get(name) for name in names}
         _write(keys / f"{notebook.stem}.key", values | modules_of(notebook, [CONFIG]))
     _write(keys / "page.key", {name: sections.get(name) for name in PAGE})
@@ -66,7 +59,7 @@ def read_sections(config: Path) -> dict:
         named = [row for row in rows if row.settings and row.settings.name == item["name"]]
         item["rows"] = {row.name: row.title for row in named}
     items = sections["models"]
-    sections |= {kind: [i for i in items if i["kind"] == kind] for kind in models.NOTEBOOKS}
+    sections |= {kind: [i for i in items if i["kind"] == kind] for kind in KINDS}
     roles = {"baseline": run.baseline.name, "primary": run.primary}
     return sections | {"class_names": run.names, "roles": roles}
 

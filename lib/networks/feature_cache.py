@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lib import paths, tables
+from lib import paths, stages, tables
 from lib.config import Transfer
 from lib.networks import array_files, inference, model_graph, saving
 from lib.networks.backend import keras, versions
@@ -232,4 +232,4 @@ def _outputs(trunk, batch, view, number, augmented) -> list[np.ndarray]:
 
 
 #: The code that decides what is cached, layers apart, as it was imported.
-_CODE = model_graph.code_digest(_compute, _outputs, _FeatureFile, inference.turned, inference.call)
+_CODE = model_graph.digest_of(list(stages.code_of("features").values()))

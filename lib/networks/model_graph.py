@@ -142,11 +142,6 @@ def digest_of(contents) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def code_digest(*parts) -> str:
-    """Return a SHA-256 over the syntax trees of functions and classes."""
-    return digest_of([source_code.syntax_tree_of(part) for part in parts])
-
-
 def layers_digest(model: keras.Model) -> str:
     """Return a SHA-256 over what a model computes, except for the values of its weights.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lib import paths
+from lib import paths, stages
 from lib.config import Network, Stage, Transfer
 from lib.networks import array_files, batching, devices, epoch_scores, model_graph
 from lib.networks.backend import keras, versions
@@ -327,14 +327,4 @@ def _learning_rate(settings: Stage, steps: int):
 
 
 #: The code that decides how a training ends, layers apart, as it was imported.
-_CODE = model_graph.code_digest(
-    batching.Batches,
-    batching.balanced_order,
-    batching.PaddedBatches,
-    epoch_scores.Scores,
-    epoch_scores.Accuracy,
-    fit,
-    _Training,
-    _optimizer,
-    _learning_rate,
-)
+_CODE = model_graph.digest_of(list(stages.code_of("transfer").values()))

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
 
 from lib.config import Augmentation, Transfer
@@ -10,21 +11,6 @@ from lib.networks.backend import keras
 from lib.networks.common_layers import EXACT, RELU, image_input, probabilities
 
 layers = keras.layers
-
-#: What the networks of keras.applications expect as input, by the module they are from.
-#: caffe: BGR minus ImageNet's means; tf: -1 to 1; torch: 0 to 1, minus ImageNet's means, divided by
-#: its standard deviations; none: 0 to 255, the network does the rest itself.
-INPUT_KINDS = {
-    "caffe": ("resnet", "vgg16", "vgg19"),
-    "tf": tuple(
-        "inception_resnet_v2 inception_v3 mobilenet mobilenet_v2 nasnet resnet_v2 xception".split()
-    ),
-    "torch": ("densenet",),
-    "none": ("convnext", "efficientnet", "efficientnet_v2", "mobilenet_v3"),
-}
-
-#: ImageNet's mean and standard deviation of red, green and blue, from 0 to 1.
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def vgg16_transfer(
@@ -116,41 +102,21 @@ def backbone_layers(name: str, **options) -> dict[str, keras.Layer]:
     return named
 
 
-def expected_input(name: str, x, **dtype):
+def expected_input(name: str, x):
     """Turn RGB pixels, 0 to 255, into the input that a network of keras.applications expects.
-
-    The same as `preprocess_input` of the network's module, made of layers.
 
     Parameters
     ----------
     name : str
         As in keras.applications, such as `VGG16`.
     x : KerasTensor, shape (n, height, width, 3)
-    **dtype
-        `dtype` of the layers, float32 by default.
 
     Raises
     ------
     ValueError
-        Keras has no such network, or it is of a family that `INPUT_KINDS` lacks.
+        Keras has no such network.
     """
-    options = EXACT | dtype
-    module = application(name).__module__.rpartition(".")[2]
-    kind = next((kind for kind, modules in INPUT_KINDS.items() if module in modules), None)
-    if kind is None:
-        raise ValueError(f"{name}: INPUT_KINDS in lib/networks/vgg16.py lacks the family {module}")
-    if kind == "caffe":
-        means = [-123.68, -116.779, -103.939]
-        x = layers.Rescaling(1.0, offset=means, name="subtract_mean", **options)(x)
-        return keras.ops.flip(x, axis=-1)
-    if kind == "tf":
-        return layers.Rescaling(1 / 127.5, offset=-1.0, name="standardize", **options)(x)
-    if kind == "torch":
-        scale = [1 / (255 * deviation) for deviation in IMAGENET_DEVIATION]
-        pairs = zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)
-        offset = [-mean / deviation for mean, deviation in pairs]
-        return layers.Rescaling(scale, offset, name="standardize", **options)(x)
-    return x
+    return sys.modules[application(name).__module__].preprocess_input(x)
 
 
 def application(name: str) -> Callable[..., keras.Model]:

@@ -22,18 +22,14 @@ import pandas as pd
 from IPython import get_ipython
 from tqdm import tqdm
 
-from lib import paths, source_code
+from lib import paths, stages
 from lib.config import Config, Preprocessing
 from lib.preprocessing import pipeline, threads
 
 KEY_BYTES = hashlib.sha256().digest_size
 CHUNK_BYTES = 32 * 2**20  # of rows in memory at a time; at least one row a core
 #: The code that decides about pixels, as it was when it was imported: the code that runs.
-_SOURCES = {
-    file: source_code.syntax_tree(file.read_text(encoding="utf-8"))
-    for file in sorted(Path(__file__).parent.glob("*.py"))
-    if file.stem not in ("image_array", "threads", "quality_scores")
-}
+_SOURCES = stages.code_of("images")
 
 
 def write_images(
@@ -203,11 +199,11 @@ def _read_keys(array: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def _file_keys(files: list[Path], settings: Preprocessing) -> np.ndarray:
     """Return the SHA-256 of all that makes each row, shape (n, KEY_BYTES)."""
-    for source, imported in _SOURCES.items():
-        if source_code.syntax_tree(source.read_text(encoding="utf-8")) != imported:
+    for source, tree in stages.code_of("images").items():
+        if tree != _SOURCES[source]:
             raise ValueError(
-                f"{paths.relative(source)} was changed after it was imported; restart Python (in "
-                "a notebook: the kernel)"
+                f"{source} was changed after it was imported; restart Python (in a notebook: the "
+                "kernel)"
             )
     origin = {"preprocessing": settings.model_dump(), "code": _code()}
     start = hashlib.sha256(json.dumps(origin, sort_keys=True).encode())
