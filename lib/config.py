@@ -23,9 +23,10 @@ CLASS_NAMES = {
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32 - 6)]  # up to seed + 6 are used as well
+Seed = Annotated[int, Field(ge=0, lt=2**32 - 7)]  # up to seed + 7 are used as well
 Rate = Annotated[float, Field(gt=0, le=1)]
-ClassBalance = Literal["weights", "sampling", "none"]
+CLASS_BALANCES = ("logit_adjusted", "weights", "sampling", "none")
+ClassBalance = Literal[CLASS_BALANCES]
 ClassName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]  # names files and columns
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # names folders and files
 Title = Annotated[str, Field(min_length=1)]
@@ -98,22 +99,24 @@ class Preprocessing(_Section):
 
 
 class ColorJitter(_Section):
-    """Random colour changes of each training image; mild, because colour is diagnostic.
+    """Random colour changes of each training image.
 
-    The limits come from 983 images of HAM10000. Their standard deviations between images are 0.079
-    in brightness and 44 % of the mean in saturation for the skin around the lesion, and 39 % in
-    contrast for the whole image: jitter stays below the variation due to light and camera. Hue
-    changes by less than the median difference of 8.7 degrees between lesion and skin.
+    The limits follow from how much light and camera vary. On 983 images of HAM10000 the standard
+    deviations between images are 0.079 in brightness and 44 % of the mean in saturation for the
+    skin around the lesion, and 39 % in contrast for the whole image. The median difference in hue
+    between lesion and skin is 8.7 degrees, so hue changes by less.
     """
 
     #: largest value added to or subtracted from every pixel (black 0, white 1)
-    brightness: Annotated[float, Field(ge=0, le=0.06)] = 0.0
+    brightness: Annotated[float, Field(ge=0, le=0.1)] = 0.0
     #: largest relative change of the distance to the mean colour of the image
-    contrast: Annotated[float, Field(ge=0, le=0.2)] = 0.0
+    contrast: Annotated[float, Field(ge=0, le=0.3)] = 0.0
     #: largest relative change of saturation (HSV)
-    saturation: Annotated[float, Field(ge=0, le=0.2)] = 0.0
+    saturation: Annotated[float, Field(ge=0, le=0.3)] = 0.0
     #: largest rotation of hue, in degrees
     hue_degrees: Annotated[float, Field(ge=0, le=8)] = 0.0
+    #: largest relative change of each channel by itself, as from light of another colour
+    channels: Annotated[float, Field(ge=0, le=0.1)] = 0.0
 
 
 class Augmentation(_Section):
@@ -124,6 +127,13 @@ class Augmentation(_Section):
     #: largest relative change of size
     zoom: Annotated[float, Field(ge=0, lt=0.5)]
     flip: Literal["none", "horizontal", "vertical", "horizontal_and_vertical"]
+    #: not in the paper: the largest sideways movement of the top and the bottom edge, relative to
+    #: half the height
+    shear: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    #: not in the paper: the largest shift along each axis, as a proportion of the side
+    shift: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    #: not in the paper: the largest relative change of the ratio of width to height
+    aspect: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     #: not in the paper; absent: colours are not changed
     color_jitter: ColorJitter | None = None
 
@@ -146,16 +156,27 @@ class Stage(_Section):
     #: of the learning rate after the warm-up: constant, or half a cosine down to zero
     schedule: Literal["constant", "cosine"] = "constant"
     #: epochs over which the learning rate rises from zero; only with `schedule: cosine`
-    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    #: of AdamW, times the learning rate; 0: Adam (Loshchilov and Hutter, ICLR 2019)
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    #: gradients of a larger norm are scaled down to it; 0: none (Pascanu et al., ICML 2013). With
+    #: `devices: all` TensorFlow does so on each device, before it adds them up.
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    #: momentum of a moving average of the weights, in every step; 0: no average (Polyak and
+    #: Juditsky, SIAM J. Control Optim. 30:838, 1992). Validation scores are those of the average.
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    #: the weights to keep: those of the epoch with the best validation balanced accuracy, or the
+    #: last, so that no epoch is chosen
+    keep: Literal["best", "last"] = "best"
 
     @model_validator(mode="after")
     def _leaves_epochs_after_the_warm_up(self):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs} must be less than epochs = {self.epochs}"
+                f"warmup_epochs = {self.warmup_epochs:g} must be less than epochs = {self.epochs}"
             )
         if self.warmup_epochs and self.schedule == "constant":
-            raise ValueError(f"warmup_epochs = {self.warmup_epochs} needs schedule = cosine")
+            raise ValueError(f"warmup_epochs = {self.warmup_epochs:g} needs schedule = cosine")
         return self
 
 
@@ -166,6 +187,8 @@ class Handcrafted(_Section):
     name: ModelName
     title: Title
     classifier: Literal["svm", "random_forest"]
+    #: false: without the features that need a mask of the lesion
+    masks: bool = True
 
 
 class Network(Stage):
@@ -178,8 +201,11 @@ class Network(Stage):
     builder: str
     #: arguments of the builder, which checks them
     options: dict[str, Any] = {}
+    #: by default that of the run
+    augmentation: Augmentation | None = None
     batch_size: Positive
-    #: weights: rare classes have larger loss weights; sampling: they are drawn more often
+    #: weights: rare classes have larger loss weights; sampling: they are drawn more often;
+    #: logit_adjusted: training multiplies the outputs by the class prior (Menon et al., ICLR 2021)
     class_balance: ClassBalance
     #: false: `make publish-models` leaves its weights out
     publish: bool = True
@@ -192,6 +218,11 @@ class FineTune(Stage):
     #: true: features before that layer are computed once per view and cached;
     #: false: computed in every epoch, with new augmentation
     cached: bool = True
+    #: of the layers after the backbone; by default `learning_rate`, which is the last block's
+    head_learning_rate: Rate | None = None
+    #: the learning rate of a block of the backbone, relative to that of the block after it (Howard
+    #: and Ruder, ACL 2018)
+    block_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class Transfer(_Section):
@@ -213,6 +244,8 @@ class Transfer(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     #: cached views of each training image: the plain image and augmented ones
     views: Positive
+    #: of the views and of fine-tuning; by default that of the run
+    augmentation: Augmentation | None = None
     #: number of flips and quarter turns over which predictions are averaged
     test_time_views: Literal[1, 2, 4, 8] = 1
     batch_size: Positive

@@ -221,17 +221,17 @@ def histograms(table: pd.DataFrame) -> Figure:
 def curves(history: pd.DataFrame, scores: list[str]) -> Figure:
     """Draw training and validation scores over the epochs, with the key in a free panel.
 
-    A dotted line separates stages; a ring marks the epoch that was chosen in each stage.
+    A dotted line separates stages; a ring marks the epoch whose weights each stage keeps.
     """
     figure, axes, key = _panels(len(scores), 3, 2.6)
     epochs, stages = history["epoch"], history.groupby("stage", sort=False)
-    chosen = history.loc[stages["val_balanced_accuracy"].idxmax()]
+    kept = history[history["kept"]]
     options = {"marker": "o", "ls": "", "ms": 10, "mfc": "none", "color": VALIDATION}
     for axis, score in zip(axes, scores, strict=True):
         validation = history[f"val_{score}"]
         axis.plot(epochs, history[score], "o-", ms=3, color=TRAINING, label="training")
         axis.plot(epochs, validation, "s--", ms=3, color=VALIDATION, label="validation")
-        axis.plot(chosen["epoch"], chosen[f"val_{score}"], label="chosen epoch", **options)
+        axis.plot(kept["epoch"], kept[f"val_{score}"], label="weights kept", **options)
         for epoch in stages["epoch"].max().iloc[:-1]:
             axis.axvline(epoch + 0.5, color="gray", ls=":", label="next stage")
         axis.set(xlabel="epoch", ylabel=score.replace("_", " ").replace("f1", "F1"))

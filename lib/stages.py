@@ -37,6 +37,8 @@ _FEATURES = {
 _TRAINING = {
     "lib/networks/batching.py": "Batches balanced_order PaddedBatches",
     "lib/networks/epoch_scores.py": "Scores Accuracy",
+    "lib/networks/logit_adjustment.py": "LogitAdjusted",
+    "lib/networks/optimizer.py": "AdamW",
     "lib/networks/training.py": "fit _Training _optimizer _learning_rate",
 }
 

@@ -21,6 +21,7 @@ CHILD = """
 import json, os, signal, sys
 from pathlib import Path
 import numpy as np
+import pandas as pd
 from lib import config
 from lib.networks import batching, building, common_layers, devices, feature_cache, inference
 from lib.networks import model_graph, saving, training, vgg16
@@ -46,7 +47,7 @@ class Deadly(batching.Batches):
         return super().__getitem__(batch)
 
 
-def fit(model, inputs, kept, settings=stage, kind=batching.Batches):
+def fit(model, inputs, kept, settings=stage, kind=batching.Batches, **options):
     loss_weights = [1.0, 2.0, 0.5]
     batches = [
         each(inputs[part], np.arange(len(rows[part])), targets[rows[part]], loss_weights, 6, seed)
@@ -54,9 +55,9 @@ def fit(model, inputs, kept, settings=stage, kind=batching.Batches):
     ]
     state = own / f"{kept}.state.npz"
     history = training.fit(
-        model, *batches, settings, classes=["a", "b", "c"], state=state, stage=kept
+        model, *batches, settings, classes=["a", "b", "c"], state=state, stage=kept, **options
     )
-    return history.drop(columns="seconds").to_dict("list")
+    return pd.DataFrame(history).drop(columns="seconds").to_dict("list")
 
 
 def plain(model, name):
@@ -124,7 +125,11 @@ if task == "compare":
         for part in rows
     }
     made["inputs of the fine-tuned part"] = len(top.inputs)
-    made["fine-tuned"] = fit(top, cached, "fine-tuned")
+    recipe = {"weight_decay": 0.02, "clip_norm": 1.0, "average": 0.9, "keep": "last"}
+    recipe = stage.model_copy(update=recipe | {"schedule": "cosine", "warmup_epochs": 1})
+    made["fine-tuned"] = fit(
+        top, cached, "fine-tuned", recipe, loss_prior=[0.2, 0.3, 0.5], rates={"dense": 3.0}
+    )
     made["vgg16 probabilities"] = inference.predict(model, images).tolist()
     history = __import__("pandas").DataFrame(made["baseline"]).assign(seconds=1.0)
     saving.save(model, own, history)

@@ -23,7 +23,7 @@ MOBILE = {
     "feature_layers": ["block_3_expand_relu"],
     "fine_tune": {"from_layer": "block_3_expand", "epochs": 1, "learning_rate": 0.001},
 }
-ROWS = ["color_texture_svm", "color_texture_forest", "baseline_cnn", "alexnet"]
+ROWS = ["color_texture_svm", "color_texture_forest", "no_mask_svm", "baseline_cnn", "alexnet"]
 VGG16 = ["vgg16_linear", "vgg16_frozen", "vgg16_fine_tuned"]
 
 
@@ -50,7 +50,7 @@ def test_each_item_is_a_row_and_a_pretrained_network_is_three(tiny):
     rows = models_of(tiny)
     assert list(rows) == ["majority", *ROWS, *VGG16]
     assert [row.settings and row.settings.kind for row in rows.values()] == [
-        *(None, "handcrafted", "handcrafted", "network", "network"),
+        *(None, *["handcrafted"] * 3, "network", "network"),
         *["transfer"] * 3,
     ]
     networks = {name: (row.network, row.manifest) for name, row in rows.items() if row.network}
@@ -64,6 +64,7 @@ def test_each_item_is_a_row_and_a_pretrained_network_is_three(tiny):
         "majority": "Majority-class baseline",
         "color_texture_svm": "Hand-crafted features, SVM",
         "color_texture_forest": "Hand-crafted features, random forest",
+        "no_mask_svm": "Hand-crafted features without mask, SVM",
         "baseline_cnn": "Baseline CNN (8 convolutions)",
         "alexnet": "AlexNet, from scratch",
         "vgg16_linear": "VGG16 features, logistic regression",
@@ -251,9 +252,7 @@ def test_a_builder_that_is_added_is_built_published_and_predicted_with(
     with pytest.raises(ValueError, match=r"models\.small\.options\.width: .*equal to 1"):
         building.build(run.model("small"), 256, 3, width=0)
     change_layers(network, ["conv1", "probabilities"], seed=5)
-    history = pd.DataFrame(
-        {"epoch": [1], "stage": ["a"], "val_balanced_accuracy": [0.5], "seconds": [1.0]}
-    )
+    history = pd.DataFrame({"epoch": [1], "stage": ["a"], "kept": [True], "seconds": [1.0]})
     calibration = {"scale": 1.0, "bias": {"bcc": 0.0, "mel": 0.0, "nv": 0.0}}
     saving.save(network, own / "small", history, class_balance="sampling", calibration=calibration)
 

@@ -19,6 +19,7 @@ CHILD = """
 import json, shutil, sys
 from pathlib import Path
 import numpy as np
+import pandas as pd
 from lib.networks.backend import keras
 
 if keras.backend.backend() == "tensorflow":
@@ -71,7 +72,7 @@ def fit(model, inputs, rows, kind=batching.Batches):
         model, train, validation, settings, classes=["a", "b", "c"], state=state, stage="test"
     )
     weights = np.concatenate([np.ravel(weight) for weight in model.get_weights()])
-    return history.drop(columns="seconds").to_dict("list"), weights.tolist()
+    return pd.DataFrame(history).drop(columns="seconds").to_dict("list"), weights.tolist()
 
 
 made = {}

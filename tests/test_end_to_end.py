@@ -19,10 +19,12 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from conftest import without_make
+from test_backends import python_of
 
 from lib import models, paths
 from lib.config import load_config
 from lib.networks import array_files
+from tools import train
 
 #: A run without the side experiments, which nbval executes.
 RUN = ("reproduce", "STUDIES=")
@@ -120,7 +122,7 @@ def test_the_contracts_are_written(reproduced):
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert sum(metrics["images"].values()) == len(index)
     networks = ("baseline_cnn", "alexnet", "vgg16")
-    for folder in ("color_texture_svm", "color_texture_forest", *networks):
+    for folder in ("color_texture_svm", "color_texture_forest", "no_mask_svm", *networks):
         for name in ("predictions.csv", "manifest.json"):
             assert (run / folder / name).is_file()
     for folder in networks:
@@ -294,3 +296,92 @@ def test_an_image_that_is_not_an_image_is_one_clear_error(make, changed, data_fo
     assert (run / "notebooks" / "01_data_survey.failed.ipynb").exists()
     assert not (run / "index.csv").exists()
     assert not (output / "reports" / config.stem / "index.html").exists()
+
+
+# --------------------------------------------------------------------------- without notebooks
+
+#: Runs `tools.train` where all that a server does not need cannot be imported.
+SERVER = """
+import sys
+
+sys.modules |= dict.fromkeys(sys.argv[1].split())  # importing one of them is an error
+from tools import train
+
+sys.exit(train.main(sys.argv[2:]))
+"""
+MISSING = (
+    "pandas pandera matplotlib seaborn IPython ipykernel jupyterlab papermill nbformat cv2 numba"
+)
+
+
+def train_on_server(output, *arguments, python=sys.executable, backend="tensorflow"):
+    missing = MISSING if backend == "tensorflow" else f"{MISSING} tensorflow"
+    done = subprocess.run(
+        [python, "-c", SERVER, missing, *arguments],
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {"SKIN_OUTPUT": str(output), "PYTHONPATH": str(paths.ROOT), "KERAS_BACKEND": backend},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def states_of(run):
+    """Return the files of trainings, with their contents, by name."""
+    files = sorted(run.rglob("*.state.npz"))
+    return {file.relative_to(run).as_posix(): file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="session")
+def server(reproduced, tmp_path_factory):
+    """A copy of the finished run, as it is brought to a server."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copytree(reproduced[0], folder / "runs" / "tiny")
+    return folder
+
+
+def test_what_the_notebooks_have_trained_is_trained_without_them_too(server, tiny_config):
+    """With the same weights, so either finds what the other has finished."""
+    run = server / "runs" / "tiny"
+    before = states_of(run)
+    said = train_on_server(server, str(tiny_config))
+    assert "another training" not in said
+    assert states_of(run) == before
+    again = ["alexnet/from_scratch", "vgg16/frozen_logit_adjusted", "vgg16/fine_tuned"]
+    again = [f"{name}.state.npz" for name in again]
+    for name in again:
+        (run / name).unlink()
+    train_on_server(server, str(tiny_config), "--model", "vgg16", "--model", "alexnet")
+    after = states_of(run)
+    assert after.keys() == before.keys()
+    for name in again:
+        (run / "compared.npz").write_bytes(before[name])
+        expected, _ = array_files.read_arrays(run / "compared.npz")
+        found, _ = array_files.read_arrays(run / name)
+        for key in expected:
+            np.testing.assert_array_equal(found[key], expected[key], name)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_what_another_backend_has_trained_is_used_by_the_notebooks(server, tiny_config, backend):
+    python, run = python_of(backend), server / "runs" / "tiny"
+    for file in [*run.rglob("*.state.npz"), *(run / "vgg16").glob("features_[tv]*")]:
+        file.unlink()
+    train_on_server(server, str(tiny_config), python=python, backend=backend)
+    made = states_of(run)
+    assert {"vgg16/fine_tuned.state.npz", "baseline_cnn/from_scratch.state.npz"} <= set(made)
+    said = train_on_server(server, str(tiny_config))
+    assert "another training" not in said
+    assert states_of(run) == made
+
+
+def test_a_network_that_there_is_not_is_named_with_those_that_there_are(tiny_config, capsys):
+    assert train.main([str(tiny_config), "--model", "vgg61"]) == 1
+    assert "has no network 'vgg61'; did you mean 'vgg16'?" in capsys.readouterr().err
+
+
+def test_a_run_without_index_or_images_says_which_notebook_writes_them(tiny_config, capsys):
+    assert train.main([str(tiny_config)]) == 1
+    assert "index.csv: no such file; run notebook 01" in capsys.readouterr().err

@@ -160,7 +160,26 @@ def test_features_of_anything_else_are_computed_anew(trunk, cache, calls, change
 def test_with_other_versions_it_is_computed_anew(trunk, cache, calls, monkeypatch):
     cache(trunk)
     calls.clear()
-    monkeypatch.setattr(feature_cache, "versions", lambda: {"keras": "another"})
+    usual = feature_cache.versions()
+    monkeypatch.setattr(feature_cache, "versions", lambda: usual | {"keras": "another"})
+    cache(trunk)
+    assert calls
+
+
+def test_what_another_backend_has_finished_is_used_and_what_it_has_begun_is_not(
+    trunk, cache, calls, tmp_path, monkeypatch
+):
+    usual = feature_cache.versions()
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_cache, "versions", lambda: usual | {"backend": "torch 2.8"})
+        made = [np.array(each) for each in cache(trunk)]
+    calls.clear()
+    for one, other in zip(cache(trunk), made, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not calls
+    note = tmp_path / "kept" / "features.json"
+    progress = json.loads(note.read_text(encoding="utf-8"))
+    note.write_text(json.dumps(progress | {"rows": 7}), encoding="utf-8")
     cache(trunk)
     assert calls
 

@@ -11,7 +11,7 @@ import pytest
 from lib import paths
 
 #: Lines of code: blank lines, comments and docstrings do not count.
-LIB_LINES, MODULE_LINES, FUNCTION_LINES = 4500, 350, 60
+LIB_LINES, MODULE_LINES, FUNCTION_LINES = 5300, 350, 60
 
 #: What each package of lib may import of lib; the modules of lib itself are free to all.
 MAY_IMPORT = {

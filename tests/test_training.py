@@ -23,7 +23,9 @@ from lib.networks import (
     devices,
     epoch_scores,
     inference,
+    logit_adjustment,
     model_graph,
+    optimizer,
     saving,
     training,
     vgg16,
@@ -57,7 +59,7 @@ def batches():
 def fit(model, batches, folder, **changes):
     settings = config.Stage(**{"epochs": 3, "learning_rate": 0.01} | changes)
     options = {"classes": CLASSES, "state": folder / "test.state.npz", "stage": "test"}
-    return training.fit(model, *batches, settings, **options)
+    return pd.DataFrame(training.fit(model, *batches, settings, **options))
 
 
 # --------------------------------------------------------------------------------------- batches
@@ -188,7 +190,7 @@ def test_calibration_is_fitted_on_validation_images_and_added_to_the_manifest(sm
     model = models.Model("vgg16_frozen", "VGG16, frozen", settings, "frozen")
     random = np.random.default_rng(1)
     outputs = random.dirichlet([1, 1], size=4)  # rows 1, 3, 5 and 7; row 1 is a test image
-    posteriors = inference.calibrate(small_run, model, outputs)
+    posteriors = saving.calibrate(small_run, model, outputs)
     expected = calibration.fit(
         outputs[1:], [0, 1, 1], np.array([0.5, 0.5]), small_run.class_prior, small_run.classes
     )
@@ -217,7 +219,7 @@ def test_the_last_layers_are_trained_from_images_and_from_cached_features_alike(
         options = {"state": tmp_path / f"{name}.state.npz", "stage": "last layer"}
         options |= {"first_layer": "last", "stage_settings": stage, "verbose": False}
         history = training.fit_run(small_run, model, source, settings, **options)
-        assert history["epoch"].tolist() == [1, 2]
+        assert [row["epoch"] for row in history] == [1, 2]
         trained.append(model.get_weights())
     for one, other in zip(*trained, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3)
@@ -299,7 +301,7 @@ def test_a_class_missing_in_validation_has_no_recall_and_is_left_out_of_the_mean
 def test_the_history_has_every_score_of_every_epoch(batches, tmp_path, capsys):
     history = fit(small_model(), batches, tmp_path)
     assert history["epoch"].tolist() == [1, 2, 3]
-    assert set(epoch_scores.history_schema(CLASSES).columns) == set(history)
+    assert set(saving.history_schema(CLASSES).columns) == set(history)
     assert {"val_recall_mel", "f1_bcc", "val_f1"} <= set(history)
     assert history["val_balanced_accuracy"].iloc[-1] > 1 / 3
     assert len(capsys.readouterr().out.splitlines()) == 3
@@ -315,7 +317,7 @@ def test_the_model_ends_with_the_weights_of_the_best_validation_epoch(batches, t
     history = fit(model, batches, tmp_path, epochs=8, learning_rate=0.05)
     score = balanced_accuracy_score(batches[1].targets, predicted_classes(model, batches[1]))
     assert score == pytest.approx(
-        epoch_scores.best_epoch(history)["val_balanced_accuracy"], abs=1e-6
+        history.loc[history["kept"], "val_balanced_accuracy"].item(), abs=1e-6
     )
     assert score == pytest.approx(history["val_balanced_accuracy"].max(), abs=1e-6)
 
@@ -342,6 +344,162 @@ def test_the_learning_rate_rises_in_the_warm_up_and_falls_to_zero_along_a_cosine
     rate = training._learning_rate(settings, steps=10)
     course = [float(rate(step)) for step in (0, 5, 10, 30, 50)]
     assert course == pytest.approx([0, 0.05, 0.1, 0.05, 0], abs=1e-6)
+
+
+def stepped(adam, gradients):
+    """Return the values of two variables, 1 and 2 at first, after each step."""
+    variables = [keras.Variable(np.float32([value])) for value in (1, 2)]
+    adam.build(variables)
+    values = []
+    for gradient in gradients:
+        adam.apply([keras.ops.convert_to_tensor([np.float32(gradient)])] * 2, variables)
+        values.append([float(variable[0]) for variable in variables])
+    return np.array(values), variables
+
+
+def test_without_options_the_optimiser_is_keras_s_adam():
+    gradients = [0.5, -1.0, 3.0]
+    ours, _ = stepped(optimizer.AdamW(0.1, [1.0, 1.0]), gradients)
+    keras_s, _ = stepped(keras.optimizers.Adam(0.1), gradients)
+    np.testing.assert_array_equal(ours, keras_s)
+
+
+def test_a_factor_scales_the_step_of_its_variable_and_its_weight_decay():
+    """The first step of Adam is the learning rate; scaling the gradient would not change it."""
+    values, _ = stepped(optimizer.AdamW(0.1, [1.0, 0.25], decay=0.5), [3.0])
+    np.testing.assert_allclose(
+        values[0], [1 - 0.1 * 0.5 - 0.1, 2 - 0.025 * 0.5 * 2 - 0.025], rtol=1e-5
+    )
+
+
+def test_with_equal_factors_weight_decay_is_that_of_keras_s_adamw():
+    gradients = [0.5, -1.0, 3.0]
+    ours, _ = stepped(optimizer.AdamW(0.1, [1.0, 1.0], decay=0.3), gradients)
+    keras_s, _ = stepped(keras.optimizers.AdamW(0.1, weight_decay=0.3), gradients)
+    np.testing.assert_allclose(ours, keras_s, rtol=1e-6)
+
+
+def test_gradients_are_clipped_by_their_norm_over_all_variables():
+    clipped, _ = stepped(optimizer.AdamW(0.1, [1.0, 1.0], clip_norm=0.5), [300.0, 0.1])
+    scaled, _ = stepped(optimizer.AdamW(0.1, [1.0, 1.0]), [0.5 / np.sqrt(2), 0.1])
+    np.testing.assert_allclose(clipped, scaled, rtol=1e-5)
+
+
+def test_the_momentum_of_the_average_rises_from_zero():
+    adam = optimizer.AdamW(0.1, [1.0, 1.0], average=0.9)
+    values, variables = stepped(adam, [1.0] * 4)
+    expected = values[0]
+    for n in (1, 2, 3):
+        momentum = n / (n + 9)
+        expected = momentum * expected + (1 - momentum) * values[n]
+    adam.finalize_variable_values(variables)
+    np.testing.assert_allclose([float(each[0]) for each in variables], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_an_averaged_training_validates_and_ends_with_the_averages(batches, tmp_path, keep):
+    model, first = small_model(), small_model().get_weights()
+    changes = {"epochs": 4, "average": 0.95, "weight_decay": 0.01, "clip_norm": 1.0, "keep": keep}
+    history = fit(model, batches, tmp_path, **changes)
+    kept = history[history["kept"]]
+    assert len(kept) == 1
+    best = history["val_balanced_accuracy"].idxmax()
+    assert kept.index[0] == (3 if keep == "last" else best)
+    score = balanced_accuracy_score(batches[1].targets, predicted_classes(model, batches[1]))
+    assert score == pytest.approx(kept["val_balanced_accuracy"].item(), abs=1e-6)
+    inputs = np.concatenate([batches[1][i][0] for i in range(len(batches[1]))])
+    answers = inference.forward(model, inputs)[np.arange(30), batches[1].targets]
+    assert kept["val_loss"].item() == pytest.approx(-np.log(answers).mean(), abs=2e-3)
+    without = small_model()
+    other = fit(without, batches, tmp_path / "without", **changes | {"average": 0.0})
+    assert abs(other["val_loss"] - history["val_loss"]).min() > 0.01
+    moved = [
+        sum(np.abs(now - then).sum() for now, then in zip(each.get_weights(), first, strict=True))
+        for each in (model, without)
+    ]
+    assert moved[0] < moved[1], "an average lags behind"
+
+
+def test_logit_adjustment_multiplies_the_outputs_by_the_prior_in_the_loss():
+    """Cross-entropy of the posteriors that follow from the outputs under that prior."""
+    prior, outputs = np.array([0.1, 0.2, 0.7]), np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    actual = np.eye(3)[[0, 2]]
+    posteriors = outputs * prior / (outputs * prior).sum(axis=1, keepdims=True)
+    expected = -np.log(posteriors[[0, 1], [0, 2]])
+    loss = logit_adjustment.LogitAdjusted(prior)
+    found = loss(np.float32(actual), keras.ops.convert_to_tensor(np.float32(outputs)))
+    assert float(found) == pytest.approx(expected.mean(), rel=1e-5)
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert again.prior == loss.prior
+
+
+def test_a_logit_adjusted_network_in_bfloat16_is_kept_in_float32(batches, tmp_path):
+    with devices.policy("bfloat16"):
+        model = small_model()
+    settings = config.Stage(epochs=1, learning_rate=0.01)
+    options = {"classes": CLASSES, "state": tmp_path / "a.state.npz", "stage": "a"}
+    training.fit(model, *batches, settings, loss_prior=[0.2, 0.3, 0.5], **options)
+    exact = model_graph.in_float32(model)
+    assert model_graph.number_formats(exact) == ["float32"]
+    assert model_graph.weights_digest(exact) == model_graph.weights_digest(model)
+
+
+def test_a_logit_adjusted_network_answers_under_equal_priors(tmp_path):
+    """Two classes whose values overlap, nine to one: at equal densities it says one half."""
+    random = np.random.default_rng(1)
+    targets = (random.random(3000) < 0.1).astype(int)
+    inputs = (random.normal(size=(3000, 1)) + 2 * targets[:, None]).astype(np.float32)
+    batches = [
+        batching.Batches(inputs, rows, targets[rows], np.ones(2), 100, seed)
+        for rows, seed in ((np.arange(2000), 1), (np.arange(2000, 3000), None))
+    ]
+    answers = {}
+    for name, prior in {"adjusted": [0.9, 0.1], "plain": None}.items():
+        keras.utils.set_random_seed(1)
+        x = keras.Input((1,))
+        model = keras.Model(x, keras.layers.Dense(2, activation="softmax")(x))
+        options = {"classes": ["a", "b"], "state": tmp_path / f"{name}.state.npz", "stage": "a"}
+        settings = config.Stage(epochs=15, learning_rate=0.05)
+        training.fit(model, *batches, settings, loss_prior=prior, **options, verbose=False)
+        answers[name] = inference.forward(model, np.float32([[1.0]]))[0, 1]
+    assert answers["adjusted"] == pytest.approx(0.5, abs=0.08)
+    assert answers["plain"] == pytest.approx(0.1, abs=0.05)
+    np.testing.assert_allclose(batching.output_prior(np.array([0.9, 0.1]), "logit_adjusted"), 0.5)
+
+
+def test_the_learning_rate_falls_from_block_to_block_and_the_head_has_its_own(run):
+    settings = run.model("vgg16")
+    stage = {"learning_rate": 0.001, "head_learning_rate": 0.01, "block_decay": 0.5}
+    fine_tune = settings.fine_tune.model_copy(update=stage)
+    settings = settings.model_copy(update={"fine_tune": fine_tune})
+    model = vgg16.vgg16_transfer(64, 3, settings, None, 1)
+    rates = vgg16.learning_rates(model, settings)
+    expected = {f"block{i}_conv1": 0.5 ** (5 - i) for i in (1, 2, 3, 4, 5)}
+    expected |= {"block5_conv3": 1.0, "dense": 10.0, "probabilities": 10.0}
+    assert {name: rates[name] for name in expected} == pytest.approx(expected)
+    _, top = model_graph.split_before(model, "block4_conv1")
+    found = vgg16.learning_rates(top, settings)
+    assert found["block4_conv1"] == 0.5
+    change = {"backbone": "EfficientNetB0", "feature_layers": ["top_activation"], "input_size": 64}
+    change["fine_tune"] = fine_tune.model_copy(update={"from_layer": "block7a_expand_conv"})
+    settings = settings.model_copy(update=change)
+    rates = vgg16.learning_rates(vgg16.vgg16_transfer(64, 3, settings, None, 1), settings)
+    expected = {"stem_conv": 1 / 16, "block1a_se_reduce": 1 / 16, "block6b_se_expand": 1.0}
+    expected |= {"top_conv": 1.0, "block5a_project_conv": 0.5, "dense": 10.0}
+    assert {name: rates[name] for name in expected} == pytest.approx(expected)
+
+
+def test_constants_in_a_network_are_described_alike_by_every_backend():
+    """Otherwise a training of another backend would never be found to be the same."""
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, vgg16.expected_input("VGG16", inputs))
+    described = []
+    monkey, usual = pytest.MonkeyPatch(), model_graph.digest_of
+    with monkey.context() as patch:
+        patch.setattr(model_graph, "digest_of", lambda text: described.append(text) or usual(text))
+        model_graph.layers_digest(model)
+    text = json.dumps(described, default=lambda value: "no JSON")
+    assert "-103.9" in text, "plain numbers, which JSON can hold by itself"
 
 
 def test_a_warm_up_as_long_as_the_training_is_refused():
@@ -403,6 +561,7 @@ import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
+import pandas as pd
 from lib import config
 from lib.networks import batching, building, model_graph, training
 from lib.networks.backend import keras
@@ -411,9 +570,14 @@ file, die_in, where = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 training.set_seed(3)
 settings = config.load_config("configs/demo.yaml").baseline.model_copy(
     update={"options": {"filters": [4] * 8, "dense_units": [8, 8]}, "epochs": 4,
-            "schedule": "cosine", "warmup_epochs": 1}
+            "schedule": "cosine", "warmup_epochs": 0.5, "weight_decay": 0.02, "clip_norm": 5.0,
+            "average": 0.9, "keep": "last"}
 )
-augmentation = config.Augmentation(rotation_degrees=180, zoom=0.2, flip="horizontal")
+colours = config.ColorJitter(brightness=0.1, contrast=0.2, saturation=0.2, channels=0.06)
+augmentation = config.Augmentation(
+    rotation_degrees=180, zoom=0.2, flip="horizontal", shear=0.1, shift=0.05, aspect=0.1,
+    color_jitter=colours,
+)
 model = building.build(settings, 256, 3, augmentation, seed=1)
 random = np.random.default_rng(1)
 images = random.integers(0, 256, (24, 256, 256, 3), dtype=np.uint8)
@@ -449,7 +613,8 @@ validation = Validation(images, np.arange(18, 24), targets[18:], np.ones(3), 6)
 history = training.fit(
     model, train, validation, settings, classes=["a", "b", "c"], state=file, stage="test"
 )
-print(model_graph.weights_digest(model), history.drop(columns="seconds").to_json())
+history = pd.DataFrame(history).drop(columns="seconds")
+print(model_graph.weights_digest(model), history.to_json())
 """
 
 
@@ -589,12 +754,60 @@ def test_features_of_other_blocks_are_another_network(run, other):
     assert not set(digests[0]) & set(digests[1])
 
 
-def test_another_number_format_is_another_training_and_another_name_is_not():
+def test_another_number_format_is_another_training_and_another_name_is_not(
+    batches, tmp_path, capsys
+):
+    assert len({model_graph.layers_digest(small_model()) for _ in range(2)}) == 1
+    fit(small_model(), batches, tmp_path)
     with devices.policy("bfloat16"):
-        half = small_model()
-    digests = [model_graph.layers_digest(each) for each in (small_model(), small_model(), half)]
-    assert digests[0] == digests[1]
-    assert digests[0] != digests[2]
+        fit(small_model(), batches, tmp_path)
+    assert "is from another training" in capsys.readouterr().out
+
+
+def test_what_another_backend_has_finished_is_used_and_what_it_has_begun_is_not(
+    batches, tmp_path, capsys, monkeypatch
+):
+    """Whatever it began with: other backends draw other initial weights from a seed."""
+    elsewhere = training.versions() | {"backend": "torch 2.8"}
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "versions", lambda: elsewhere)
+        finished = small_model(seed=1)
+        expected = fit(finished, batches, tmp_path)
+    model = small_model(seed=2)
+    capsys.readouterr()
+    pd.testing.assert_frame_equal(fit(model, batches, tmp_path), expected)
+    assert "another training" not in capsys.readouterr().out
+    assert model_graph.weights_digest(model) == model_graph.weights_digest(finished)
+    arrays, note = array_files.read_arrays(tmp_path / "test.state.npz")
+    array_files.write_arrays(tmp_path / "test.state.npz", arrays, note | {"last": None})
+    fit(small_model(seed=2), batches, tmp_path)
+    assert "is from another training" in capsys.readouterr().out
+
+
+def test_a_second_stage_from_another_backend_is_used_only_after_the_same_first_stage(
+    batches, tmp_path, capsys, monkeypatch
+):
+    options = {"classes": CLASSES, "state": tmp_path / "second.state.npz", "stage": "second"}
+    settings = config.Stage(epochs=1, learning_rate=0.01)
+    elsewhere = training.versions() | {"backend": "torch 2.8"}
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "versions", lambda: elsewhere)
+        training.fit(small_model(seed=1), *batches, settings, first_epoch=4, **options)
+    capsys.readouterr()
+    training.fit(small_model(seed=1), *batches, settings, first_epoch=4, **options)
+    assert "is from another training" not in capsys.readouterr().out
+    training.fit(small_model(seed=2), *batches, settings, first_epoch=4, **options)
+    assert "is from another training" in capsys.readouterr().out
+
+
+def test_a_training_with_other_versions_of_the_same_backend_starts_anew(
+    batches, tmp_path, capsys, monkeypatch
+):
+    fit(small_model(), batches, tmp_path)
+    usual = training.versions()
+    monkeypatch.setattr(training, "versions", lambda: usual | {"keras": "0.1"})
+    fit(small_model(), batches, tmp_path)
+    assert "is from another training" in capsys.readouterr().out
 
 
 def test_other_data_are_another_training(batches, tmp_path, capsys):
@@ -614,7 +827,7 @@ def test_a_twin_in_float32_keeps_the_statistics_that_a_network_normalises_by():
         half = keras.Model(inputs, learnt(layer(inputs)))
         learnt.set_weights([np.full(4, 5.0), np.full(4, 9.0), np.array(1)])
         learnt.finalize_state()
-    found = inference.forward(saving.in_float32(half), images)
+    found = inference.forward(model_graph.in_float32(half), images)
     expected = ((images - [1, 2, 3, 4]) / 2 - 5) / 3
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -660,7 +873,7 @@ def test_what_is_saved_is_read_back(run, batches, tmp_path):
     loaded = saving.read_model(run, "small")
     rows = np.ones((2, 4), np.float32)
     np.testing.assert_allclose(inference.predict(loaded, rows), inference.predict(model, rows))
-    kept = tables.read_table(folder / "history.csv", epoch_scores.history_schema(CLASSES))
+    kept = tables.read_table(folder / "history.csv", saving.history_schema(CLASSES))
     pd.testing.assert_frame_equal(kept, history)
     assert manifest["epochs"] == 3
     assert manifest["parameters"] == 4 * 8 + 8 + 8 * 3 + 3
@@ -700,13 +913,13 @@ def test_every_network_in_half_the_bits_has_a_twin_in_float32():
     for name, builder in builders.items():
         with devices.policy("bfloat16"):
             half = builder()
-        twin, reference = saving.in_float32(half), builder()
+        twin, reference = model_graph.in_float32(half), builder()
         reference.set_weights(half.get_weights())
         found, expected = inference.predict(twin, images), inference.predict(reference, images)
         np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=name)
         assert model_graph.weights_digest(twin) == model_graph.weights_digest(half)
     frozen, _ = model_graph.split_before(half, "dense")
-    exact = inference.forward(saving.in_float32(frozen), images)
+    exact = inference.forward(model_graph.in_float32(frozen), images)
     whole = inference.forward(model_graph.split_before(reference, "dense")[0], images)
     np.testing.assert_allclose(exact, whole, atol=1e-5)
 
@@ -715,7 +928,7 @@ def test_a_history_without_a_column_is_refused(batches, tmp_path):
     file = tmp_path / "history.csv"
     fit(small_model(), batches, tmp_path).drop(columns="val_f1").to_csv(file, index=False)
     with pytest.raises(ValueError, match=r"(?s)history\.csv: .*no column val_f1"):
-        tables.read_table(file, epoch_scores.history_schema(CLASSES))
+        tables.read_table(file, saving.history_schema(CLASSES))
 
 
 def test_a_missing_model_says_what_to_do(run):

@@ -6,7 +6,7 @@ import timeit
 import numpy as np
 
 from lib.config import Config, Network, Transfer
-from lib.networks import inference, model_graph, saving, training
+from lib.networks import inference, model_graph, training
 from lib.networks.backend import keras
 
 #: Images in a batch of noise that is timed.
@@ -93,7 +93,7 @@ def _transfer_seconds(
 ) -> float:
     """Return the seconds to compute features, fine-tune, and predict the held-out images."""
     backbone, first = model_graph.split_before(network, "dense")[0], settings.fine_tune.from_layer
-    exact = saving.in_float32(backbone)
+    exact = model_graph.in_float32(backbone)
     rows = settings.views * counts["train"] + counts["validation"]
     # features of the held-out images, and then their predictions
     exact_rows = 2 * settings.test_time_views * (counts["validation"] + counts["test"])

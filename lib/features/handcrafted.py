@@ -118,6 +118,10 @@ def feature_table(
         return pd.DataFrame(threads.map_files(measure, range(len(images))), dtype=float)
 
 
+#: Groups of features that need a mask of the lesion.
+MASK_GROUPS = ("shape", "contrast")
+
+
 def feature_group(column: str) -> str:
     """Return the group of a feature: color, texture, shape, or contrast of lesion and skin.
 

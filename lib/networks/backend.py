@@ -63,6 +63,16 @@ def versions() -> dict[str, str]:
     }
 
 
+def may_use(made_with: dict, now: dict, is_finished: bool) -> bool:
+    """Say whether results that were computed elsewhere, or before, stand for those made here.
+
+    They do if everything named is the same, such as versions and number formats. Otherwise only
+    what another backend has finished does: `tools.train` makes it, on a machine with other GPUs.
+    """
+    backends = [name.get("backend", "").partition(" ")[0] for name in (made_with, now)]
+    return made_with == now or (is_finished and len(set(backends)) > 1)
+
+
 def machine() -> str:
     """Return the system, the processor, its cores and the GPUs, for a reader."""
     parts = [f"{platform.system()} {platform.machine()}", processor(), f"{os.cpu_count()} cores"]
@@ -121,4 +131,4 @@ def _cpu_info(field: str) -> str:
     return values[0] if values else ""
 
 
-__all__ = ["computes_bfloat16", "gpus", "keras", "machine", "processor", "versions"]
+__all__ = ["computes_bfloat16", "gpus", "keras", "machine", "may_use", "processor", "versions"]

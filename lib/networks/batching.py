@@ -120,7 +120,7 @@ def split_batches(
         `run.images`, or the cached features of this split's images, in any number of views.
     settings
         A section of the configuration with `batch_size` and `class_balance`.
-    class_balance : {"weights", "sampling", "none"}, optional
+    class_balance : {"logit_adjusted", "weights", "sampling", "none"}, optional
         By default that of the settings.
     seed : int, optional
         Shuffles the images, draws views and, if the settings say so, balances the classes; for
@@ -160,7 +160,7 @@ def class_weights(targets: np.ndarray, n_classes: int, class_balance: str) -> np
 
     Parameters
     ----------
-    class_balance : {"weights", "sampling", "none"}
+    class_balance : {"logit_adjusted", "weights", "sampling", "none"}
         `weights`: inversely proportional to the class's number of images, 1 on average over the
         images; otherwise 1 for every class.
 
@@ -178,8 +178,8 @@ def class_weights(targets: np.ndarray, n_classes: int, class_balance: str) -> np
 def output_prior(class_prior: np.ndarray, class_balance: str) -> np.ndarray:
     """Return the class prior under which a network's outputs are posterior probabilities.
 
-    Equal priors after training with class weights or balanced sampling, else the class prior of
-    the training images.
+    Equal priors after training with logit adjustment, class weights or balanced sampling, else the
+    class prior of the training images.
 
     Examples
     --------

@@ -73,7 +73,8 @@ def build(
 def build_for_training(config: Config, settings: Network | Transfer, **options) -> keras.Model:
     """Build a network of a run as `config.training` says; its first weights follow the seed."""
     size, n_classes = config.preprocessing.image_size, len(config.classes)
-    options |= {"augmentation": config.augmentation, "seed": config.seed}
+    augmentation = settings.augmentation or config.augmentation
+    options |= {"augmentation": augmentation, "seed": config.seed}
     builder = partial(build, settings, size, n_classes, **options)
     return devices.build(builder, config.training, config.seed)
 

@@ -37,7 +37,7 @@ def image_input(
 
 
 def augmentation_layers(settings: Augmentation, seed: int, white: float = 1.0) -> list[keras.Layer]:
-    """Return layers for random flips, rotation and zoom (paper, Methodology), and colour jitter.
+    """Return layers for random flips, rotation and zoom (paper, Methodology), and for more.
 
     They act in training only: in `fit`, not in `predict`. A model that is called directly needs
     `training=False`, since Keras's own layers augment by default. Every image of a batch is
@@ -48,17 +48,18 @@ def augmentation_layers(settings: Augmentation, seed: int, white: float = 1.0) -
     white : float
         The largest possible value of a pixel at the input of these layers, 1 or 255.
     """
-    turns, zoom, flip = settings.rotation_degrees / 360, settings.zoom, settings.flip
-    affine = RandomAffine(turns, zoom, flip, seed, name="random_affine", **EXACT)
+    amounts = settings.model_dump(include=set("zoom flip shear shift aspect".split()))
+    amounts |= {"turns": settings.rotation_degrees / 360}
+    affine = RandomAffine(**amounts, seed=seed, name="random_affine", **EXACT)
     jitter = _color_layers(settings.color_jitter or ColorJitter(), seed + 3, white)
-    return [*([affine] if turns or zoom or flip != "none" else []), *jitter]
+    return [*([affine] if set(amounts.values()) != {0, "none"} else []), *jitter]
 
 
 @keras.saving.register_keras_serializable(package="lib")
 class RandomAffine(layers.Layer):
-    """Rotate, zoom and flip each image at random, in training only.
+    """Rotate, zoom, flip, shear, shift and stretch each image at random, in training only.
 
-    One interpolation does all three: a chain of Keras's RandomFlip, RandomRotation and RandomZoom
+    One interpolation does it all: a chain of Keras's RandomFlip, RandomRotation and RandomZoom
     blurs twice and takes twice as long. Pixels outside the image are filled by reflection.
 
     Parameters
@@ -69,11 +70,28 @@ class RandomAffine(layers.Layer):
         Lengths are divided by a number from 1 - zoom to 1 + zoom, as in Keras's RandomZoom.
     flip : {"none", "horizontal", "vertical", "horizontal_and_vertical"}
         Each flip is done with probability 1/2.
+    shear : float
+        The largest tangent of the angle between columns and the vertical.
+    shift : float
+        The largest shift along each axis, as a proportion of the side.
+    aspect : float
+        The ratio of width to height is multiplied by a number from 1 / (1 + aspect) to 1 + aspect.
     """
 
-    def __init__(self, turns: float, zoom: float, flip: str, seed: int, **kwargs):
+    def __init__(
+        self,
+        turns: float,
+        zoom: float,
+        flip: str,
+        seed: int,
+        shear: float = 0.0,
+        shift: float = 0.0,
+        aspect: float = 0.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.turns, self.zoom, self.flip, self.seed = turns, zoom, flip, seed
+        self.shear, self.shift, self.aspect = shear, shift, aspect
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, inputs, training=False):
@@ -89,14 +107,19 @@ class RandomAffine(layers.Layer):
             ops.where(draw(0, 1) < 0, -scale, scale) if direction in self.flip else scale
             for direction in ("horizontal", "vertical")
         )
+        stretch = ops.exp(draw(0, np.log1p(self.aspect) / 2)) if self.aspect else 1.0
+        x_scale, y_scale = x_scale / stretch, y_scale * stretch
+        slant = draw(0, self.shear) if self.shear else 0.0
+        shifts = [draw(0, self.shift) if self.shift else 0.0 for _ in range(2)]
         # from a pixel of the output to the place in the input that it is read from
+        sine, cosine = ops.sin(angle), ops.cos(angle)
         matrix = [
-            [x_scale * ops.cos(angle), -y_scale * ops.sin(angle)],
-            [x_scale * ops.sin(angle), y_scale * ops.cos(angle)],
+            [x_scale * cosine, y_scale * (slant * cosine - sine)],
+            [x_scale * sine, y_scale * (slant * sine + cosine)],
         ]
         center, rows = ((width - 1) / 2, (height - 1) / 2), []
-        for (a, b), middle in zip(matrix, center, strict=True):
-            rows += [a, b, middle - a * center[0] - b * center[1]]
+        for (a, b), middle, part, side in zip(matrix, center, shifts, (width, height), strict=True):
+            rows += [a, b, middle - a * center[0] - b * center[1] + part * side]
         transform = ops.stack([*rows, ops.zeros_like(angle), ops.zeros_like(angle)], axis=1)
         return ops.image.affine_transform(inputs, transform, "bilinear", "reflect")
 
@@ -104,7 +127,34 @@ class RandomAffine(layers.Layer):
         return input_shape
 
     def get_config(self):
-        own = {name: getattr(self, name) for name in ("turns", "zoom", "flip", "seed")}
+        names = "turns zoom flip seed shear shift aspect".split()
+        return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+@keras.saving.register_keras_serializable(package="lib")
+class RandomGain(layers.Layer):
+    """Multiply each channel of each image by a number from 1 - gain to 1 + gain, in training only.
+
+    Values above `white` are clipped.
+    """
+
+    def __init__(self, gain: float, white: float, seed: int, **kwargs):
+        super().__init__(**kwargs)
+        self.gain, self.white, self.seed = gain, white, seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs, training=False):
+        if not training:
+            return inputs
+        shape, reach = (keras.ops.shape(inputs)[0], 1, 1, 3), (1 - self.gain, 1 + self.gain)
+        gains = keras.random.uniform(shape, *reach, seed=self.generator)
+        return keras.ops.minimum(inputs * gains, self.white)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in ("gain", "white", "seed")}
         return super().get_config() | own
 
 
@@ -125,8 +175,12 @@ def _color_layers(settings: ColorJitter, seed: int, white: float) -> list[keras.
         "saturation": (layers.RandomSaturation, saturation and factors, 1.0),
         "hue": (layers.RandomHue, settings.hue_degrees / 180, white),  # of half a turn
     }
-    return [
+    made = [
         kind(factor, value_range=(0.0, top), seed=seed + i, name=f"random_{name}", **EXACT)
         for i, (name, (kind, factor, top)) in enumerate(kinds.items())
         if factor
     ]
+    if settings.channels:
+        options = {"name": "random_channels"} | EXACT
+        made.append(RandomGain(settings.channels, white, seed + len(kinds), **options))
+    return made

@@ -1,10 +1,8 @@
-"""Scores computed after every epoch, and the table of the training history."""
+"""Scores computed after every epoch of a training."""
 
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
-import pandera.pandas as pa
 
 from lib.networks.backend import keras
 
@@ -12,31 +10,11 @@ MACRO_SCORES = ("balanced_accuracy", "precision", "recall", "f1")
 CLASS_SCORES = ("precision", "recall", "f1")
 
 
-def history_schema(classes: Sequence[str]) -> pa.DataFrameSchema:
-    """Return the schema of `history.csv`: one row per epoch.
-
-    Validation scores have the prefix `val_`. All scores but the loss are between 0 and 1; those
-    without a class are means over the classes. A class without an image has no recall and no F1.
-    `seconds` is the duration of the epoch, validation included.
-    """
+def names(classes: Sequence[str]) -> list[str]:
+    """Return the names of all scores of an epoch: of training, then (`val_`) of validation."""
     of_classes = [f"{score}_{name}" for name in classes for score in CLASS_SCORES]
-    columns = {"epoch": pa.Column(int, pa.Check.ge(1), unique=True), "stage": pa.Column(str)}
-    for prefix in ("", "val_"):
-        columns |= {prefix + s: pa.Column(float) for s in ("loss", "accuracy", *MACRO_SCORES)}
-        columns |= {prefix + score: pa.Column(float, nullable=True) for score in of_classes}
-    return pa.DataFrameSchema(columns | {"seconds": pa.Column(float)}, strict=True)
-
-
-def best_epoch(history: pd.DataFrame) -> pd.Series:
-    """Return the history's row of the best epoch, whose weights `training.fit` keeps.
-
-    Examples
-    --------
-    >>> history = pd.DataFrame({"epoch": [1, 2, 3], "val_balanced_accuracy": [0.5, 0.8, 0.8]})
-    >>> int(best_epoch(history)["epoch"])
-    2
-    """
-    return history.loc[history["val_balanced_accuracy"].idxmax()]
+    scores = ["loss", "accuracy", *MACRO_SCORES, *of_classes]
+    return [*scores, *(f"val_{score}" for score in scores)]
 
 
 @keras.saving.register_keras_serializable(package="lib")

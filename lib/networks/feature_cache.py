@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lib import paths, stages, tables
+from lib import paths, stages
 from lib.config import Transfer
-from lib.networks import array_files, inference, model_graph, saving
-from lib.networks.backend import keras, versions
+from lib.networks import array_files, inference, model_graph
+from lib.networks.backend import keras, may_use, versions
 
 if TYPE_CHECKING:
     from lib.run import Run
@@ -34,9 +35,10 @@ def cache_features(
 ) -> list[np.ndarray]:
     """Compute the outputs of frozen layers, unless they are cached already, and open them.
 
-    The note `<target>.json` says from which images and layers the files were computed, how many
-    rows they hold, and the SHA-256 of each. Files that were computed from others, or are damaged,
-    are computed again. A computation that was killed resumes, with the same result: what a random
+    The note `<target>.json` says from which images and layers the files were computed, with which
+    versions, how many rows they hold, and the SHA-256 of each. Files that were computed from
+    others, or are damaged, are computed again; those of another backend are used
+    (`backend.may_use`). A computation that was killed resumes, with the same result: what a random
     layer draws depends only on the view and the batch.
 
     Parameters
@@ -80,9 +82,9 @@ def cache_features(
         "batch_size": batch_size,
         "augmented": augmented,
         "code": _CODE,
-        "versions": versions(),
+        "made_with": versions() | {"number_formats": model_graph.number_formats(trunk)},
     }
-    done = _check_files(files, note, key)
+    done = _check_files(files, note, key, n)
     if done < n:
         restore = model_graph.snapshot(trunk)
         try:
@@ -114,6 +116,27 @@ def cache_run(run: "Run", network: keras.Model, settings: Transfer) -> RunFeatur
     network : keras.Model
         From `building.build_for_training`, not trained yet.
     """
+    folder, backbone = run.folder / settings.name, model_graph.split_before(network, "dense")[0]
+    head, inputs = cache_training(run, network, settings)
+    exact, rows, held_out_rows = (
+        model_graph.in_float32(backbone),
+        run.rows("train"),
+        run.held_out.index,
+    )
+    views, target = settings.test_time_views, folder / "features_held_out"
+    arguments = exact, run.images, held_out_rows, target
+    (held_out,) = cache_features(*arguments, views=views, augmented=False)
+    train = head["train"][: len(rows)]  # the plain views
+    if exact is not backbone:  # they are in another number format
+        target = folder / "features_train_float32"
+        (train,) = cache_features(exact, run.images, rows, target, views=1)
+    plain = np.empty((len(run.index), train.shape[1]), np.float32)
+    plain[rows], plain[held_out_rows] = train, held_out[: len(held_out_rows)]
+    return RunFeatures(head, inputs, plain, held_out)
+
+
+def cache_training(run: "Run", network: keras.Model, settings: Transfer) -> tuple:
+    """Cache what training needs: `head` and `fine_tune` of `RunFeatures`."""
     folder, first_layer = run.folder / settings.name, settings.fine_tune.from_layer
     backbone, _ = model_graph.split_before(network, "dense")
     frozen_layers, _ = model_graph.split_before(network, first_layer)
@@ -123,19 +146,9 @@ def cache_run(run: "Run", network: keras.Model, settings: Transfer) -> RunFeatur
     for split, views in {"train": settings.views, "validation": 1}.items():
         arguments = extractor, run.images, run.rows(split), folder / f"features_{split}"
         cached[split] = cache_features(*arguments, views=views, batch_size=batch_size)
-    exact, rows, held_out_rows = saving.in_float32(backbone), run.rows("train"), run.held_out.index
-    views, target = settings.test_time_views, folder / "features_held_out"
-    arguments = exact, run.images, held_out_rows, target
-    (held_out,) = cache_features(*arguments, views=views, augmented=False)
-    train = cached["train"][-1][: len(rows)]  # the plain views
-    if exact is not backbone:  # they are in another number format
-        target = folder / "features_train_float32"
-        (train,) = cache_features(exact, run.images, rows, target, views=1)
-    plain = np.empty((len(run.index), train.shape[1]), np.float32)
-    plain[rows], plain[held_out_rows] = train, held_out[: len(held_out_rows)]
     head = {split: arrays[-1] for split, arrays in cached.items()}
     inputs = {split: arrays[:-1] for split, arrays in cached.items()} if maps else run.images
-    return RunFeatures(head, inputs, plain, held_out)
+    return head, inputs
 
 
 class _FeatureFile:
@@ -179,11 +192,14 @@ class _FeatureFile:
         self.digest.update(half.tobytes())
 
 
-def _check_files(files: Sequence[_FeatureFile], note: Path, key: dict) -> int:
-    """Return how many rows all files hold; 0 if they have to be computed from the start."""
+def _check_files(files: Sequence[_FeatureFile], note: Path, key: dict, n: int) -> int:
+    """Return how many of n rows all files hold; 0 if they are to be computed from the start."""
     keys = {"key", "rows", "sha256"}
     progress = paths.read_note(note, keys, "the features are computed again")
-    if progress.get("key") != key:
+    then, now = progress.get("key"), key["made_with"]
+    if not isinstance(then, dict) or then | {"made_with": now} != key:
+        return 0
+    if not may_use(then["made_with"], now, progress["rows"] == n):
         return 0
     for file in files:
         if not file.holds(progress["rows"], progress["sha256"].get(file.path.name)):
@@ -215,7 +231,7 @@ def _compute(trunk, images, rows, files, note, key, done) -> None:
         done += len(batch)
         if done == n or time.monotonic() - noted > PROGRESS_SECONDS:
             sha256 = {file.path.name: file.digest.hexdigest() for file in files}
-            tables.write_json({"key": key, "rows": done, "sha256": sha256}, note)
+            paths.write_text(note, json.dumps({"key": key, "rows": done, "sha256": sha256}))
             noted = time.monotonic()
 
 

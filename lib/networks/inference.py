@@ -1,16 +1,9 @@
 """Run a network on images: outputs, probabilities, test-time views."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from lib.evaluation import calibration
-from lib.models import Model
-from lib.networks import batching, model_graph, saving
+from lib.networks import batching, model_graph
 from lib.networks.backend import keras
-
-if TYPE_CHECKING:
-    from lib.run import Run
 
 
 def forward(
@@ -57,35 +50,6 @@ def predict(
     ]
     probabilities = np.mean(seen, axis=0)
     return probabilities / probabilities.sum(axis=1, keepdims=True)
-
-
-def calibrate(run: "Run", model: Model, outputs: np.ndarray) -> np.ndarray:
-    """Calibrate a network's outputs on the validation images, and add that to its manifest.
-
-    Parameters
-    ----------
-    run : lib.run.Run
-    model : lib.models.Model
-        The network, which `saving.save` has written.
-    outputs : ndarray of float, shape (held-out images, classes)
-        In the order of `run.held_out`.
-
-    Returns
-    -------
-    ndarray of float, shape (held-out images, classes)
-        Posteriors under the class prior of the training images.
-    """
-    validation = (run.held_out["split"] == "validation").to_numpy()
-    fitted = calibration.fit(
-        outputs[validation],
-        run.targets[run.held_out.index[validation]],
-        batching.output_prior(run.class_prior, model.settings.class_balance),
-        run.class_prior,
-        run.classes,
-    )
-    folder = run.folder / model.folder
-    saving.add_to_manifest(folder, model.manifest, calibration=fitted.model_dump())
-    return fitted.apply(outputs)
 
 
 def turned(images: np.ndarray, view: int) -> np.ndarray:

@@ -106,6 +106,32 @@ def unknown_name(owner, kind, name, known):
     return f"{owner} has no {kind} {name!r}{did_you_mean(name, known)}; it has: {names}"
 
 
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return the model with every layer in float32; the model itself if that is so already."""
+    if set(number_formats(model)) <= {"float32", "uint8"}:
+        return model
+
+    def copy(layer):
+        settings = layer.get_config()
+        if isinstance(layer, keras.Layer):  # operations of `keras.ops` follow their inputs
+            settings["dtype"] = "float32"
+        return type(layer).from_config(settings)
+
+    exact = keras.models.clone_model(model, clone_function=copy)
+    exact.set_weights(model.get_weights())
+    for layer in exact.layers:
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()  # it computes with copies of its weights
+    return exact
+
+
+def number_formats(model: keras.Model) -> list[str]:
+    """Return the names of the dtype policies of a model's layers, each once."""
+    return sorted(
+        {layer.dtype_policy.name for layer in model.layers if hasattr(layer, "dtype_policy")}
+    )
+
+
 def snapshot(model: keras.Model) -> Callable[[], None]:
     """Copy the weights of a model and the states of its random layers.
 
@@ -143,15 +169,16 @@ def digest_of(contents) -> str:
 
 
 def layers_digest(model: keras.Model) -> str:
-    """Return a SHA-256 over what a model computes, except for the values of its weights.
+    """Return a SHA-256 over what a model computes, except for weights and number formats.
 
     That is the type and the settings of each layer and operation, its inputs, and the syntax tree
     of layers of our own. Names are left out, since Keras counts them up within a process.
     """
     tensors, numbers, steps = {}, {}, []
 
-    def reference(value):
-        return tensors.get(id(value), value)
+    def reference(value):  # to another step, or the values of a constant, whatever the backend
+        constant = to_numpy(value).tolist() if keras.ops.is_tensor(value) else value
+        return tensors.get(id(value), constant)
 
     for i, call in enumerate(calls(model)):
         tensors |= {id(tensor): f"{i} {k}" for k, tensor in enumerate(call.outputs)}
@@ -161,7 +188,7 @@ def layers_digest(model: keras.Model) -> str:
         step = {
             "type": type(layer).__name__,
             "number": numbers.setdefault(id(layer), len(numbers)),  # a layer may be called twice
-            "settings": layer.get_config() | {"name": None},
+            "settings": layer.get_config() | {"name": None, "dtype": None},
             "code": source_code.syntax_tree_of(type(layer)) if own else None,
             "inputs": keras.tree.map_structure(reference, arguments),
         }

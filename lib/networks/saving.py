@@ -3,21 +3,47 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+import pandera.pandas as pa
 
 from lib import paths, tables
 from lib.config import Config
-from lib.networks import array_files, epoch_scores, model_graph
+from lib.evaluation import calibration
+from lib.models import Model
+from lib.networks import array_files, batching, epoch_scores, model_graph
 from lib.networks.alexnet import LocalResponseNormalization
 from lib.networks.backend import keras, machine, versions
-from lib.networks.common_layers import RandomAffine
+from lib.networks.common_layers import RandomAffine, RandomGain
+
+if TYPE_CHECKING:
+    from lib.run import Run
 
 #: Layers of our own that a saved model may have.
 OWN_LAYERS = {
-    f"lib>{layer.__name__}": layer for layer in (LocalResponseNormalization, RandomAffine)
+    f"lib>{layer.__name__}": layer
+    for layer in (LocalResponseNormalization, RandomAffine, RandomGain)
 }
+
+
+def history_schema(classes: Sequence[str]) -> pa.DataFrameSchema:
+    """Return the schema of `history.csv`: one row per epoch.
+
+    Validation scores have the prefix `val_`. All scores but the loss are between 0 and 1; those
+    without a class are means over the classes. A class without an image has no recall and no F1.
+    `seconds` is the duration of the epoch, validation included; `kept` is true for the epoch whose
+    weights `training.fit` keeps, one in each stage.
+    """
+    columns = {"epoch": pa.Column(int, pa.Check.ge(1), unique=True), "stage": pa.Column(str)}
+    for name in epoch_scores.names(classes):
+        is_of_class = name.endswith(tuple(f"_{label}" for label in classes))
+        columns[name] = pa.Column(float, nullable=is_of_class)
+    columns |= {"seconds": pa.Column(float), "kept": pa.Column(bool)}
+    return pa.DataFrameSchema(columns, strict=True)
 
 
 def save(
@@ -31,31 +57,30 @@ def save(
     Parameters
     ----------
     history : DataFrame
-        `epoch_scores.history_schema`.
+        `history_schema`.
     **values
         Further entries of the manifest.
 
     Returns
     -------
     dict
-        The manifest: SHA-256 of the weights, best epoch, duration, versions, machine.
+        The manifest: SHA-256 of the weights, their epoch, duration, versions, machine.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    exact = in_float32(model)
+    exact = model_graph.in_float32(model)
     file = folder / f"{name}.keras"
     partial = paths.temporary(file)
     exact.save(partial)
     os.replace(partial, file)
     suffix = _suffix(name)
     tables.write_table(history, folder / f"history{suffix}.csv")
-    last_stage = history[history["stage"] == history["stage"].iloc[-1]]
     return write_manifest(
         folder,
         f"manifest{suffix}",
         parameters=model.count_params(),
         weights_sha256=model_graph.weights_digest(exact),
         epochs=len(history),
-        best_epoch=int(epoch_scores.best_epoch(last_stage)["epoch"]),
+        kept_epoch=int(history.loc[history["kept"], "epoch"].iloc[-1]),
         seconds=round(float(history["seconds"].sum()), 1),
         precision=model.layers[-2].dtype_policy.name,
         **values,
@@ -76,24 +101,33 @@ def add_to_manifest(folder: Path, name: str = "manifest", **values) -> None:
     tables.write_json(_read_json(file) | values, file)
 
 
-def in_float32(model: keras.Model) -> keras.Model:
-    """Return the model with every layer in float32; the model itself if that is so already."""
-    layers = [layer for layer in model.layers if isinstance(layer, keras.Layer)]
-    if all(layer.dtype_policy.name in ("float32", "uint8") for layer in layers):
-        return model
+def calibrate(run: "Run", model: Model, outputs: np.ndarray) -> np.ndarray:
+    """Calibrate a network's outputs on the validation images, and add that to its manifest.
 
-    def copy(layer):
-        settings = layer.get_config()
-        if isinstance(layer, keras.Layer):  # operations of `keras.ops` follow their inputs
-            settings["dtype"] = "float32"
-        return type(layer).from_config(settings)
+    Parameters
+    ----------
+    run : lib.run.Run
+    model : lib.models.Model
+        The network, which `save` has written.
+    outputs : ndarray of float, shape (held-out images, classes)
+        In the order of `run.held_out`.
 
-    exact = keras.models.clone_model(model, clone_function=copy)
-    exact.set_weights(model.get_weights())
-    for layer in exact.layers:
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # it computes with copies of its weights
-    return exact
+    Returns
+    -------
+    ndarray of float, shape (held-out images, classes)
+        Posteriors under the class prior of the training images.
+    """
+    validation = (run.held_out["split"] == "validation").to_numpy()
+    fitted = calibration.fit(
+        outputs[validation],
+        run.targets[run.held_out.index[validation]],
+        batching.output_prior(run.class_prior, model.settings.class_balance),
+        run.class_prior,
+        run.classes,
+    )
+    folder = run.folder / model.folder
+    add_to_manifest(folder, model.manifest, calibration=fitted.model_dump())
+    return fitted.apply(outputs)
 
 
 def read_model(config: Config, folder: str, name: str = "model") -> keras.Model:

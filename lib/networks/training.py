@@ -1,22 +1,30 @@
 """Train a network in a way that survives a kill.
 
 After every epoch, everything is written to a file: weights, optimiser, the state of every random
-layer, the history and the best weights so far. A training that was killed resumes from its last
+layer, the history and the weights to keep so far. A training that was killed resumes from its last
 epoch and ends with the weights that it would have had.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from lib import paths, stages
-from lib.config import Network, Stage, Transfer
-from lib.networks import array_files, batching, devices, epoch_scores, model_graph
-from lib.networks.backend import keras, versions
+from lib.config import FineTune, Network, Stage, Transfer
+from lib.networks import (
+    array_files,
+    batching,
+    devices,
+    epoch_scores,
+    model_graph,
+    optimizer,
+    vgg16,
+)
+from lib.networks.backend import keras, may_use, versions
+from lib.networks.logit_adjustment import LogitAdjusted
 
 if TYPE_CHECKING:
     from lib.run import Run
@@ -50,13 +58,15 @@ def fit(
     stage: str,
     first_epoch: int = 1,
     prior: Sequence[float] | None = None,
+    loss_prior: Sequence[float] | None = None,
+    rates: Mapping[str, float] | None = None,
     verbose: bool = True,
-) -> pd.DataFrame:
-    """Train with Adam on cross-entropy; keep the epoch of the best validation balanced accuracy.
+) -> list[dict]:
+    """Train with Adam or AdamW on cross-entropy, and keep the weights of one epoch.
 
-    Ties go to the earlier epoch. The model ends with the weights of the
-    best epoch; those that were trained are rounded to half precision, in which networks are
-    published. A model that was built on several devices (`devices.build`) is trained on all of
+    That is the epoch of the best validation balanced accuracy, the earlier of equals, or the last
+    (`settings.keep`). Weights that were trained are rounded to half precision, in which networks
+    are published. A model that was built on several devices (`devices.build`) is trained on all of
     them, and so is any part of it.
 
     Parameters
@@ -64,7 +74,8 @@ def fit(
     state : Path
         A file, `*.state.npz`, written after every epoch. If it is from the same training (data,
         settings, first weights, code, versions), the training resumes from it; a finished one is
-        read instead of repeated. Otherwise training starts anew, and says why.
+        read instead of repeated, also that of another backend (`backend.may_use`). Otherwise
+        training starts anew, and says why.
     stage : str
         Goes into the history, with epochs counted from `first_epoch`.
     prior : sequence of float, optional
@@ -72,26 +83,31 @@ def fit(
         default equal priors. Balanced accuracy, precision, recall and F1 are those under equal
         priors, so that the epoch is chosen by the score that is reported; accuracy is that of the
         plain outputs.
+    loss_prior : sequence of float, optional
+        Multiplies the outputs in the loss: the outputs then become posteriors under equal priors,
+        although the images follow this prior (logit adjustment).
+    rates : mapping of str to float, optional
+        Of layers, by name: their learning rate relative to the settings', by default 1.
     verbose : bool
         Print scores, of ten epochs at most.
 
     Returns
     -------
-    DataFrame
-        `epoch_scores.history_schema(classes)`.
+    list of dict
+        The history: rows of `saving.history_schema(classes)`.
 
     Raises
     ------
     NaNLossError
-        The loss of a batch or of the validation images is NaN or infinite. The model has the best
-        weights so far, which are in `state` as well. After any other error or interrupt, the model
-        is as before, so that the same call resumes the training.
+        The loss of a batch or of the validation images is NaN or infinite. The model has the
+        weights to keep so far, which are in `state` as well. After any other error or interrupt,
+        the model is as before, so that the same call resumes the training.
     """
     restore = model_graph.snapshot(model)
-    scores = epoch_scores.Scores(classes, prior)
     with devices.devices_of(model) as n_devices:
+        scores = epoch_scores.Scores(classes, prior)
         run = _Training(model, settings, state, stage, first_epoch, verbose)
-        run.compile(train, validation, scores, n_devices)
+        run.compile(train, validation, scores, n_devices, loss_prior, rates or {})
         run.resume()
         try:
             if run.finished < settings.epochs:
@@ -102,17 +118,18 @@ def fit(
                     epochs=settings.epochs,
                     verbose=0,
                     shuffle=False,  # Batches shuffle by themselves
-                    callbacks=[run.callback(train)],
+                    callbacks=run.callbacks(train),
                 )
         except NaNLossError:
-            run.restore_best()
+            run.restore_kept()
             raise
         except BaseException:
             restore()
             raise
         run.finish()
-    schema = epoch_scores.history_schema(classes)
-    return schema.validate(pd.DataFrame(run.rows)[list(schema.columns)])
+    columns = ["epoch", "stage", *epoch_scores.names(classes), "seconds"]
+    rows = [{name: row[name] for name in columns} for row in run.rows]
+    return [row | {"kept": row["epoch"] == run.kept_row()["epoch"]} for row in rows]
 
 
 def fit_run(
@@ -126,7 +143,7 @@ def fit_run(
     class_balance: str | None = None,
     seed: int | None = None,
     **options,
-) -> pd.DataFrame:
+) -> list[dict]:
     """Train a network, or its last layers, on the images of a run: `fit` with its batches.
 
     Parameters
@@ -141,7 +158,7 @@ def fit_run(
         Freeze all layers that do not depend on this one; by default every layer is trained.
     stage_settings : Stage, optional
         Epochs and learning rate, by default those of `settings`.
-    class_balance : {"weights", "sampling", "none"}, optional
+    class_balance : {"logit_adjusted", "weights", "sampling", "none"}, optional
         By default that of `settings`.
     seed : int, optional
         Shuffles the training images, by default the run's seed.
@@ -150,7 +167,7 @@ def fit_run(
 
     Returns
     -------
-    DataFrame
+    list of dict
         As `fit`.
     """
     if first_layer:
@@ -165,42 +182,52 @@ def fit_run(
         batches.append(batching.split_batches(run, split, part, settings, class_balance, shuffle))
     prior = batching.output_prior(run.class_prior, class_balance)
     options |= {"classes": run.classes, "prior": prior}
+    options["loss_prior"] = run.class_prior if class_balance == "logit_adjusted" else None
+    if isinstance(stage_settings, FineTune):
+        options["rates"] = vgg16.learning_rates(model, settings)
     return fit(model, *batches, stage_settings or settings, **options)
 
 
 class _Training:
-    """A training under way: its history, its best weights, and the file that holds them."""
+    """A training under way: its history, the weights to keep, and the file that holds them."""
 
     def __init__(self, model, settings, state, stage, first_epoch, verbose):
         self.model, self.settings, self.state = model, settings, state
         self.stage, self.first_epoch, self.verbose = stage, first_epoch, verbose
         self.rows: list[dict] = []  # of the history
-        self.best: list[np.ndarray] = []  # weights
-        self.last_state: str | None = None  # the digest of what it ended with
+        self.kept: list[np.ndarray] = []  # weights
+        self.last_weights: str | None = None  # the digest of what it ended with
 
     @property
     def finished(self) -> int:
         return len(self.rows)
 
-    def compile(self, train, validation, scores, n_devices) -> None:
-        """Compile the model, and describe what decides how the training ends on this machine."""
+    def compile(self, train, validation, scores, n_devices, loss_prior, rates) -> None:
+        """Compile the model, and describe what decides how the training ends."""
         self.variables = model_graph.variables_of(self.model)  # before metrics are among them
-        self.first_state = model_graph.values_digest(self.variables)
+        self.first_weights = model_graph.weights_digest(self.model)
+        factors = [
+            rates.get(layer.name, 1.0)
+            for layer in self.model.layers
+            for _ in layer.trainable_variables
+        ]
         description = {
             "layers": model_graph.layers_digest(self.model),
             "settings": {key: getattr(self.settings, key) for key in Stage.model_fields},
             "scores": [scores.classes, scores.prior],
+            "loss_prior": None if loss_prior is None else list(loss_prior),
+            "factors": factors,
             "train": train.key(),
             "validation": validation.key(),
             "stage": [self.stage, self.first_epoch],
-            "devices": n_devices,
             "code": _CODE,
-            "versions": versions(),
         }
         self.key = model_graph.digest_of(description)
+        number_formats = model_graph.number_formats(self.model)
+        self.made_with = versions() | {"devices": n_devices, "number_formats": number_formats}
         self.model.compile(
-            optimizer=_optimizer(self.model, self.settings, len(train)),
-            loss="categorical_crossentropy",
+            optimizer=_optimizer(self.model, self.settings, len(train), factors),
+            loss="categorical_crossentropy" if loss_prior is None else LogitAdjusted(loss_prior),
             metrics=[epoch_scores.Accuracy(name="accuracy"), scores],
         )
         self.model.optimizer.build(self.model.trainable_variables)
@@ -214,58 +241,79 @@ class _Training:
         except array_files.DamagedFile as error:
             print(f"{error}: damaged, so this training starts over", flush=True)
             return
-        # a cell that is run again has the model that its training ended with
-        if note["key"] != self.key or self.first_state not in (note["first"], note["last"]):
+        if not self._is_same(note):
             name = paths.relative(self.state)
             print(f"{name} is from another training, so this one starts anew", flush=True)
             return
         for row in note["rows"]:
             self.rows.append(row)
             self._print_last()
-        self.last_state = note["last"]
-        self.best = [arrays[f"best/{i}"] for i in range(note["best"])]
+        self.last_weights = note["last"]
+        self.kept = [arrays[f"kept/{i}"] for i in range(note["kept"])]
         for i, variable in enumerate([*self.variables, *self.model.optimizer.variables]):
             if f"now/{i}" in arrays:  # a finished training has no optimiser any more
                 variable.assign(arrays[f"now/{i}"])
 
-    def callback(self, train: batching.Batches) -> keras.callbacks.Callback:
+    def _is_same(self, note: dict) -> bool:
+        """Say whether a state is of this training."""
+        if note.get("key") != self.key:
+            return False
+        if not may_use(note["made_with"], self.made_with, bool(note["last"])):
+            return False
+        # a cell that is run again has the model that its training ended with; and another backend
+        # draws other initial weights, with which only the first stage begins
+        is_first_elsewhere = note["made_with"] != self.made_with and self.first_epoch == 1
+        return is_first_elsewhere or self.first_weights in (note["first"], note["last"])
+
+    def callbacks(self, train: batching.Batches) -> list[keras.callbacks.Callback]:
         def start_epoch(epoch, logs):
             train.start_epoch(epoch)
             self.started = time.monotonic()
 
-        return keras.callbacks.LambdaCallback(
+        ours = keras.callbacks.LambdaCallback(
             on_epoch_begin=start_epoch,
             on_train_batch_end=lambda batch, logs: self._check(logs["loss"], "loss"),
             on_epoch_end=self._end_epoch,
         )
+        # validates with the averaged weights
+        return [ours, keras.callbacks.SwapEMAWeights()] if self.settings.average else [ours]
 
-    def restore_best(self) -> None:
-        """Give the model the weights of the best epoch, if one has ended."""
-        for weight, value in zip(self.model.weights, self.best, strict=False):
+    def restore_kept(self) -> None:
+        """Give the model the weights to keep, if an epoch has ended."""
+        for weight, value in zip(self.model.weights, self.kept, strict=False):
             weight.assign(value)
 
     def finish(self) -> None:
-        """Leave the best weights, rounded, in the model, and in the file instead of the state."""
-        if self.last_state:
+        """Leave the weights to keep, rounded, in the model, and in the file without the state."""
+        if self.last_weights:
             return
-        self.restore_best()
+        self.restore_kept()
         for weight in self.model.trainable_weights:
             half = model_graph.to_numpy(weight).astype(np.float16)
             weight.assign(half.astype(np.float32))
-        self.best, self.last_state = [], model_graph.values_digest(self.variables)
+        self.kept, self.last_weights = [], model_graph.weights_digest(self.model)
         self._write(self.variables)
 
     def _end_epoch(self, epoch, logs) -> None:
         self._check(logs["val_loss"], "validation loss")
-        best_before = self._best_row()["val_balanced_accuracy"] if self.rows else -1.0
         row = {"epoch": self.first_epoch + epoch, "stage": self.stage}
         row |= {name: float(value) for name, value in logs.items()}
         row["seconds"] = round(time.monotonic() - self.started, 3)
         self.rows.append(row)
-        if row["val_balanced_accuracy"] > best_before:
-            self.best = [model_graph.to_numpy(weight).copy() for weight in self.model.weights]
+        if self.kept_row() is row:
+            self.kept = self._averaged_weights()
         self._write([*self.variables, *self.model.optimizer.variables])
         self._print_last()
+
+    def _averaged_weights(self) -> list[np.ndarray]:
+        """Return the weights of the model, averaged where the optimiser averages them."""
+        adam = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        variables = self.model.trainable_variables
+        averages = getattr(adam, "_model_variables_moving_average", variables)
+        pairs = zip(variables, averages, strict=True)
+        averages = {id(variable): average for variable, average in pairs}
+        values = [averages.get(id(weight), weight) for weight in self.model.weights]
+        return [model_graph.to_numpy(value).copy() for value in values]
 
     def _print_last(self) -> None:
         """Print the scores of the last epoch, if it is one of ten or fewer to print."""
@@ -285,29 +333,35 @@ class _Training:
             return
         file, best = paths.relative(self.state), "no epoch was finished before"
         if self.rows:
-            best = f"the best weights before, of epoch {self._best_row()['epoch']}, are in {file}"
+            best = f"the weights to keep, of epoch {self.kept_row()['epoch']}, are in {file}"
         raise NaNLossError(
             f"{self.stage}: the {name} is {float(loss)} in epoch "
             f"{self.first_epoch + self.finished}; {best}; try a smaller learning rate"
         )
 
-    def _best_row(self) -> dict:
-        return max(self.rows, key=lambda row: row["val_balanced_accuracy"])  # the first of equals
+    def kept_row(self) -> dict:
+        """Return the row of the epoch whose weights are kept; of equals, the first."""
+        if self.settings.keep == "last":
+            return self.rows[-1]
+        return max(self.rows, key=lambda row: row["val_balanced_accuracy"])
 
     def _write(self, variables: list) -> None:
         arrays = {f"now/{i}": model_graph.to_numpy(value) for i, value in enumerate(variables)}
-        arrays |= {f"best/{i}": value for i, value in enumerate(self.best)}
-        note = {"key": self.key, "first": self.first_state, "last": self.last_state}
-        note |= {"best": len(self.best), "rows": self.rows}
+        arrays |= {f"kept/{i}": value for i, value in enumerate(self.kept)}
+        note = {"key": self.key, "first": self.first_weights, "last": self.last_weights}
+        note |= {"made_with": self.made_with, "kept": len(self.kept), "rows": self.rows}
         array_files.write_arrays(self.state, arrays, note)
 
 
-def _optimizer(model: keras.Model, settings: Stage, steps: int) -> keras.optimizers.Optimizer:
-    """Return Adam; in float16 with a scaled loss, or small gradients would be rounded to zero.
+def _optimizer(
+    model: keras.Model, settings: Stage, steps: int, factors: list[float]
+) -> keras.optimizers.Optimizer:
+    """Return the optimiser; in float16 the loss is scaled, or small gradients would become zero.
 
     Keras scales the loss of a model that was built in this format, but not of a part of one.
     """
-    adam = keras.optimizers.Adam(_learning_rate(settings, steps))
+    rate, decay = _learning_rate(settings, steps), settings.weight_decay
+    adam = optimizer.AdamW(rate, factors, decay, settings.average, settings.clip_norm)
     if any(layer.compute_dtype == "float16" for layer in model.layers):
         return keras.optimizers.LossScaleOptimizer(adam)
     return adam
@@ -317,7 +371,7 @@ def _learning_rate(settings: Stage, steps: int):
     """Return the learning rate, or its schedule; an epoch has this many steps."""
     if settings.schedule == "constant":
         return settings.learning_rate
-    warmup = settings.warmup_epochs * steps
+    warmup = min(round(settings.warmup_epochs * steps), settings.epochs * steps - 1)
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup else settings.learning_rate,
         decay_steps=settings.epochs * steps - warmup,

@@ -134,6 +134,25 @@ def application(name: str) -> Callable[..., keras.Model]:
     return functions[name]
 
 
+def learning_rates(model: keras.Model, settings: Transfer) -> dict[str, float]:
+    """Return the learning rate of each layer in fine-tuning, relative to that of the last block.
+
+    A block of the backbone begins with the layer that halves the side of the maps. Layers on
+    averages over maps, as in squeeze and excitation, belong to the block that they are in.
+    """
+    stage, side, blocks = settings.fine_tune, None, {}
+    number = 0
+    for layer in model.layers:
+        if layer.weights and len(layer.output.shape) == 4:
+            new = layer.output.shape[1]
+            if side is None or 1 < new < 0.7 * side:
+                side, number = new, number + 1
+            blocks[layer.name] = number
+    rates = {name: stage.block_decay ** (number - block) for name, block in blocks.items()}
+    head = (stage.head_learning_rate or stage.learning_rate) / stage.learning_rate
+    return {layer.name: rates.get(layer.name, head) for layer in model.layers}
+
+
 def averages(maps: dict) -> list:
     """Return the average of each of several maps, computed in float32."""
     return [

@@ -38,7 +38,7 @@ VGG16_LAYERS = tuple(f"{name}_conv{i + 1}" for name, n in CONVOLUTIONS.items() f
 HEAD = ("dense", "probabilities")
 
 #: What reading, downloading or unpacking may raise; the next source is tried then.
-SOURCE_ERRORS = (*array_files.DAMAGE, subprocess.SubprocessError)
+SOURCE_ERRORS = (ImportError, *array_files.DAMAGE, subprocess.SubprocessError)
 
 
 def load_backbone_weights(model: keras.Model, settings: Transfer) -> str:

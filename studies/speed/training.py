@@ -319,7 +319,7 @@ def measure_pipeline(data: Data) -> list[Row]:
         )
         note = f"{steps} steps of {n}, median of {SIZE.rounds} epochs, in turn"
         for first, way in enumerate((MEMORY, FILE)):
-            seconds = float(history["seconds"].iloc[2 + first :: 2].median())
+            seconds = float(np.median([row["seconds"] for row in history][2 + first :: 2]))
             rows.append((f"epoch, {name}", way, seconds, "s", note))
     return rows
 
@@ -421,7 +421,7 @@ def _train(network: keras.Model, inputs: dict, stage: Stage, name: str, data: Da
     rows = data.rows("validation") if inputs["validation"] is data.images else None
     probabilities = inference.predict(network, inputs["validation"], rows)
     predicted = np.array(data.classes)[probabilities.argmax(axis=1)]
-    return float(history["seconds"].iloc[1:].median()), predicted
+    return float(np.median([row["seconds"] for row in history[1:]])), predicted
 
 
 def _compare(what: str, predicted: dict[str, np.ndarray], data: Data) -> list[Row]:

@@ -1,0 +1,135 @@
+"""Train the networks of a run without notebooks: `python -m tools.train CONFIG [--model NAME]`.
+
+For a server without a desktop. It needs Keras with one of its backends (`KERAS_BACKEND`), and of
+the project's other libraries only h5py, NumPy, platformdirs, pydantic, PyYAML and tqdm. It opens no
+connection: pretrained weights must be in the cache (`SKIN_CACHE`). It reads `index.csv` and
+`images.npy`, which notebooks 01 and 02 have written to runs/<run>, and leaves the same training
+states there as notebooks 03 and 04, which find a finished training and use it.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from lib import paths
+from lib.config import Config, Network, Transfer, load_config
+from lib.networks import building, feature_cache, model_graph, training
+from tools.command_line import run_command
+
+
+class TrainingRun:
+    """What training reads of a run: the part of `lib.run.Run` that needs no pandas."""
+
+    def __init__(self, config: Config):
+        self.config, self.classes = config, config.classes
+        self.folder = paths.run_folder(config.name)
+        with open(_written(self.folder / "index.csv", "01"), encoding="utf-8", newline="") as file:
+            self.index = list(csv.DictReader(file))
+        self._split = np.array([row["split"] for row in self.index])
+        self.targets = np.array([self.classes.index(row["label"]) for row in self.index])
+        counts = np.bincount(self.targets[self.rows("train")], minlength=len(self.classes))
+        self.class_prior = counts / counts.sum()
+        self.held_out = SimpleNamespace(index=np.flatnonzero(self._split != "train"))
+        self.images = self._open_images()
+
+    def __len__(self):
+        return len(self.index)
+
+    def rows(self, split: str) -> np.ndarray:
+        return np.flatnonzero(self._split == split)
+
+    def _open_images(self) -> np.ndarray:
+        file = _written(self.folder / "images.npy", "02")
+        note = json.loads(_written(file.with_suffix(".json"), "02").read_text(encoding="utf-8"))
+        ids = "\n".join(row["image_id"] for row in self.index)
+        expected = {
+            "preprocessing": self.config.preprocessing.model_dump(),
+            "image_ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
+        }
+        for key, value in expected.items():
+            if note.get(key) != value:
+                raise ValueError(
+                    f"{paths.relative(file)} was made with other {key}: found {note.get(key)}, "
+                    f"expected {value}; run notebook 02 again"
+                )
+        return np.load(file, mmap_mode="r")
+
+
+def train(run: TrainingRun, item: Network | Transfer) -> None:
+    """Train a network of a run as notebook 03 or 04 does, unless that is done."""
+    network, folder = building.build_for_training(run.config, item), run.folder / item.name
+    if isinstance(item, Network):
+        state = folder / "from_scratch.state.npz"
+        training.fit_run(run, network, run.images, item, stage="from scratch", state=state)
+        return
+    head_inputs, inputs = feature_cache.cache_training(run, network, item)
+    training.fit_run(
+        run,
+        network,
+        head_inputs,
+        item,
+        first_layer="dense",
+        stage_settings=item.frozen,
+        class_balance=item.class_balance,
+        stage="frozen",
+        state=folder / f"frozen_{item.class_balance}.state.npz",
+    )
+    training.fit_run(
+        run,
+        network,
+        inputs,
+        item,
+        first_layer=item.fine_tune.from_layer,
+        stage_settings=item.fine_tune,
+        seed=run.config.seed + 1,
+        stage="fine-tuned",
+        first_epoch=item.frozen.epochs + 1,
+        state=folder / "fine_tuned.state.npz",
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train the networks that the command line names, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.train", description=__doc__)
+    parser.add_argument("config", help="a file such as configs/ham10000.yaml")
+    parser.add_argument("--model", action="append", help="a name in `models`; by default all")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: train_models(options.config, options.model))
+
+
+def train_models(file: str, names: list[str] | None = None) -> None:
+    """Train networks of a run, by default all.
+
+    Raises
+    ------
+    OSError, ValueError
+        A file is missing or of another run, or there is no network of that name.
+    """
+    config = load_config(file)
+    known = {item.name: item for item in [*config.networks, *config.transfers]}
+    for name in names or []:
+        if name not in known:
+            raise ValueError(model_graph.unknown_name(file, "network", name, known))
+    run = TrainingRun(config)
+    training.set_seed(config.seed)
+    for name in names or known:
+        print(f"{name}:", flush=True)
+        train(run, known[name])
+
+
+def _written(file: Path, notebook: str) -> Path:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{paths.relative(file)}: no such file; run notebook {notebook}, which writes it"
+        )
+    return file
+
+
+if __name__ == "__main__":
+    sys.exit(main())
