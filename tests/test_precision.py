@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lib import config
@@ -134,7 +135,7 @@ def batches(loss_weight=1.0, size=8):
 def fit(model, folder, parts, epochs=4, learning_rate=0.01):
     stage = config.Stage(epochs=epochs, learning_rate=learning_rate)
     options = {"classes": ["a", "b", "c"], "state": folder / "t.state.npz", "stage": "test"}
-    return training.fit(model, *parts, stage, **options)
+    return pd.DataFrame(training.fit(model, *parts, stage, **options))
 
 
 @pytest.mark.parametrize(
