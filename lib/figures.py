@@ -225,13 +225,13 @@ def curves(history: pd.DataFrame, scores: list[str]) -> Figure:
     """
     figure, axes, key = _panels(len(scores), 3, 2.6)
     epochs, stages = history["epoch"], history.groupby("stage", sort=False)
-    kept = history[history["kept"]]
+    ringed = history[history["kept"]]
     options = {"marker": "o", "ls": "", "ms": 10, "mfc": "none", "color": VALIDATION}
     for axis, score in zip(axes, scores, strict=True):
         validation = history[f"val_{score}"]
         axis.plot(epochs, history[score], "o-", ms=3, color=TRAINING, label="training")
         axis.plot(epochs, validation, "s--", ms=3, color=VALIDATION, label="validation")
-        axis.plot(kept["epoch"], kept[f"val_{score}"], label="weights kept", **options)
+        axis.plot(ringed["epoch"], ringed[f"val_{score}"], label="weights kept", **options)
         for epoch in stages["epoch"].max().iloc[:-1]:
             axis.axvline(epoch + 0.5, color="gray", ls=":", label="next stage")
         axis.set(xlabel="epoch", ylabel=score.replace("_", " ").replace("f1", "F1"))

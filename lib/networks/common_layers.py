@@ -175,12 +175,12 @@ def _color_layers(settings: ColorJitter, seed: int, white: float) -> list[keras.
         "saturation": (layers.RandomSaturation, saturation and factors, 1.0),
         "hue": (layers.RandomHue, settings.hue_degrees / 180, white),  # of half a turn
     }
-    made = [
+    jitter = [
         kind(factor, value_range=(0.0, top), seed=seed + i, name=f"random_{name}", **EXACT)
         for i, (name, (kind, factor, top)) in enumerate(kinds.items())
         if factor
     ]
     if settings.channels:
         options = {"name": "random_channels"} | EXACT
-        made.append(RandomGain(settings.channels, white, seed + len(kinds), **options))
-    return made
+        jitter.append(RandomGain(settings.channels, white, seed + len(kinds), **options))
+    return jitter
