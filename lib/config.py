@@ -67,6 +67,9 @@ class Split(_Section):
     seed: Seed
     #: lesions that share a near-duplicate image stay together; off: lesion_id alone decides
     duplicates: bool = True
+    #: a table of images with their groups, splits and folds, such as a published split.csv, to use
+    #: these and no others; absent: all images are used, and divided by the settings above
+    file: str | None = None
 
     @model_validator(mode="after")
     def _leaves_training_lesions(self):
@@ -78,6 +81,9 @@ class Split(_Section):
 class Preprocessing(_Section):
     """Steps applied to every image once, in the order of lib/preprocessing/pipeline.py."""
 
+    #: pixels; larger images are reduced to this side first, like the copy of HAM10000 that results
+    #: are published from; 0: never
+    stored_size: Annotated[int, Field(ge=0, le=1024)] = 0
     #: pixels; eight poolings by two need at least 2**8 = 256
     image_size: Annotated[int, Field(ge=256, le=1024)]
     remove_hair: bool
@@ -311,6 +317,14 @@ class Config(_Section):
     def names(self) -> dict[str, str]:
         """The full name of every diagnosis that the metadata may contain."""
         return CLASS_NAMES | self.class_names
+
+    @model_validator(mode="after")
+    def _names_images_once(self):
+        if self.split.file and self.data.images_per_class:
+            raise ValueError(
+                "split.file lists the images, so data.images_per_class cannot draw any"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_known_classes(self):

@@ -31,13 +31,9 @@ def disk(radius, row=127.5, column=127.5):
 
 
 @pytest.fixture(scope="session")
-def pictures(data_folder):
-    """The first six images of the tiny data set, prepared, and their masks."""
-    image_ids = datasets.read_metadata(data_folder)["image_id"][:6]
-    files = datasets.find_images(data_folder, image_ids)
-    masks = datasets.find_masks(data_folder, image_ids)
-    assert len(masks) == 6
-    settings = pipeline.Preprocessing(
+def settings():
+    """Nothing but cropping and resizing."""
+    return pipeline.Preprocessing(
         image_size=SIZE,
         remove_hair=False,
         remove_bubbles=False,
@@ -45,6 +41,15 @@ def pictures(data_folder):
         color_constancy=False,
         equalize_contrast=False,
     )
+
+
+@pytest.fixture(scope="session")
+def pictures(data_folder, settings):
+    """The first six images of the tiny data set, prepared, and their masks."""
+    image_ids = datasets.read_metadata(data_folder)["image_id"][:6]
+    files = datasets.find_images(data_folder, image_ids)
+    masks = datasets.find_masks(data_folder, image_ids)
+    assert len(masks) == 6
     return (
         np.stack([pipeline.prepare(data_folder / file, settings) for file in files]),
         [pipeline.preprocess_mask(decode.read_mask(data_folder / mask), SIZE) for mask in masks],
@@ -116,11 +121,11 @@ def test_masks_of_some_images_only_are_refused(pictures):
             feature_table(images[:3], incomplete)
 
 
-def test_masks_are_read_by_the_row_of_the_index(data_folder, pictures, tmp_path):
+def test_masks_are_read_by_the_row_of_the_index(data_folder, pictures, settings, tmp_path):
     image_ids = datasets.read_metadata(data_folder)["image_id"][:6]
     files = datasets.find_images(data_folder, image_ids)
     index = files.rename_axis("image_id").reset_index()
-    read = datasets.lesion_mask_reader(data_folder, index, SIZE)
+    read = datasets.lesion_mask_reader(data_folder, index, settings)
     for row, mask in enumerate(pictures[1]):
         np.testing.assert_array_equal(read(row), mask)
     for row in (0, 2):
@@ -128,7 +133,7 @@ def test_masks_are_read_by_the_row_of_the_index(data_folder, pictures, tmp_path)
         cv2.imwrite(str(tmp_path / name), uniform(100))
         index.loc[row, "path"] = name
     cv2.imwrite(str(tmp_path / f"{image_ids[2]}_segmentation.png"), uniform(255)[1:])
-    read = datasets.lesion_mask_reader(tmp_path, index, SIZE)
+    read = datasets.lesion_mask_reader(tmp_path, index, settings)
     assert read(0) is None
     with pytest.raises(ValueError, match="256 x 255 pixels; expected the image's 256 x 256"):
         read(2)

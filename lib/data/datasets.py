@@ -15,7 +15,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from lib import paths, tables
-from lib.config import CLASS_NAMES, Config, Synthetic
+from lib.config import CLASS_NAMES, Config, Preprocessing, Synthetic
 from lib.data import splits
 from lib.preprocessing import decode, pipeline
 
@@ -213,7 +213,7 @@ def _list_files(folder: Path) -> list[str]:
 
 
 def lesion_mask_reader(
-    folder: Path, index: pd.DataFrame, size: int
+    folder: Path, index: pd.DataFrame, settings: Preprocessing
 ) -> Callable[[int], np.ndarray | None]:
     """Return a function that reads the preprocessed lesion mask of a row of the index.
 
@@ -223,14 +223,14 @@ def lesion_mask_reader(
         The data folder, which the paths of the index are relative to.
     index : DataFrame
         `image_id` and `path`, one row an image.
-    size : int
-        Side of the preprocessed images, in pixels.
+    settings : Preprocessing
+        Of the images.
 
     Returns
     -------
     function
-        From a row number to the cropped and resized mask, ndarray of bool, shape (size, size), or
-        None where the image has no mask. Raises ValueError for a mask of another size than its
+        From a row number to the cropped and resized mask, ndarray of bool, as large as the images,
+        or None where the image has no mask. Raises ValueError for a mask of another size than its
         image.
     """
     masks = find_masks(folder, index["image_id"])
@@ -240,7 +240,8 @@ def lesion_mask_reader(
         if image_id not in masks:
             return None
         shape = decode.read_image(folder / path).shape[:2]
-        return pipeline.preprocess_mask(decode.read_mask(folder / masks[image_id], shape), size)
+        mask = decode.read_mask(folder / masks[image_id], shape)
+        return pipeline.preprocess_mask(mask, settings.image_size, settings.stored_size)
 
     return read
 
@@ -251,7 +252,7 @@ def lesion_mask_reader(
 def build_index(
     metadata: pd.DataFrame, files: pd.Series, groups: pd.Series, config: Config
 ) -> pd.DataFrame:
-    """Choose the run's images and assign their groups to splits and folds.
+    """Choose the run's images and assign their groups to splits and folds, or read both.
 
     Parameters
     ----------
@@ -271,7 +272,7 @@ def build_index(
     ------
     ValueError
         A class without images or with too few groups; the message tells how many lesions were
-        joined.
+        joined. Or an image in `split.file` that is not there.
     """
     chosen = metadata.loc[metadata["dx"].isin(config.classes), ["image_id", "lesion_id", "dx"]]
     chosen = chosen.rename(columns={"dx": "label"})
@@ -282,7 +283,20 @@ def build_index(
             f"it has: {', '.join(sorted(metadata['dx'].unique()))}"
         )
     chosen = chosen.assign(group_id=chosen["image_id"].map(groups))
-    index = chosen.assign(path=chosen["image_id"].map(files))
+    index, schema = chosen.assign(path=chosen["image_id"].map(files)), index_schema(config)
+    if config.split.file:
+        file = paths.resolve(config.split.file)
+        listed = tables.read_table(file, schema.select_columns(splits.COLUMNS))
+        index = splits.take_listed(index, listed, paths.relative(file))
+        splits.check(index, config.classes, paths.relative(file))
+    else:
+        index = _draw(index, config)
+    return schema.validate(index.sort_values("image_id", ignore_index=True)[list(schema.columns)])
+
+
+def _draw(images: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """Draw the images to use, if not all, and the splits and folds of their groups."""
+    index = images
     if config.data.images_per_class:
         index = splits.sample_groups(index, config.data.images_per_class, config.seed)
     labels = splits.group_labels(index)
@@ -292,9 +306,8 @@ def build_index(
         index = index.assign(split=index["group_id"].map(split), fold=index["group_id"].map(fold))
         splits.check(index, config.classes, "this split")
     except ValueError as error:
-        raise ValueError(f"{error}{_describe_joins(chosen)}") from None
-    schema = index_schema(config)
-    return schema.validate(index.sort_values("image_id", ignore_index=True)[list(schema.columns)])
+        raise ValueError(f"{error}{_describe_joins(images)}") from None
+    return index
 
 
 def _describe_joins(images: pd.DataFrame) -> str:

@@ -190,6 +190,40 @@ def check(index: pd.DataFrame, classes: list[str], name: str) -> None:
             )
 
 
+def take_listed(images: pd.DataFrame, listed: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Take images, groups, splits and folds from a table, instead of drawing them.
+
+    Parameters
+    ----------
+    images : DataFrame
+        `image_id`, `lesion_id`, `label` and `path` of the images that can be used.
+    listed : DataFrame
+        `COLUMNS`.
+    name : str
+        The table's name, for the message.
+
+    Returns
+    -------
+    DataFrame
+        The rows of `listed`, with `label` and `path`.
+
+    Raises
+    ------
+    ValueError
+        A listed image is not among the images; the message names it.
+    """
+    keys = ["image_id", "lesion_id"]
+    index = listed.merge(images[[*keys, "label", "path"]], on=keys, how="left")
+    missing = index.loc[index["path"].isna(), "image_id"]
+    if len(missing):
+        raise ValueError(
+            f"{name} lists {len(index):,} images; {len(missing):,} of them cannot be used here or "
+            f"have another lesion_id, for example {missing.iloc[0]}; expected the data set that it "
+            "was made from, or no `file` under `split`"
+        )
+    return index
+
+
 def digest(index: pd.DataFrame) -> str:
     """Return the SHA-256 of each image's group, split and fold, whatever the order of the rows."""
     rows = sorted(",".join(map(str, row)) + "\n" for row in index[COLUMNS].itertuples(index=False))

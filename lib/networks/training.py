@@ -243,7 +243,10 @@ class _Training:
             return
         if not self._is_same(note):
             name = paths.relative(self.state)
-            print(f"{name} is from another training, so this one starts anew", flush=True)
+            print(
+                f"{name} is from another training or other versions, so this one starts anew",
+                flush=True,
+            )
             return
         for row in note["rows"]:
             self.rows.append(row)

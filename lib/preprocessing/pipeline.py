@@ -35,9 +35,15 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
-def crop_and_resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Crop to the central square and resize to `size` x `size` pixels, the first step of all."""
-    return resize(crop_square(image), size)
+def crop_and_resize(image: np.ndarray, size: int, stored_size: int = 0) -> np.ndarray:
+    """Crop to the central square and resize to `size` x `size` pixels, the first step of all.
+
+    A side above `stored_size`, if that is not 0, is reduced to it in between.
+    """
+    image = crop_square(image)
+    if 0 < stored_size < image.shape[0]:
+        image = resize(image, stored_size)
+    return resize(image, size)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,9 @@ class Step:
 #: and a field of `Preprocessing` that is off by default: notebook 02 shows it, and
 #: `preprocess_image` applies it where it is on.
 STEPS = {
-    "crop and resize": Step("image_size", lambda image, s: crop_and_resize(image, s.image_size)),
+    "crop and resize": Step(
+        "image_size", lambda image, s: crop_and_resize(image, s.image_size, s.stored_size)
+    ),
     "hair removal": Step("remove_hair", lambda image, s: hair.remove_hair(image, s.thick_hair)),
     "bubble removal": Step("remove_bubbles", lambda image, s: bubbles.remove_bubbles(image)),
     "median filter": Step(
@@ -98,9 +106,12 @@ def preprocess_image(image: np.ndarray, settings: Preprocessing) -> np.ndarray:
     return image
 
 
-def preprocess_mask(mask: np.ndarray, size: int) -> np.ndarray:
+def preprocess_mask(mask: np.ndarray, size: int, stored_size: int = 0) -> np.ndarray:
     """Crop and resize a lesion mask like its image; ndarray of bool, shape (size, size)."""
-    return crop_and_resize(mask.astype(np.uint8) * 255, size) > 127
+    mask = crop_square(mask)
+    for side in (stored_size, size) if 0 < stored_size < mask.shape[0] else (size,):
+        mask = resize(mask.astype(np.uint8) * 255, side) > 127
+    return mask
 
 
 def prepare(file: Path, settings: Preprocessing) -> np.ndarray:
