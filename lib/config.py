@@ -268,7 +268,7 @@ TRANSFER_ROWS = {
     "fine_tuned": ", fine-tuned",
 }
 #: Names that are not free: of the baseline, of folders in runs/<run>, and of keys in manifests.
-RESERVED = "majority keys notebooks configuration run seeds split_sha256".split()
+RESERVED = "majority keys notebooks configuration run folds seeds split_sha256".split()
 #: The kinds of models that `models` may list.
 KINDS = {"handcrafted": Handcrafted, "network": Network, "transfer": Transfer}
 ModelSettings = Annotated[Handcrafted | Network | Transfer, Field(discriminator="kind")]

@@ -364,6 +364,37 @@ def test_what_the_notebooks_have_trained_is_trained_without_them_too(server, tin
             np.testing.assert_array_equal(found[key], expected[key], name)
 
 
+def outputs_of(folder):
+    return pd.read_csv(folder / "vgg16" / "outputs.csv", index_col="image_id")
+
+
+def test_a_network_of_a_fold_has_not_seen_it(server, tiny_config):
+    run = server / "runs" / "tiny"
+    train_on_server(server, str(tiny_config), "--model", "vgg16", "--fold", "1")
+    index = pd.read_csv(run / "index.csv", index_col="image_id")
+    outputs = outputs_of(run / "folds" / "1")
+    assert sorted(outputs.index) == sorted(index.index[index["fold"] == 1])
+    np.testing.assert_allclose(outputs.sum(axis=1), 1, atol=1e-5)
+    note = json.loads((run / "folds" / "1" / "vgg16" / "features_train.json").read_text())
+    views = load_config(tiny_config).transfers[0].views
+    assert note["rows"] == views * (index["fold"] != 1).sum()
+
+
+def test_the_run_s_own_seed_gives_the_run_s_own_network_and_another_seed_another(
+    server, tiny_config
+):
+    run, own = server / "runs" / "tiny", load_config(tiny_config).seed
+    for seed in (own, own + 1):
+        train_on_server(server, str(tiny_config), "--model", "vgg16", "--seed", str(seed))
+    same, other = (outputs_of(run / "seeds" / str(seed)) for seed in (own, own + 1))
+    shutil.copy(run / "vgg16" / "fine_tuned.state.npz", run / "compared.npz")
+    expected, _ = array_files.read_arrays(run / "compared.npz")
+    found, _ = array_files.read_arrays(run / "seeds" / str(own) / "vgg16" / "fine_tuned.state.npz")
+    for key in expected:
+        np.testing.assert_array_equal(found[key], expected[key])
+    assert abs(same - other).to_numpy().max() > 1e-3
+
+
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_what_another_backend_has_trained_is_used_by_the_notebooks(server, tiny_config, backend):
     python, run = python_of(backend), server / "runs" / "tiny"
@@ -380,6 +411,12 @@ def test_what_another_backend_has_trained_is_used_by_the_notebooks(server, tiny_
 def test_a_network_that_there_is_not_is_named_with_those_that_there_are(tiny_config, capsys):
     assert train.main([str(tiny_config), "--model", "vgg61"]) == 1
     assert "has no network 'vgg61'; did you mean 'vgg16'?" in capsys.readouterr().err
+
+
+def test_a_fold_that_there_is_not_is_an_error(reproduced, tiny_config, monkeypatch, capsys):
+    monkeypatch.setenv("SKIN_OUTPUT", str(reproduced[0].parents[1]))
+    assert train.main([str(tiny_config), "--fold", "7"]) == 1
+    assert "--fold 7: expected one of 0 to " in capsys.readouterr().err
 
 
 def test_a_run_without_index_or_images_says_which_notebook_writes_them(tiny_config, capsys):

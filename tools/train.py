@@ -1,5 +1,9 @@
 """Train the networks of a run without notebooks: `python -m tools.train CONFIG [--model NAME]`.
 
+With `--fold K` they are trained on the other folds, with `--seed S` with another seed, to say how
+much scores vary. Then what they output for the images that they were not trained on is written to
+`outputs.csv` in runs/<run>/folds/<K>/<model> or runs/<run>/seeds/<S>/<model>.
+
 For a server without a desktop. It needs Keras with one of its backends (`KERAS_BACKEND`), and of
 the project's other libraries only h5py, NumPy, platformdirs, pydantic, PyYAML and tqdm. It opens no
 connection: pretrained weights must be in the cache (`SKIN_CACHE`). It reads `index.csv` and
@@ -10,6 +14,7 @@ states there as notebooks 03 and 04, which find a finished training and use it.
 import argparse
 import csv
 import hashlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -19,19 +24,30 @@ import numpy as np
 
 from lib import paths
 from lib.config import Config, Network, Transfer, load_config
-from lib.networks import building, feature_cache, model_graph, training
+from lib.networks import building, feature_cache, inference, model_graph, training
+from lib.networks.backend import keras
 from tools.command_line import run_command
 
 
 class TrainingRun:
-    """What training reads of a run: the part of `lib.run.Run` that needs no pandas."""
+    """What training reads of a run: the part of `lib.run.Run` that needs no pandas.
 
-    def __init__(self, config: Config):
-        self.config, self.classes = config, config.classes
-        self.folder = paths.run_folder(config.name)
-        with open(_written(self.folder / "index.csv", "01"), encoding="utf-8", newline="") as file:
+    With a fold, the images of all other folds are its training images; nothing is chosen on those
+    of this fold, so the last epoch is kept (`train`).
+    """
+
+    def __init__(self, config: Config, fold: int | None = None):
+        self.config, self.classes, self.fold = config, config.classes, fold
+        self.home = self.folder = paths.run_folder(config.name)
+        with open(_written(self.home / "index.csv", "01"), encoding="utf-8", newline="") as file:
             self.index = list(csv.DictReader(file))
         self._split = np.array([row["split"] for row in self.index])
+        if fold is not None:
+            folds = np.array([int(row["fold"]) for row in self.index])
+            if fold not in folds:
+                raise ValueError(f"--fold {fold}: expected one of 0 to {folds.max()}")
+            self._split = np.where(folds == fold, "validation", "train")
+            self.folder = self.home / "folds" / str(fold)
         self.targets = np.array([self.classes.index(row["label"]) for row in self.index])
         counts = np.bincount(self.targets[self.rows("train")], minlength=len(self.classes))
         self.class_prior = counts / counts.sum()
@@ -45,7 +61,7 @@ class TrainingRun:
         return np.flatnonzero(self._split == split)
 
     def _open_images(self) -> np.ndarray:
-        file = _written(self.folder / "images.npy", "02")
+        file = _written(self.home / "images.npy", "02")
         note = json.loads(_written(file.with_suffix(".json"), "02").read_text(encoding="utf-8"))
         ids = "\n".join(row["image_id"] for row in self.index)
         expected = {
@@ -61,13 +77,15 @@ class TrainingRun:
         return np.load(file, mmap_mode="r")
 
 
-def train(run: TrainingRun, item: Network | Transfer) -> None:
+def train(run: TrainingRun, item: Network | Transfer) -> keras.Model:
     """Train a network of a run as notebook 03 or 04 does, unless that is done."""
+    if run.fold is not None:
+        item = _without_choice(item)
     network, folder = building.build_for_training(run.config, item), run.folder / item.name
     if isinstance(item, Network):
         state = folder / "from_scratch.state.npz"
         training.fit_run(run, network, run.images, item, stage="from scratch", state=state)
-        return
+        return network
     head_inputs, inputs = feature_cache.cache_training(run, network, item)
     training.fit_run(
         run,
@@ -92,6 +110,29 @@ def train(run: TrainingRun, item: Network | Transfer) -> None:
         first_epoch=item.frozen.epochs + 1,
         state=folder / "fine_tuned.state.npz",
     )
+    return network
+
+
+def _without_choice(item: Network | Transfer) -> Network | Transfer:
+    """Return the settings of a network with the last epoch kept in every stage."""
+    last = {"keep": "last"}
+    if isinstance(item, Network):
+        return item.model_copy(update=last)
+    stages = {"frozen": item.frozen, "fine_tune": item.fine_tune}
+    return item.model_copy(update={name: s.model_copy(update=last) for name, s in stages.items()})
+
+
+def write_outputs(run: TrainingRun, network: keras.Model, item: Network | Transfer) -> None:
+    """Write what a trained network outputs for the held-out images, averaged over its views."""
+    rows, exact = run.held_out.index, model_graph.in_float32(network)
+    views = getattr(item, "test_time_views", 1)
+    outputs = inference.predict(exact, run.images, rows, views=views)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image_id", *(f"output_{name}" for name in run.classes)])
+    for row, values in zip(rows, outputs, strict=True):
+        table.writerow([run.index[row]["image_id"], *(f"{value:.6g}" for value in values)])
+    paths.write_text(run.folder / item.name / "outputs.csv", text.getvalue())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -99,12 +140,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.train", description=__doc__)
     parser.add_argument("config", help="a file such as configs/ham10000.yaml")
     parser.add_argument("--model", action="append", help="a name in `models`; by default all")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--fold", type=int, help="hold out the images of this fold")
+    other.add_argument("--seed", type=int, help="train with this seed instead of the run's")
     options = parser.parse_args(arguments)
-    return run_command(lambda: train_models(options.config, options.model))
+    given = options.config, options.model, options.fold, options.seed
+    return run_command(lambda: train_models(*given))
 
 
-def train_models(file: str, names: list[str] | None = None) -> None:
-    """Train networks of a run, by default all.
+def train_models(
+    file: str, names: list[str] | None = None, fold: int | None = None, seed: int | None = None
+) -> None:
+    """Train networks of a run, by default all, and write the outputs of those of a fold or seed.
 
     Raises
     ------
@@ -116,11 +163,17 @@ def train_models(file: str, names: list[str] | None = None) -> None:
     for name in names or []:
         if name not in known:
             raise ValueError(model_graph.unknown_name(file, "network", name, known))
-    run = TrainingRun(config)
+    if seed is not None:
+        config = config.model_copy(update={"seed": seed})
+    run = TrainingRun(config, fold)
+    if seed is not None:
+        run.folder = run.home / "seeds" / str(seed)
     training.set_seed(config.seed)
     for name in names or known:
         print(f"{name}:", flush=True)
-        train(run, known[name])
+        network = train(run, known[name])
+        if run.folder != run.home:
+            write_outputs(run, network, known[name])
 
 
 def _written(file: Path, notebook: str) -> Path:
