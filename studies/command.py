@@ -15,14 +15,19 @@ PACKAGES = ("keras", "numba", "numpy", "opencv-python-headless", "scikit-learn",
 
 
 def main(
-    description: str, measure: Callable[[Path], Iterable[Path]], arguments: list[str] | None = None
+    description: str,
+    measure: Callable[[Path], Iterable[Path]],
+    arguments: list[str] | None = None,
+    argument: tuple[str, str] = ("folder", "images in HAM10000's layout"),
 ) -> int:
-    """Measure on the folder that the command line names and print the files that were written.
+    """Measure on what the command line names and print the files that were written.
 
     Parameters
     ----------
     measure : callable
-        From a folder in HAM10000's layout to the files it wrote.
+        From a folder in HAM10000's layout, or from a configuration, to the files it wrote.
+    argument : tuple of str
+        What the command line names, and its description.
 
     Returns
     -------
@@ -30,10 +35,11 @@ def main(
         The exit code: 1 after an error, which is printed in one line.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("folder", type=Path, help="images in HAM10000's layout")
-    folder = parser.parse_args(arguments).folder.resolve()
+    name, text = argument
+    parser.add_argument(name, type=Path, help=text)
+    path = getattr(parser.parse_args(arguments), name).resolve()
     try:
-        for file in measure(folder):
+        for file in measure(path):
             print(paths.relative(file))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

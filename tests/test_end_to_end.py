@@ -21,9 +21,12 @@ from bs4 import BeautifulSoup
 from conftest import without_make
 from test_backends import python_of
 
-from lib import models, paths
+from lib import models, paths, tables
 from lib.config import load_config
+from lib.evaluation.scores import SCORES
+from lib.features import handcrafted
 from lib.networks import array_files
+from studies import variance
 from tools import train
 
 #: A run without the side experiments, which nbval executes.
@@ -393,6 +396,49 @@ def test_the_run_s_own_seed_gives_the_run_s_own_network_and_another_seed_another
     for key in expected:
         np.testing.assert_array_equal(found[key], expected[key])
     assert abs(same - other).to_numpy().max() > 1e-3
+
+
+@pytest.fixture
+def varied(server, tiny_config, tmp_path, monkeypatch):
+    """The scores of all trainings of the tiny run, those of a fold and of two seeds among them."""
+    monkeypatch.setenv("SKIN_OUTPUT", str(server))
+    monkeypatch.setattr(variance, "RESULTS", tmp_path)
+    monkeypatch.setattr(variance, "SEEDS", (1, 2))
+    monkeypatch.setattr(handcrafted, "TREES", 20)
+    file, _ = variance.measure(tiny_config)
+    again = file.read_bytes()
+    monkeypatch.setattr(variance, "score", None)  # nothing is scored twice
+    assert variance.measure(tiny_config)[0].read_bytes() == again
+    return tables.read_table(file, variance.SCHEMA)
+
+
+def test_the_variance_study_scores_every_training(server, tiny_config, varied):
+    config, run = load_config(tiny_config), server / "runs" / "tiny"
+    numbers = varied.groupby(["model", "varied"])["number"].apply(list).to_dict()
+    folds = list(range(config.split.folds))
+    assert numbers == {
+        ("color_texture_svm", "fold"): folds,
+        ("color_texture_forest", "seed"): [1, 2],
+        ("no_mask_svm", "fold"): folds,
+        ("vgg16_linear", "fold"): folds,
+        ("vgg16_frozen", "seed"): [1, 2],
+        ("vgg16_fine_tuned", "seed"): [config.seed, config.seed + 1],
+        ("vgg16_fine_tuned", "fold"): [1],
+    }
+    index, of_folds = pd.read_csv(run / "index.csv"), varied[varied["varied"] == "fold"]
+    assert of_folds["images"].tolist() == [(index["fold"] == n).sum() for n in of_folds["number"]]
+    of_seeds = varied[varied["varied"] == "seed"]
+    assert set(of_seeds["images"]) == {(index["split"] == "test").sum()}
+
+
+def test_the_seed_of_the_run_gives_the_scores_of_the_run(server, tiny_config, varied):
+    """Training, prediction and calibration are those of the notebooks."""
+    metrics = json.loads((server / "runs" / "tiny" / "metrics.json").read_text(encoding="utf-8"))
+    rows = varied.set_index(["model", "varied", "number"])
+    row = rows.loc["vgg16_fine_tuned", "seed", load_config(tiny_config).seed]
+    for name in SCORES:
+        expected = metrics["models"]["vgg16_fine_tuned"][name]["value"]
+        assert row[name] == pytest.approx(expected, abs=1e-5), name
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

@@ -117,17 +117,31 @@ def calibrate(run: "Run", model: Model, outputs: np.ndarray) -> np.ndarray:
     ndarray of float, shape (held-out images, classes)
         Posteriors under the class prior of the training images.
     """
-    validation = (run.held_out["split"] == "validation").to_numpy()
-    fitted = calibration.fit(
-        outputs[validation],
-        run.targets[run.held_out.index[validation]],
-        batching.output_prior(run.class_prior, model.settings.class_balance),
-        run.class_prior,
-        run.classes,
-    )
+    fitted = fit_calibration(run, model.settings.class_balance, outputs)
     folder = run.folder / model.folder
     add_to_manifest(folder, model.manifest, calibration=fitted.model_dump())
     return fitted.apply(outputs)
+
+
+def fit_calibration(run: "Run", class_balance: str, outputs: np.ndarray) -> calibration.Calibration:
+    """Fit the calibration of a network's outputs to the validation images.
+
+    Parameters
+    ----------
+    run : lib.run.Run
+    class_balance : {"logit_adjusted", "weights", "sampling", "none"}
+        How the network was trained, which decides the prior that its outputs are posteriors under.
+    outputs : ndarray of float, shape (held-out images, classes)
+        In the order of `run.held_out`.
+    """
+    validation = (run.held_out["split"] == "validation").to_numpy()
+    return calibration.fit(
+        outputs[validation],
+        run.targets[run.held_out.index[validation]],
+        batching.output_prior(run.class_prior, class_balance),
+        run.class_prior,
+        run.classes,
+    )
 
 
 def read_model(config: Config, folder: str, name: str = "model") -> keras.Model:

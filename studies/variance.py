@@ -1,0 +1,274 @@
+"""How much scores vary with the seed of a training, and from fold to fold.
+
+For a run that is finished. What trains in minutes is trained five times, with other seeds, and
+scored on the test images: random forests and new heads on cached features. What has no randomness
+is trained once a fold, and scored on the images of that fold: support vector machines and linear
+classifiers on frozen features. Networks are scored if `python -m tools.train` has trained them with
+`--seed` or `--fold`.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from lib import models, paths, tables
+from lib.config import Handcrafted, Transfer
+from lib.data import datasets, splits
+from lib.evaluation import metrics, prediction_files, priors
+from lib.evaluation.scores import SCORES
+from lib.features import handcrafted
+from lib.networks import (
+    batching,
+    building,
+    feature_cache,
+    inference,
+    model_graph,
+    saving,
+    training,
+)
+from lib.run import Run, open_run
+from studies import command
+
+RESULTS = command.results_folder("variance")
+SEEDS = (1, 2, 3, 4, 5)
+
+#: `<run>.csv`: the scores of one training. With a seed they are those of the test images; with a
+#: fold, those of its images, by a model that was trained on all others.
+SCHEMA = pa.DataFrameSchema(
+    {
+        "model": pa.Column(str),
+        "varied": pa.Column(str, pa.Check.isin(["seed", "fold"])),
+        "number": pa.Column(int, pa.Check.ge(0)),
+        "images": pa.Column(int, pa.Check.ge(1)),
+        **{name: pa.Column(float, pa.Check.in_range(0, 1)) for name in SCORES},
+    },
+    unique=["model", "varied", "number"],
+    strict=True,
+)
+#: The name of a model, what varies, its number, and a function that returns its predictions.
+Training = tuple[str, str, int, Callable[[], pd.DataFrame]]
+
+
+def trainings(run: Run) -> Iterator[Training]:
+    """Yield every training of a run that is to be scored."""
+    for item in run.config.handcrafted:
+        yield from _handcrafted_trainings(run, item)
+    for item in run.config.transfers:
+        yield from _head_trainings(run, item)
+    yield from _linear_trainings(run)
+    for item in [*run.config.networks, *run.config.transfers]:
+        yield from _network_trainings(run, item)
+
+
+def _handcrafted_trainings(run: Run, item: Handcrafted) -> Iterator[Training]:
+    if item.classifier == "random_forest":
+        train = run.index.loc[run.rows("train")]
+        for seed in SEEDS:
+
+            def predict(seed=seed):
+                posteriors = _fit_handcrafted(run, item, train, run.held_out, seed)
+                return _test(run.prediction_table(item.name, posteriors))
+
+            yield item.name, "seed", seed, predict
+        return
+    for fold in range(run.config.split.folds):
+
+        def predict(fold=fold):
+            inside, outside = (run.index[part] for part in _parts(run, fold))
+            posteriors = _fit_handcrafted(run, item, inside, outside, run.config.seed)
+            return _fold_table(run, item.name, fold, posteriors)
+
+        yield item.name, "fold", fold, predict
+
+
+def _fit_handcrafted(run, item, inside, outside, seed) -> np.ndarray:
+    table = _features(run)
+    if not item.masks:
+        groups = table.columns.map(handcrafted.feature_group)
+        table = table.loc[:, ~groups.isin(handcrafted.MASK_GROUPS)]
+    return handcrafted.fit_predict(
+        item.classifier,
+        table.loc[inside.index],
+        inside["label"],
+        inside["group_id"],
+        table.loc[outside.index],
+        run.classes,
+        seed,
+    )
+
+
+@functools.cache
+def _features(run: Run) -> pd.DataFrame:
+    """Return the hand-crafted features of all images, as notebook 03 computes them."""
+    masks = datasets.find_masks(run.data_folder, run.index["image_id"])
+    settings = run.config.preprocessing
+    read_mask = datasets.lesion_mask_reader(run.data_folder, run.index, settings)
+    return handcrafted.feature_table(
+        run.images, read_mask if len(masks) == len(run.index) else None
+    )
+
+
+def _head_trainings(run: Run, item: Transfer) -> Iterator[Training]:
+    """Yield new heads on the features that notebook 04 has cached, with other first weights."""
+    name = f"{item.name}_frozen"
+    for seed in SEEDS:
+
+        def predict(seed=seed):
+            features = _cached(run, item.name)
+            network = _build(run, item, seed)
+            training.fit_run(
+                run,
+                network,
+                features.head,
+                item,
+                first_layer="dense",
+                stage_settings=item.frozen,
+                seed=seed,
+                stage="frozen",
+                state=_work(run) / f"{name}_{seed}.state.npz",
+                verbose=False,
+            )
+            head = model_graph.in_float32(model_graph.split_before(network, "dense")[1])
+            outputs = inference.forward(head, features.held_out)
+            outputs = outputs.reshape(item.test_time_views, len(run.held_out), -1)
+            outputs = outputs.mean(axis=0, dtype=np.float64)
+            return _calibrated_test(run, name, item.class_balance, outputs)
+
+        yield name, "seed", seed, predict
+
+
+@functools.cache
+def _cached(run: Run, name: str) -> feature_cache.RunFeatures:
+    item = run.config.model(name)
+    return feature_cache.cache_run(run, _build(run, item, run.config.seed), item)
+
+
+def _build(run: Run, item: Transfer, seed: int):
+    return building.build_for_training(run.config.model_copy(update={"seed": seed}), item)
+
+
+def _linear_trainings(run: Run) -> Iterator[Training]:
+    """Yield the folds of notebook 04's cross-validation."""
+    table = prediction_files.read_cross_validation(run.config, run.index)
+    if table is not None:
+        for (name, fold), rows in table.groupby(["model", "fold"], sort=True):
+            yield name, "fold", int(fold), functools.partial(rows.drop, columns="fold")
+
+
+def _network_trainings(run: Run, item) -> Iterator[Training]:
+    """Yield what `tools.train` has trained on other folds, or with other seeds."""
+    name = f"{item.name}_fine_tuned" if isinstance(item, Transfer) else item.name
+    prior = batching.output_prior(run.class_prior, item.class_balance)
+    for file in sorted(run.folder.glob(f"seeds/*/{item.name}/outputs.csv")):
+
+        def predict(file=file):
+            outputs = _read_outputs(file, run.held_out, run.classes)
+            return _calibrated_test(run, name, item.class_balance, outputs)
+
+        yield name, "seed", int(file.parts[-3]), predict
+    for file in sorted(run.folder.glob(f"folds/*/{item.name}/outputs.csv")):
+        fold = int(file.parts[-3])
+
+        def predict(file=file, fold=fold):
+            outputs = _read_outputs(file, run.index[_parts(run, fold)[1]], run.classes)
+            after = priors.fold_prior(run.index, fold, run.classes)
+            before = after if item.class_balance == "none" else prior
+            return _fold_table(run, name, fold, priors.change_prior(outputs, before, after))
+
+        yield name, "fold", fold, predict
+
+
+def _read_outputs(file: Path, images: pd.DataFrame, classes: list[str]) -> np.ndarray:
+    columns = [f"output_{name}" for name in classes]
+    numbers = {name: pa.Column(float, pa.Check.in_range(0, 1)) for name in columns}
+    schema = pa.DataFrameSchema({"image_id": pa.Column(str, unique=True)} | numbers, strict=True)
+    table = tables.read_table(file, schema).set_index("image_id")
+    if set(table.index) != set(images["image_id"]):
+        raise ValueError(
+            f"{paths.relative(file)} is of another split: {len(table)} images; expected the "
+            f"{len(images)} that its training held out; delete it and train again"
+        )
+    return table.loc[images["image_id"], columns].to_numpy()
+
+
+def _calibrated_test(run: Run, name: str, class_balance: str, outputs: np.ndarray) -> pd.DataFrame:
+    """Return predictions of the test images, calibrated on the validation images."""
+    posteriors = saving.fit_calibration(run, class_balance, outputs).apply(outputs)
+    return _test(run.prediction_table(name, posteriors))
+
+
+def _test(predictions: pd.DataFrame) -> pd.DataFrame:
+    return predictions[predictions["split"] == "test"]
+
+
+def _parts(run: Run, fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which images a model is trained on, and which it predicts."""
+    outside = (run.index["fold"] == fold).to_numpy()
+    return ~outside, outside
+
+
+def _fold_table(run: Run, name: str, fold: int, posteriors: np.ndarray) -> pd.DataFrame:
+    prior = priors.fold_prior(run.index, fold, run.classes)
+    rows = run.index[_parts(run, fold)[1]]
+    return prediction_files.prediction_table(name, rows, posteriors, run.classes, prior)
+
+
+def score(name: str, predictions: pd.DataFrame, classes: list[str]) -> dict:
+    """Return the number of images and each of `SCORES`."""
+    settings = {"draws": 1, "confidence": 0.95, "seed": 0}  # intervals are not used
+    scored = metrics.evaluate_models(predictions, classes, {name: name}, **settings)
+    values = {key: round(scored["models"][name][key]["value"], 6) for key in SCORES}
+    return {"images": len(predictions)} | values
+
+
+def _work(run: Run) -> Path:
+    folder = command.work_folder("variance") / run.config.name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def measure(file: Path) -> list[Path]:
+    """Score every training of a finished run; return the files written.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        There is no such configuration, or its run is not finished.
+    """
+    run = open_run(file)
+    training.set_seed(run.config.seed)
+    state = _work(run) / "scores.json"
+    key = {"split_sha256": splits.digest(run.index), "models": run.config.model_dump()["models"]}
+    done = paths.read_note(state, {"key", "rows"}, "everything is measured again")
+    rows = done["rows"] if done.get("key") == key else {}
+    for name, varied, number, predict in trainings(run):
+        label = f"{name} {varied} {number}"
+        if label not in rows:
+            values = score(name, predict(), run.classes)
+            rows[label] = {"model": name, "varied": varied, "number": number} | values
+            tables.write_json({"key": key, "rows": rows}, state)
+        print(rows[label], flush=True)
+    order = list(models.models_of(run.config))
+    table = SCHEMA.validate(pd.DataFrame(list(rows.values())))
+    table = table.sort_values("model", key=lambda names: names.map(order.index), kind="stable")
+    summary = {"run": run.config.name, "split_sha256": key["split_sha256"]}
+    target = RESULTS / f"{run.config.name}.csv"
+    return [
+        tables.write_table(table, target),
+        tables.write_json(summary | command.describe_machine(), target.with_suffix(".json")),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(
+        command.main(
+            "Measure how much the scores of a finished run vary.",
+            measure,
+            argument=("config", "the run, such as configs/ham10000.yaml"),
+        )
+    )
