@@ -140,7 +140,7 @@ $(RUNS)/%.ipynb: notebooks/%.ipynb $(KEYS)/%.key | $(ENV) $(PREFLIGHT)
 before :=
 $(foreach name,$(filter-out 04_%,$(NAMES)),$(eval $(RUNS)/$(name).ipynb: $(before))$(eval before := $(RUNS)/$(name).ipynb))
 $(RUNS)/04_vgg16_transfer.ipynb: $(RUNS)/02_preprocessing.ipynb
-$(RUNS)/05_evaluation.ipynb: $(RUNS)/04_vgg16_transfer.ipynb
+$(RUNS)/05_evaluation.ipynb: $(RUNS)/04_vgg16_transfer.ipynb $(wildcard reports/studies/variance/$(RUN).*)
 
 $(KEYS)/page.key: | $(CONFIG_FILE) $(ENV)
 	@$(PY) -m tools.stages $(CONFIG_FILE)
@@ -164,11 +164,11 @@ data: $(ENV) ## Download HAM10000 (3 GB), a part of it (SAMPLE=500), or use a co
 	@$(PY) -m tools.get_dataset $(if $(FROM),--from "$(FROM)") $(if $(SAMPLE),--sample $(SAMPLE)) \
 	  $(if $(DATASET),--dataset $(DATASET))
 
-study: $(ENV) ## Measure a side experiment again: NAME=leakage [FROM=<HAM10000 folder>] (minutes to an hour)
+study: $(ENV) ## Measure a side experiment again: NAME=leakage [FROM=<HAM10000 folder>], NAME=variance CONFIG=<finished run> (minutes to an hour)
 	@test -n "$(and $(NAME),$(filter $(NAME),$(STUDIES)))" || \
 	  { echo "error: NAME=$(NAME): expected one of: $(STUDIES)" >&2; exit 1; }
 	@$(MAKE) --no-print-directory images CONFIG=demo
-	@$(PY) -m studies.$(NAME) "$(or $(FROM),data/ham10000)"
+	@$(PY) -m studies.$(NAME) "$(if $(filter variance,$(NAME)),$(CONFIG_FILE),$(or $(FROM),data/ham10000))"
 
 studies: $(STUDY_HTML) ## Execute and render only the notebooks of the side experiments (1 minute)
 	@printf '%s\n' $(STUDY_HTML)

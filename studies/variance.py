@@ -19,7 +19,7 @@ import pandera.pandas as pa
 from lib import models, paths, tables
 from lib.config import Handcrafted, Transfer
 from lib.data import datasets, splits
-from lib.evaluation import metrics, prediction_files, priors
+from lib.evaluation import metrics, prediction_files, priors, variance
 from lib.evaluation.scores import SCORES
 from lib.features import handcrafted
 from lib.networks import (
@@ -34,22 +34,7 @@ from lib.networks import (
 from lib.run import Run, open_run
 from studies import command
 
-RESULTS = command.results_folder("variance")
 SEEDS = (1, 2, 3, 4, 5)
-
-#: `<run>.csv`: the scores of one training. With a seed they are those of the test images; with a
-#: fold, those of its images, by a model that was trained on all others.
-SCHEMA = pa.DataFrameSchema(
-    {
-        "model": pa.Column(str),
-        "varied": pa.Column(str, pa.Check.isin(["seed", "fold"])),
-        "number": pa.Column(int, pa.Check.ge(0)),
-        "images": pa.Column(int, pa.Check.ge(1)),
-        **{name: pa.Column(float, pa.Check.in_range(0, 1)) for name in SCORES},
-    },
-    unique=["model", "varied", "number"],
-    strict=True,
-)
 #: The name of a model, what varies, its number, and a function that returns its predictions.
 Training = tuple[str, str, int, Callable[[], pd.DataFrame]]
 
@@ -254,10 +239,10 @@ def measure(file: Path) -> list[Path]:
             tables.write_json({"key": key, "rows": rows}, state)
         print(rows[label], flush=True)
     order = list(models.models_of(run.config))
-    table = SCHEMA.validate(pd.DataFrame(list(rows.values())))
+    table = variance.schema().validate(pd.DataFrame(list(rows.values())))
     table = table.sort_values("model", key=lambda names: names.map(order.index), kind="stable")
     summary = {"run": run.config.name, "split_sha256": key["split_sha256"]}
-    target = RESULTS / f"{run.config.name}.csv"
+    target = variance.FOLDER / f"{run.config.name}.csv"
     return [
         tables.write_table(table, target),
         tables.write_json(summary | command.describe_machine(), target.with_suffix(".json")),

@@ -23,6 +23,7 @@ from test_backends import python_of
 
 from lib import models, paths, tables
 from lib.config import load_config
+from lib.evaluation import variance as spread
 from lib.evaluation.scores import SCORES
 from lib.features import handcrafted
 from lib.networks import array_files
@@ -402,14 +403,14 @@ def test_the_run_s_own_seed_gives_the_run_s_own_network_and_another_seed_another
 def varied(server, tiny_config, tmp_path, monkeypatch):
     """The scores of all trainings of the tiny run, those of a fold and of two seeds among them."""
     monkeypatch.setenv("SKIN_OUTPUT", str(server))
-    monkeypatch.setattr(variance, "RESULTS", tmp_path)
+    monkeypatch.setattr(spread, "FOLDER", tmp_path)
     monkeypatch.setattr(variance, "SEEDS", (1, 2))
     monkeypatch.setattr(handcrafted, "TREES", 20)
     file, _ = variance.measure(tiny_config)
     again = file.read_bytes()
     monkeypatch.setattr(variance, "score", None)  # nothing is scored twice
     assert variance.measure(tiny_config)[0].read_bytes() == again
-    return tables.read_table(file, variance.SCHEMA)
+    return tables.read_table(file, spread.schema())
 
 
 def test_the_variance_study_scores_every_training(server, tiny_config, varied):

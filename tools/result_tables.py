@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from lib import paths
-from lib.evaluation import bootstrap, priors
+from lib.evaluation import bootstrap, priors, variance
 from lib.evaluation.scores import SCORES, rule_scores
 from tools import whole_files
 
@@ -103,7 +103,30 @@ def headline_table(runs: list[dict]) -> str:
         f"computed under the training prior. In brackets: {_interval(run)}. "
         "All scores under both rules: [docs/results.md](docs/results.md)."
     )
-    return "\n".join(["", _describe(run), "", *_table(["Model", *columns], rows), "", note, ""])
+    lines = ["", _describe(run), "", *_table(["Model", *columns], rows), "", note, ""]
+    return "\n".join([*lines, *_variance_section(run)])
+
+
+def _variance_section(run: dict) -> list[str]:
+    """Return the primary score's interval over lesions beside its spread over trainings."""
+    rows = []
+    for row in run.get("variance", []):
+        if model := run["models"].get(row["model"]):
+            interval = bootstrap.format_interval(_score(model, PRIMARY_SCORE, PRIMARY_RULE))
+            spread, trainings = row[PRIMARY_SCORE], f"{row['trainings']} {row['varied']}s"
+            extremes = f"{spread['low']:.3f} to {spread['high']:.3f}"
+            cells = [variance.format_spread(spread), extremes]
+            rows.append([_title(row["model"], model), interval, trainings, *cells])
+    if not rows:
+        return []
+    label = SCORES[PRIMARY_SCORE].label
+    note = (
+        f"How much of a {label} is chance? The interval says how it would change with other test "
+        "lesions, the spread how it changes with the seed of the training or, for models without "
+        "randomness, from fold to fold (mean ± standard deviation)."
+    )
+    header = ["Model", f"{label}, interval over lesions", "trainings", "spread", "extremes"]
+    return [note, "", *_table(header, rows), ""]
 
 
 def result_tables(runs: list[dict]) -> str:

@@ -1,0 +1,96 @@
+"""The spread of scores over seeds and folds, which `studies/variance.py` measures."""
+
+import json
+
+import pandas as pd
+import pandera.pandas as pa
+
+from lib import paths, tables
+from lib.config import Config
+from lib.data import splits
+from lib.evaluation import bootstrap
+from lib.evaluation.scores import SCORES
+
+#: Committed measurements: `<run>.csv`, and `<run>.json` with the split that they belong to.
+FOLDER = paths.ROOT / "reports" / "studies" / "variance"
+
+
+def schema() -> pa.DataFrameSchema:
+    """Return the schema of `<run>.csv`: the scores of one training in each row.
+
+    With a seed they are those of the test images. With a fold they are those of its images, by a
+    model that was trained on all others. A score that was added later has no column.
+    """
+    columns = {
+        "model": pa.Column(str),
+        "varied": pa.Column(str, pa.Check.isin(["seed", "fold"])),
+        "number": pa.Column(int, pa.Check.ge(0)),
+        "images": pa.Column(int, pa.Check.ge(1)),
+    }
+    columns |= {name: pa.Column(float, required=False) for name in SCORES}
+    return pa.DataFrameSchema(columns, unique=["model", "varied", "number"], strict=True)
+
+
+def summarise(config: Config, index: pd.DataFrame) -> list[dict]:
+    """Summarise what has been measured of a run; nothing if its split is another one.
+
+    Returns
+    -------
+    list of dict
+        For each model with two trainings or more: `model`, `varied`, the number of `trainings`,
+        and of each score `mean`, `deviation` (standard deviation, n - 1), `low` and `high` (the
+        extremes).
+
+    Raises
+    ------
+    ValueError
+        The file does not match `schema`.
+    """
+    file = FOLDER / f"{config.name}.csv"
+    if not file.is_file():
+        return []
+    note = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    if note["split_sha256"] != splits.digest(index):
+        return []
+    summary = []
+    groups = tables.read_table(file, schema()).groupby(["model", "varied"], sort=False)
+    for (model, varied), rows in groups:
+        if len(rows) < 2:
+            continue  # one training has no spread
+        row = {"model": model, "varied": varied, "trainings": len(rows)}
+        for name in set(SCORES) & set(rows):
+            values = rows[name].agg(["mean", "std", "min", "max"]).round(6)
+            row[name] = dict(zip(("mean", "deviation", "low", "high"), values, strict=True))
+        summary.append(row)
+    return summary
+
+
+def table(metrics: dict) -> pd.DataFrame:
+    """Return each score's interval over lesions beside its mean and spread over trainings.
+
+    Parameters
+    ----------
+    metrics : dict
+        The contents of `metrics.json`, with `summarise` as `variance`.
+    """
+    rows = {}
+    for row in metrics["variance"]:
+        model = metrics["models"].get(row["model"])
+        if model is None:
+            continue  # measured before the model was removed from the configuration
+        of_model = rows[model["title"], f"{row['trainings']} {row['varied']}s"] = {}
+        for name, score in SCORES.items():
+            of_model[score.label, "over lesions"] = bootstrap.format_interval(model[name])
+            of_model[score.label, "over trainings"] = format_spread(row.get(name))
+    return pd.DataFrame(rows).T.rename_axis(["model", "trainings"])
+
+
+def format_spread(spread: dict | None, digits: int = 3) -> str:
+    """Return a mean and its standard deviation as text; a dash if there is none.
+
+    >>> format_spread({"mean": 0.8124, "deviation": 0.0061})
+    '0.812 ± 0.006'
+    """
+    if spread is None:
+        return "–"
+    return f"{spread['mean']:.{digits}f} ± {spread['deviation']:.{digits}f}"

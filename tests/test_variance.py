@@ -1,0 +1,94 @@
+"""The spread of scores over seeds and folds, beside their intervals over lesions."""
+
+import pandas as pd
+import pytest
+
+from lib import tables
+from lib.data import splits
+from lib.evaluation import variance
+from tools import result_tables
+
+INDEX = pd.DataFrame(
+    {
+        "image_id": ["a", "b"],
+        "lesion_id": ["l", "m"],
+        "group_id": ["l", "m"],
+        "split": ["train", "test"],
+        "fold": [0, 1],
+    }
+)
+INTERVAL = {"value": 0.8, "low": 0.7, "high": 0.9}
+RULES = {"equal_priors": {"balanced_accuracy": INTERVAL}, "training_prior": {"accuracy": INTERVAL}}
+MODEL = {"title": "A forest", "rules": RULES, "accuracy": INTERVAL, "macro_auc": INTERVAL}
+
+
+@pytest.fixture
+def measured(run, tmp_path, monkeypatch):
+    """Write the scores of three trainings; return the folder."""
+    scores = {"accuracy": 0.7, "macro_auc": 0.9, "images": 1}
+    rows = [
+        {"model": "forest", "varied": "seed", "number": i, "balanced_accuracy": value} | scores
+        for i, value in enumerate((0.80, 0.82, 0.87), start=1)
+    ]
+    rows.append(
+        {"model": "removed", "varied": "fold", "number": 0, "balanced_accuracy": 1} | scores
+    )
+    table = pd.DataFrame(rows)[["model", "varied", "number", "images", *result_tables.SCORES]]
+    tables.write_table(table, tmp_path / f"{run.name}.csv")
+    note = {"split_sha256": splits.digest(INDEX)}
+    tables.write_json(note, tmp_path / f"{run.name}.json")
+    monkeypatch.setattr(variance, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def test_the_spread_is_mean_standard_deviation_and_extremes(run, measured):
+    """0.80, 0.82, 0.87: mean 0.83, squared deviations 9, 1 and 16 in 1e-4, 26 / 2 = 13."""
+    forest, removed = variance.summarise(run, INDEX)
+    assert (forest["model"], forest["varied"], forest["trainings"]) == ("forest", "seed", 3)
+    expected = {"mean": 0.83, "deviation": 0.0013**0.5, "low": 0.80, "high": 0.87}
+    assert forest["balanced_accuracy"] == pytest.approx(expected, abs=1e-6)
+    assert removed["trainings"] == 1
+
+
+def test_what_was_measured_on_another_split_is_not_shown(run, measured):
+    assert variance.summarise(run, INDEX.assign(split=["test", "train"])) == []
+    assert variance.summarise(run.model_copy(update={"name": "other"}), INDEX) == []
+
+
+def test_the_interval_over_lesions_is_beside_the_spread_over_trainings(run, measured):
+    metrics = {"models": {"forest": MODEL | {"balanced_accuracy": INTERVAL}}}
+    table = variance.table(metrics | {"variance": variance.summarise(run, INDEX)})
+    assert table.index.tolist() == [("A forest", "3 seeds")]
+    assert table["balanced accuracy"].iloc[0].tolist() == [
+        "0.800 (0.700 to 0.900)",
+        "0.830 ± 0.036",
+    ]
+
+
+def test_a_score_that_was_added_later_is_a_dash(run, measured):
+    file = measured / f"{run.name}.csv"
+    pd.read_csv(file).drop(columns="macro_auc").to_csv(file, index=False)
+    metrics = {"models": {"forest": MODEL | {"balanced_accuracy": INTERVAL}}}
+    table = variance.table(metrics | {"variance": variance.summarise(run, INDEX)})
+    assert table["macro AUC"].iloc[0].tolist() == ["0.800 (0.700 to 0.900)", "–"]
+
+
+def test_a_damaged_file_is_an_error(run, measured):
+    (measured / f"{run.name}.csv").write_text("model,varied\nforest,seed\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"no column number"):
+        variance.summarise(run, INDEX)
+
+
+def test_the_readme_shows_both_for_a_run_that_was_measured(run, measured):
+    results = {
+        "run": "ham10000",
+        "synthetic": False,
+        "classes": ["bcc", "nv"],
+        "images": {"test": 1},
+        "lesions": {"test": 1},
+        "models": {"forest": MODEL},
+    }
+    assert "trainings" not in result_tables.headline_table([results])
+    text = result_tables.headline_table([results | {"variance": variance.summarise(run, INDEX)}])
+    row = "| A forest | 0.800 (0.700 to 0.900) | 3 seeds | 0.830 ± 0.036 | 0.800 to 0.870 |"
+    assert row in text.splitlines()
