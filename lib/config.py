@@ -365,6 +365,15 @@ class Config(_Section):
         """Return the settings of one model, an item of `models`."""
         return next(item for item in self.models if item.name == name)
 
+    def index_settings(self) -> dict[str, Any]:
+        """Return the settings that decide which images a run has and how they are split."""
+        return {
+            "classes": self.classes,
+            "data": self.data.model_dump(exclude={"attribution"}),
+            "split": self.split.model_dump(exclude_defaults=True),
+            "seed": self.seed,
+        }
+
     @model_validator(mode="after")
     def _lists_what_the_notebooks_compare(self):
         names = [*RESERVED, *(item.name for item in self.models)]

@@ -349,10 +349,14 @@ def server(reproduced, tmp_path_factory):
 def test_what_the_notebooks_have_trained_is_trained_without_them_too(server, tiny_config):
     """With the same weights, so either finds what the other has finished."""
     run = server / "runs" / "tiny"
+    note = run / "vgg16" / "fine_tuned.state.json"
+    assert json.loads(note.read_text(encoding="utf-8"))["machine"]
+    tables.write_json({"finished": "before", "machine": "another"}, note)
     before = states_of(run)
     said = train_on_server(server, str(tiny_config))
     assert "another training" not in said
     assert states_of(run) == before
+    assert json.loads(note.read_text(encoding="utf-8"))["machine"] == "another"
     again = ["alexnet/from_scratch", "vgg16/frozen_logit_adjusted", "vgg16/fine_tuned"]
     again = [f"{name}.state.npz" for name in again]
     for name in again:
@@ -458,6 +462,30 @@ def test_what_another_backend_has_trained_is_used_by_the_notebooks(server, tiny_
 def test_a_network_that_there_is_not_is_named_with_those_that_there_are(tiny_config, capsys):
     assert train.main([str(tiny_config), "--model", "vgg61"]) == 1
     assert "has no network 'vgg61'; did you mean 'vgg16'?" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_on_a_server_are_named_before_anything_is_computed(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("SKIN_CACHE", str(tmp_path))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert train.main(["configs/demo.yaml", "--model", "vgg16"]) == 1
+    assert "no weights of VGG16 there; copy vgg16_notop.npz" in capsys.readouterr().err
+
+
+def test_an_index_that_was_changed_or_is_of_other_settings_is_refused(
+    server, tiny_config, changed, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("SKIN_OUTPUT", str(server))
+    other = changed("folds: 2", "folds: 3").rename(tmp_path / "tiny.yaml")
+    assert train.main([str(other)]) == 1
+    assert "index.csv was made with other split: found {" in capsys.readouterr().err
+    index = server / "runs" / "tiny" / "index.csv"
+    text = index.read_text(encoding="utf-8")
+    index.write_text(text.replace(",train,", ",test,", 1), encoding="utf-8")
+    assert train.main([str(tiny_config)]) == 1
+    index.write_text(text, encoding="utf-8")
+    assert "index.csv was made with other split_sha256" in capsys.readouterr().err
 
 
 def test_a_fold_that_there_is_not_is_an_error(reproduced, tiny_config, monkeypatch, capsys):

@@ -445,6 +445,21 @@ def test_plain_features_are_float32_s_whatever_the_precision_of_training(small_r
     assert np.abs(cached.head["train"][: len(rows)] - cached.plain[rows]).max() > 1e-4
 
 
+def test_plain_features_are_float32_s_where_another_backend_has_cached_rounded_ones(small_run):
+    """A server with a GPU trains in bfloat16; the machine that takes over computes in float32."""
+    network, folder = pretrained(), small_run.folder / "small"
+    feature_cache.cache_run(small_run, network, settings_of())
+    note = folder / "features_train.json"
+    contents = json.loads(note.read_text(encoding="utf-8"))
+    made_with = {"backend": "another 1.0", "number_formats": ["float32", "mixed_bfloat16"]}
+    contents["key"]["made_with"] |= made_with
+    note.write_text(json.dumps(contents), encoding="utf-8")
+    cached = feature_cache.cache_run(small_run, network, settings_of())
+    assert json.loads(note.read_text(encoding="utf-8")) == contents  # taken over
+    assert (folder / "features_train_float32_0.npy").is_file()
+    np.testing.assert_allclose(cached.plain, averages(network, IMAGES), atol=1e-3)
+
+
 def test_two_networks_of_a_run_cache_their_features_in_folders_of_their_own(small_run):
     for name in ("one", "two"):
         feature_cache.cache_run(small_run, pretrained(), settings_of(name))

@@ -30,7 +30,7 @@ from lib.networks import (
     training,
     vgg16,
 )
-from lib.networks.backend import keras
+from lib.networks.backend import keras, machine
 
 CLASSES = ["bcc", "mel", "nv"]
 
@@ -863,6 +863,25 @@ def test_test_time_views_are_averaged():
 
 
 # ----------------------------------------------------------------------------------------- files
+
+
+def test_a_manifest_names_the_machine_that_finished_the_training(run, batches, tmp_path):
+    model = small_model()
+    history = fit(model, batches, tmp_path)
+    folder, state = paths.run_folder(run.name) / "small", tmp_path / "test.state.npz"
+    assert training.origin(state) == {}
+    manifest = saving.save(model, folder, history, **training.origin(state))
+    assert manifest["machine"] == machine()
+    elsewhere = {
+        "finished": "2026-01-01T00:00:00Z",
+        "machine": "a server",
+        "backend": "jax 1.0",
+        "precision": "mixed_bfloat16",
+    }
+    tables.write_json(elsewhere, tmp_path / "test.state.json")
+    manifest = saving.save(model, folder, history, **training.origin(state))
+    assert manifest.items() >= elsewhere.items()
+    assert manifest["keras"] == keras.__version__
 
 
 def test_what_is_saved_is_read_back(run, batches, tmp_path):

@@ -15,7 +15,6 @@ import argparse
 import csv
 import hashlib
 import io
-import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +23,14 @@ import numpy as np
 
 from lib import paths
 from lib.config import Config, Network, Transfer, load_config
-from lib.networks import building, feature_cache, inference, model_graph, training
+from lib.networks import (
+    building,
+    feature_cache,
+    inference,
+    model_graph,
+    training,
+    vgg16_weights,
+)
 from lib.networks.backend import keras
 from tools.command_line import run_command
 
@@ -36,11 +42,10 @@ class TrainingRun:
     of this fold, so the last epoch is kept (`train`).
     """
 
-    def __init__(self, config: Config, fold: int | None = None):
-        self.config, self.classes, self.fold = config, config.classes, fold
+    def __init__(self, config: Config, fold: int | None = None, seed: int | None = None):
         self.home = self.folder = paths.run_folder(config.name)
-        with open(_written(self.home / "index.csv", "01"), encoding="utf-8", newline="") as file:
-            self.index = list(csv.DictReader(file))
+        self.index = _read_index(self.home / "index.csv", config)
+        self.images = _open_images(self.home / "images.npy", config, self.index)
         self._split = np.array([row["split"] for row in self.index])
         if fold is not None:
             folds = np.array([int(row["fold"]) for row in self.index])
@@ -48,11 +53,17 @@ class TrainingRun:
                 raise ValueError(f"--fold {fold}: expected one of 0 to {folds.max()}")
             self._split = np.where(folds == fold, "validation", "train")
             self.folder = self.home / "folds" / str(fold)
+        if seed is not None:
+            config = config.model_copy(update={"seed": seed})
+            self.folder = self.home / "seeds" / str(seed)
+        self.config, self.classes, self.fold = config, config.classes, fold
         self.targets = np.array([self.classes.index(row["label"]) for row in self.index])
         counts = np.bincount(self.targets[self.rows("train")], minlength=len(self.classes))
+        if not counts.all():
+            label = self.classes[int(counts.argmin())]
+            raise ValueError(f"no training image of class {label}; expected some of each")
         self.class_prior = counts / counts.sum()
         self.held_out = SimpleNamespace(index=np.flatnonzero(self._split != "train"))
-        self.images = self._open_images()
 
     def __len__(self):
         return len(self.index)
@@ -60,21 +71,28 @@ class TrainingRun:
     def rows(self, split: str) -> np.ndarray:
         return np.flatnonzero(self._split == split)
 
-    def _open_images(self) -> np.ndarray:
-        file = _written(self.home / "images.npy", "02")
-        note = json.loads(_written(file.with_suffix(".json"), "02").read_text(encoding="utf-8"))
-        ids = "\n".join(row["image_id"] for row in self.index)
-        expected = {
-            "preprocessing": self.config.preprocessing.model_dump(),
-            "image_ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
-        }
-        for key, value in expected.items():
-            if note.get(key) != value:
-                raise ValueError(
-                    f"{paths.relative(file)} was made with other {key}: found {note.get(key)}, "
-                    f"expected {value}; run notebook 02 again"
-                )
-        return np.load(file, mmap_mode="r")
+
+def _read_index(file: Path, config: Config) -> list[dict[str, str]]:
+    """Read `index.csv`, with the checks of `lib.data.datasets.read_index` that need no pandas."""
+    paths.check_note(file, config.index_settings(), "notebook 01")
+    with open(file, encoding="utf-8", newline="") as stream:
+        index = list(csv.DictReader(stream))
+    columns = "image_id lesion_id group_id split fold".split()  # as in lib.data.splits.digest
+    lines = sorted(",".join(row[name] for name in columns) + "\n" for row in index)
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    paths.check_note(file, {"split_sha256": digest}, "notebook 01")
+    return index
+
+
+def _open_images(file: Path, config: Config, index: list[dict[str, str]]) -> np.ndarray:
+    """Open `images.npy` and check that it was made from this index with these settings."""
+    ids = "\n".join(row["image_id"] for row in index)
+    expected = {
+        "preprocessing": config.preprocessing.model_dump(),
+        "image_ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
+    }
+    paths.check_note(file, expected, "notebook 02")
+    return np.load(file, mmap_mode="r")
 
 
 def train(run: TrainingRun, item: Network | Transfer) -> keras.Model:
@@ -163,25 +181,25 @@ def train_models(
     for name in names or []:
         if name not in known:
             raise ValueError(model_graph.unknown_name(file, "network", name, known))
-    if seed is not None:
-        config = config.model_copy(update={"seed": seed})
-    run = TrainingRun(config, fold)
-    if seed is not None:
-        run.folder = run.home / "seeds" / str(seed)
-    training.set_seed(config.seed)
-    for name in names or known:
+    names = names or list(known)
+    _require_weights([known[name] for name in names])
+    run = TrainingRun(config, fold, seed)
+    training.set_seed(run.config.seed)
+    for name in names:
         print(f"{name}:", flush=True)
         network = train(run, known[name])
         if run.folder != run.home:
             write_outputs(run, network, known[name])
 
 
-def _written(file: Path, notebook: str) -> Path:
-    if not file.is_file():
+def _require_weights(items: list[Network | Transfer]) -> None:
+    """Check that VGG16's weights are on this machine: a server may have no connection."""
+    backbones = [item.backbone for item in items if getattr(item, "weights", None) == "imagenet"]
+    if "VGG16" in backbones and not vgg16_weights.cached_files():
         raise FileNotFoundError(
-            f"{paths.relative(file)}: no such file; run notebook {notebook}, which writes it"
+            f"{paths.cache_folder()}: no weights of VGG16 there; copy vgg16_notop.npz from the "
+            "cache folder of a machine that has them, or name its folder in SKIN_CACHE"
         )
-    return file
 
 
 if __name__ == "__main__":

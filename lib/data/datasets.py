@@ -330,7 +330,7 @@ def write_index(index: pd.DataFrame, config: Config) -> Path:
     note = paths.run_folder(config.name) / "index.json"
     note.unlink(missing_ok=True)
     file = tables.write_table(index, note.with_suffix(".csv"))
-    tables.write_json(_origin(config) | {"split_sha256": splits.digest(index)}, note)
+    tables.write_json(config.index_settings() | {"split_sha256": splits.digest(index)}, note)
     return file
 
 
@@ -346,17 +346,8 @@ def read_index(config: Config) -> pd.DataFrame:
         is in two splits, or a split lacks a class.
     """
     file = paths.run_folder(config.name) / "index.csv"
-    paths.check_note(file, _origin(config), "notebook 01")
+    paths.check_note(file, config.index_settings(), "notebook 01")
     index = tables.read_table(file, index_schema(config))
     splits.check(index, config.classes, paths.relative(file))
     paths.check_note(file, {"split_sha256": splits.digest(index)}, "notebook 01")
     return index
-
-
-def _origin(config: Config) -> dict:
-    return {
-        "classes": config.classes,
-        "data": config.data.model_dump(exclude={"attribution"}),
-        "split": config.split.model_dump(exclude_defaults=True),
-        "seed": config.seed,
-    }

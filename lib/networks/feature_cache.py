@@ -118,21 +118,23 @@ def cache_run(run: "Run", network: keras.Model, settings: Transfer) -> RunFeatur
     """
     folder, backbone = run.folder / settings.name, model_graph.split_before(network, "dense")[0]
     head, inputs = cache_training(run, network, settings)
-    exact, rows, held_out_rows = (
-        model_graph.in_float32(backbone),
-        run.rows("train"),
-        run.held_out.index,
-    )
-    views, target = settings.test_time_views, folder / "features_held_out"
-    arguments = exact, run.images, held_out_rows, target
+    exact, rows = model_graph.in_float32(backbone), run.rows("train")
+    views, held_out_rows = settings.test_time_views, run.held_out.index
+    arguments = exact, run.images, held_out_rows, folder / "features_held_out"
     (held_out,) = cache_features(*arguments, views=views, augmented=False)
     train = head["train"][: len(rows)]  # the plain views
-    if exact is not backbone:  # they are in another number format
+    if _number_formats(folder / "features_train.json") != model_graph.number_formats(exact):
         target = folder / "features_train_float32"
         (train,) = cache_features(exact, run.images, rows, target, views=1)
     plain = np.empty((len(run.index), train.shape[1]), np.float32)
     plain[rows], plain[held_out_rows] = train, held_out[: len(held_out_rows)]
     return RunFeatures(head, inputs, plain, held_out)
+
+
+def _number_formats(note: Path) -> list[str]:
+    """Return the number formats that cached features were computed in, here or elsewhere."""
+    contents = json.loads(note.read_text(encoding="utf-8"))
+    return contents["key"]["made_with"]["number_formats"]
 
 
 def cache_training(run: "Run", network: keras.Model, settings: Transfer) -> tuple:

