@@ -112,7 +112,7 @@ def interval_rows(table: pd.DataFrame, label: str, limit: float | None = None) -
     if limit is not None:
         axis.axvline(limit, color="black", lw=0.8, ls="--")
     axis.set_yticks(places, rows.index)
-    axis.set_xlim(left=min(0, rows["low"].min()))
+    axis.set_xlim(left=min(0, 1.1 * rows["low"].min()))
     axis.set_xlabel(label)
     return figure
 

@@ -218,7 +218,8 @@ def test_the_losses_agree_with_tensorflow_s(made, expected, network):
 @pytest.mark.parametrize("network", ["baseline", "vgg16"])
 def test_the_probabilities_agree_with_tensorflow_s(made, expected, network):
     name = f"{network} probabilities"
-    np.testing.assert_allclose(made[name], expected[name], atol=1e-5)
+    # weights end rounded to half precision: a last bit that differs may then differ by more
+    np.testing.assert_allclose(made[name], expected[name], atol=5e-5)
 
 
 def test_the_features_of_frozen_layers_agree_with_tensorflow_s(made, expected):

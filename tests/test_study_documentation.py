@@ -36,6 +36,14 @@ def test_the_leakage_scores_are_quoted(text):
         assert f"| {classifier} | {' | '.join(cells)} |" in text
 
 
+def test_the_effect_of_augmentation_is_quoted(text):
+    table = pd.read_csv(STUDIES / "augmentation" / "scores.csv").dropna(subset=["minus"])
+    for (kind, less), rows in table.groupby(["augmentation", "minus"]):
+        values = rows.set_index("score").loc[["accuracy", "balanced_accuracy", "macro_auc"]]
+        cells = [f"{r.value:+.3f} ({r.low:+.3f} to {r.high:+.3f})" for r in values.itertuples()]
+        assert f"| {kind} minus {less} | {' | '.join(cells)} |" in text
+
+
 def test_the_ablation_is_quoted(text, comparisons):
     for name, row in comparisons.iterrows():
         if name.endswith(("alone", "together")):

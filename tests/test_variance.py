@@ -65,6 +65,15 @@ def test_the_interval_over_lesions_is_beside_the_spread_over_trainings(run, meas
     ]
 
 
+def test_the_model_that_varies_most_is_named(run, measured):
+    metrics = {"models": {"forest": MODEL | {"balanced_accuracy": INTERVAL}}}
+    text = variance.finding(metrics | {"variance": variance.summarise(run, INDEX)})
+    assert text == (
+        "Balanced accuracy varies most for *A forest*: **0.800 to 0.870** over 3 seeds."
+    )
+    assert "has not been measured" in variance.finding(metrics | {"variance": []})
+
+
 def test_a_score_that_was_added_later_is_a_dash(run, measured):
     file = measured / f"{run.name}.csv"
     pd.read_csv(file).drop(columns="macro_auc").to_csv(file, index=False)

@@ -85,6 +85,19 @@ def table(metrics: dict) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis(["model", "trainings"])
 
 
+def finding(metrics: dict, score: str = "balanced_accuracy") -> str:
+    """Return a sentence on the model whose score varies most over trainings."""
+    rows = [row for row in metrics["variance"] if row["model"] in metrics["models"]]
+    if not rows:
+        return "The spread over trainings has not been measured for this run."
+    row = max(rows, key=lambda row: row[score]["deviation"])
+    title, spread = metrics["models"][row["model"]]["title"], row[score]
+    return (
+        f"{SCORES[score].label.capitalize()} varies most for *{title}*: **{spread['low']:.3f} to "
+        f"{spread['high']:.3f}** over {row['trainings']} {row['varied']}s."
+    )
+
+
 def format_spread(spread: dict | None, digits: int = 3) -> str:
     """Return a mean and its standard deviation as text; a dash if there is none.
 
