@@ -48,6 +48,7 @@ endif
 
 # changed metadata, or a link to another copy of the data, makes a run stale
 FOLDER      := $(shell sed -n 's/^  folder: *"\{0,1\}\([^" ]*\).*/\1/p' $(CONFIG_FILE) 2>/dev/null)
+SPLIT_FILE  := $(wildcard $(shell sed -n 's/^  file: *"\{0,1\}\([^" ]*\).*/\1/p' $(CONFIG_FILE) 2>/dev/null))
 DATA        := $(wildcard $(FOLDER)/HAM10000_metadata.csv $(if $(filter data/ham10000,$(FOLDER)),data/.linked))
 RUNS        := $(OUTPUT)/runs/$(RUN)/notebooks
 REPORTS     := $(OUTPUT)/reports/$(RUN)
@@ -69,8 +70,8 @@ KEYS        := $(OUTPUT)/runs/$(RUN)/keys
 STUDY_KEYS  := $(OUTPUT)/runs/studies/keys
 KEY_FILES   := $(NAMES:%=$(KEYS)/%.key) $(STUDIES:%=$(STUDY_KEYS)/%.key)
 ifneq ($(wildcard $(KEYS)/checked),)
-  SOURCES := \( -name '*.py' -o -name '*.ipynb' -o -name '*.yaml' -o -type d ! -name '[_.]*' \)
-  CHANGED := $(shell find $(CONFIG_FILE) lib studies tools notebooks $(SOURCES) -newer $(KEYS)/checked 2>/dev/null)
+  SOURCES := \( -name '*.py' -o -name '*.csv' -o -name '*.ipynb' -o -name '*.yaml' -o -type d ! -name '[_.]*' \)
+  CHANGED := $(shell find $(CONFIG_FILE) $(SPLIT_FILE) lib studies tools notebooks $(SOURCES) -newer $(KEYS)/checked 2>/dev/null)
   ifneq ($(CHANGED)$(filter-out $(wildcard $(KEY_FILES)),$(KEY_FILES)),)
     $(shell SKIN_OUTPUT="$(SKIN_OUTPUT)" $(PY) -m tools.stages $(CONFIG_FILE))
   endif
@@ -174,7 +175,7 @@ studies: $(STUDY_HTML) ## Execute and render only the notebooks of the side expe
 	@printf '%s\n' $(STUDY_HTML)
 
 .SECONDEXPANSION:
-$(STUDY_COPY): $(STUDY_RUNS)/%.ipynb: notebooks/studies/%.ipynb $(STUDY_KEYS)/%.key $$(wildcard reports/studies/$$*/*) | $(ENV)
+$(STUDY_COPY): $(STUDY_RUNS)/%.ipynb: notebooks/studies/%.ipynb $(STUDY_KEYS)/%.key $$(wildcard reports/studies/$$*/*) $$(if $$(filter variance,$$*),$$(wildcard reports/*/published/metrics.json)) | $(ENV)
 	@mkdir -p $(@D)
 	@$(PY) -m tools.reports execute $< --output $@ --timeout $(TIMEOUT)
 

@@ -1,6 +1,7 @@
 """The choices of a run: one YAML file, validated strictly."""
 
 import difflib
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -367,12 +368,16 @@ class Config(_Section):
 
     def index_settings(self) -> dict[str, Any]:
         """Return the settings that decide which images a run has and how they are split."""
-        return {
+        settings = {
             "classes": self.classes,
             "data": self.data.model_dump(exclude={"attribution"}),
             "split": self.split.model_dump(exclude_defaults=True),
             "seed": self.seed,
         }
+        file = self.split.file and paths.resolve(self.split.file)
+        if file and file.is_file():  # a server that only trains may not have it
+            settings["split_file_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        return settings
 
     @model_validator(mode="after")
     def _lists_what_the_notebooks_compare(self):

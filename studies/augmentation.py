@@ -16,7 +16,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from lib import config, tables
-from lib.config import Augmentation, ColorJitter, Config
+from lib.config import Augmentation, ColorJitter, Config, Stage
 from lib.data import datasets, duplicates
 from lib.evaluation import metrics, prediction_files, priors
 from lib.evaluation.scores import SCORES, both_scores
@@ -165,7 +165,7 @@ def predict_fold(
         head,
         batching.Batches(features, rows[~held_out], targets[~held_out], equal, size, seed),
         batching.Batches(features, rows[held_out, :1], targets[held_out], equal, size),
-        item.frozen.model_copy(update={"keep": "last"}),
+        _stage(data.settings),
         classes=classes,
         state=state,
         stage="head",
@@ -173,6 +173,11 @@ def predict_fold(
         verbose=False,
     )
     return inference.predict(head, features, rows[held_out, 0])
+
+
+def _stage(settings: Config) -> Stage:
+    """Return the settings of the new head, without a choice of the epoch."""
+    return settings.model("vgg16").frozen.model_copy(update={"keep": "last"})
 
 
 def predict_all(
@@ -239,9 +244,8 @@ def measure(folder: Path) -> list[Path]:
         "kinds": {
             kind: augmentation_of(data.settings, kind).model_dump() for kind in (PAPER, FULL)
         },
-        "head": data.settings.model("vgg16").model_dump(
-            include={"dense_units", "dropout", "frozen"}
-        ),
+        "head": data.settings.model("vgg16").model_dump(include={"dense_units", "dropout"})
+        | _stage(data.settings).model_dump(),
         "seconds": round(time.monotonic() - started),
         **command.describe_machine(),
     }

@@ -1,7 +1,7 @@
 """How much scores vary with the seed of a training, and from fold to fold.
 
 For a run that is finished. What trains in minutes is trained five times, with other seeds, and
-scored on the test images: random forests and new heads on cached features. What has no randomness
+scored on the test images: random forests and new heads on cached features. What has no random start
 is trained once a fold, and scored on the images of that fold: support vector machines and linear
 classifiers on frozen features. Networks are scored if `python -m tools.train` has trained them with
 `--seed` or `--fold`.
@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from lib import models, paths, tables
+from lib import models, paths, stages, tables
 from lib.config import Handcrafted, Transfer
-from lib.data import datasets, splits
+from lib.data import datasets
 from lib.evaluation import metrics, prediction_files, priors, variance
 from lib.evaluation.scores import SCORES
 from lib.features import handcrafted
 from lib.networks import (
+    array_files,
     batching,
     building,
     feature_cache,
@@ -35,8 +36,13 @@ from lib.run import Run, open_run
 from studies import command
 
 SEEDS = (1, 2, 3, 4, 5)
-#: The name of a model, what varies, its number, and a function that returns its predictions.
-Training = tuple[str, str, int, Callable[[], pd.DataFrame]]
+#: The name of a model, what varies, its number, the file that it is read from, if any, and a
+#: function that returns its predictions.
+Training = tuple[str, str, int, Path | None, Callable[[], pd.DataFrame]]
+#: The code that decides about features and networks.
+_CODE = model_graph.digest_of(
+    [*stages.code_of("features").values(), *stages.code_of("transfer").values()]
+)
 
 
 def trainings(run: Run) -> Iterator[Training]:
@@ -59,7 +65,7 @@ def _handcrafted_trainings(run: Run, item: Handcrafted) -> Iterator[Training]:
                 posteriors = _fit_handcrafted(run, item, train, run.held_out, seed)
                 return _test(run.prediction_table(item.name, posteriors))
 
-            yield item.name, "seed", seed, predict
+            yield item.name, "seed", seed, None, predict
         return
     for fold in range(run.config.split.folds):
 
@@ -68,7 +74,7 @@ def _handcrafted_trainings(run: Run, item: Handcrafted) -> Iterator[Training]:
             posteriors = _fit_handcrafted(run, item, inside, outside, run.config.seed)
             return _fold_table(run, item.name, fold, posteriors)
 
-        yield item.name, "fold", fold, predict
+        yield item.name, "fold", fold, None, predict
 
 
 def _fit_handcrafted(run, item, inside, outside, seed) -> np.ndarray:
@@ -124,7 +130,7 @@ def _head_trainings(run: Run, item: Transfer) -> Iterator[Training]:
             outputs = outputs.mean(axis=0, dtype=np.float64)
             return _calibrated_test(run, name, item.class_balance, outputs)
 
-        yield name, "seed", seed, predict
+        yield name, "seed", seed, None, predict
 
 
 @functools.cache
@@ -142,7 +148,8 @@ def _linear_trainings(run: Run) -> Iterator[Training]:
     table = prediction_files.read_cross_validation(run.config, run.index)
     if table is not None:
         for (name, fold), rows in table.groupby(["model", "fold"], sort=True):
-            yield name, "fold", int(fold), functools.partial(rows.drop, columns="fold")
+            file = run.folder / name.removesuffix("_linear") / "cross_validation.csv"
+            yield name, "fold", int(fold), file, functools.partial(rows.drop, columns="fold")
 
 
 def _network_trainings(run: Run, item) -> Iterator[Training]:
@@ -155,7 +162,7 @@ def _network_trainings(run: Run, item) -> Iterator[Training]:
             outputs = _read_outputs(file, run.held_out, run.classes)
             return _calibrated_test(run, name, item.class_balance, outputs)
 
-        yield name, "seed", int(file.parts[-3]), predict
+        yield name, "seed", int(file.parts[-3]), file, predict
     for file in sorted(run.folder.glob(f"folds/*/{item.name}/outputs.csv")):
         fold = int(file.parts[-3])
 
@@ -165,7 +172,7 @@ def _network_trainings(run: Run, item) -> Iterator[Training]:
             before = after if item.class_balance == "none" else prior
             return _fold_table(run, name, fold, priors.change_prior(outputs, before, after))
 
-        yield name, "fold", fold, predict
+        yield name, "fold", fold, file, predict
 
 
 def _read_outputs(file: Path, images: pd.DataFrame, classes: list[str]) -> np.ndarray:
@@ -227,22 +234,23 @@ def measure(file: Path) -> list[Path]:
     """
     run = open_run(file)
     training.set_seed(run.config.seed)
-    state = _work(run) / "scores.json"
-    key = {"split_sha256": splits.digest(run.index), "models": run.config.model_dump()["models"]}
+    state, key = _work(run) / "scores.json", variance.key(run.config, run.index) | {"code": _CODE}
     done = paths.read_note(state, {"key", "rows"}, "everything is measured again")
-    rows = done["rows"] if done.get("key") == key else {}
-    for name, varied, number, predict in trainings(run):
-        label = f"{name} {varied} {number}"
-        if label not in rows:
-            values = score(name, predict(), run.classes)
-            rows[label] = {"model": name, "varied": varied, "number": number} | values
-            tables.write_json({"key": key, "rows": rows}, state)
+    before, rows = done["rows"] if done.get("key") == key else {}, {}
+    for name, varied, number, source, predict in trainings(run):
+        label = f"{name} {varied} {number}" + (
+            f" {array_files.file_digest(source)}" if source else ""
+        )
+        row = {"model": name, "varied": varied, "number": number}
+        rows[label] = before.get(label) or row | score(name, predict(), run.classes)
+        tables.write_json({"key": key, "rows": before | rows}, state)
         print(rows[label], flush=True)
     order = list(models.models_of(run.config))
     table = variance.schema().validate(pd.DataFrame(list(rows.values())))
     table = table.sort_values("model", key=lambda names: names.map(order.index), kind="stable")
-    summary = {"run": run.config.name, "split_sha256": key["split_sha256"]}
+    summary = {"run": run.config.name} | variance.key(run.config, run.index)
     target = variance.FOLDER / f"{run.config.name}.csv"
+    target.with_suffix(".json").unlink(missing_ok=True)
     return [
         tables.write_table(table, target),
         tables.write_json(summary | command.describe_machine(), target.with_suffix(".json")),

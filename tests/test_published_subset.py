@@ -78,6 +78,22 @@ def test_a_listed_group_in_two_splits_is_an_error(run, data_folder, drawn, liste
         build(data_folder, with_file(run, listed))
 
 
+def test_listed_folds_are_those_of_the_configuration(run, data_folder, listed):
+    settings = with_file(run, listed)
+    more = settings.split.model_copy(update={"folds": 9})
+    with pytest.raises(ValueError, match=r"split.csv: found folds \[0, 1.*expected 0 to 8 \(split"):
+        build(data_folder, settings.model_copy(update={"split": more}))
+
+
+def test_an_index_of_a_list_that_was_changed_is_refused(run, data_folder, drawn, listed):
+    settings = with_file(run, listed)
+    datasets.write_index(build(data_folder, settings), settings)
+    datasets.read_index(settings)
+    listed.write_text(listed.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="index.csv was made with other split_file_sha256"):
+        datasets.read_index(settings)
+
+
 def test_images_are_listed_or_drawn_but_not_both(tmp_path):
     text = (paths.ROOT / RUN).read_text(encoding="utf-8")
     text = text.replace("\ndata:\n", "\ndata:\n  images_per_class: 20\n")

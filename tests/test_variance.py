@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 
 from lib import tables
-from lib.data import splits
 from lib.evaluation import variance
 from tools import result_tables
 
@@ -31,34 +30,36 @@ def measured(run, tmp_path, monkeypatch):
         for i, value in enumerate((0.80, 0.82, 0.87), start=1)
     ]
     perfect = {"varied": "fold", "balanced_accuracy": 1} | scores
-    rows += [{"model": "removed", "number": number} | perfect for number in (0, 1)]
+    rows += [{"model": "svm", "number": number} | perfect for number in (0, 1)]
     rows.append({"model": "trained_once", "number": 0} | perfect)
     table = pd.DataFrame(rows)[["model", "varied", "number", "images", *result_tables.SCORES]]
     tables.write_table(table, tmp_path / f"{run.name}.csv")
-    note = {"split_sha256": splits.digest(INDEX)}
-    tables.write_json(note, tmp_path / f"{run.name}.json")
+    tables.write_json(variance.key(run, INDEX), tmp_path / f"{run.name}.json")
     monkeypatch.setattr(variance, "FOLDER", tmp_path)
     return tmp_path
 
 
 def test_the_spread_is_mean_standard_deviation_and_extremes(run, measured):
     """0.80, 0.82, 0.87: mean 0.83, squared deviations 9, 1 and 16 in 1e-4, 26 / 2 = 13."""
-    forest, removed = variance.summarise(run, INDEX)
+    forest, svm = variance.summarise(run, INDEX)
     assert (forest["model"], forest["varied"], forest["trainings"]) == ("forest", "seed", 3)
     expected = {"mean": 0.83, "deviation": 0.0013**0.5, "low": 0.80, "high": 0.87}
     assert forest["balanced_accuracy"] == pytest.approx(expected, abs=1e-6)
-    assert (removed["model"], removed["trainings"]) == ("removed", 2)
+    assert (svm["model"], svm["trainings"]) == ("svm", 2)
 
 
-def test_what_was_measured_on_another_split_is_not_shown(run, measured):
+def test_what_was_measured_on_another_split_or_with_other_settings_is_not_shown(run, measured):
     assert variance.summarise(run, INDEX.assign(split=["test", "train"])) == []
     assert variance.summarise(run.model_copy(update={"name": "other"}), INDEX) == []
+    augmentation = run.augmentation.model_copy(update={"zoom": 0.2})
+    changed = run.model_copy(update={"augmentation": augmentation})
+    assert variance.summarise(changed, INDEX) == []
 
 
 def test_the_interval_over_lesions_is_beside_the_spread_over_trainings(run, measured):
-    metrics = {"models": {"forest": MODEL | {"balanced_accuracy": INTERVAL}}}
+    metrics = {"models": dict.fromkeys(("forest", "svm"), MODEL | {"balanced_accuracy": INTERVAL})}
     table = variance.table(metrics | {"variance": variance.summarise(run, INDEX)})
-    assert table.index.tolist() == [("A forest", "3 seeds")]
+    assert table.index.tolist() == [("A forest", "3 seeds"), ("A forest", "2 folds")]
     assert table["balanced accuracy"].iloc[0].tolist() == [
         "0.800 (0.700 to 0.900)",
         "0.830 ± 0.036",
@@ -66,10 +67,11 @@ def test_the_interval_over_lesions_is_beside_the_spread_over_trainings(run, meas
 
 
 def test_the_model_that_varies_most_is_named(run, measured):
-    metrics = {"models": {"forest": MODEL | {"balanced_accuracy": INTERVAL}}}
+    metrics = {"models": dict.fromkeys(("forest", "svm"), MODEL | {"balanced_accuracy": INTERVAL})}
     text = variance.finding(metrics | {"variance": variance.summarise(run, INDEX)})
     assert text == (
-        "Balanced accuracy varies most for *A forest*: **0.800 to 0.870** over 3 seeds."
+        "Balanced accuracy varies most for *A forest*: **0.800 to 0.870** over 3 seeds, "
+        "on the same test images."
     )
     assert "has not been measured" in variance.finding(metrics | {"variance": []})
 
@@ -77,7 +79,7 @@ def test_the_model_that_varies_most_is_named(run, measured):
 def test_a_score_that_was_added_later_is_a_dash(run, measured):
     file = measured / f"{run.name}.csv"
     pd.read_csv(file).drop(columns="macro_auc").to_csv(file, index=False)
-    metrics = {"models": {"forest": MODEL | {"balanced_accuracy": INTERVAL}}}
+    metrics = {"models": dict.fromkeys(("forest", "svm"), MODEL | {"balanced_accuracy": INTERVAL})}
     table = variance.table(metrics | {"variance": variance.summarise(run, INDEX)})
     assert table["macro AUC"].iloc[0].tolist() == ["0.800 (0.700 to 0.900)", "–"]
 

@@ -122,8 +122,9 @@ def _variance_section(run: dict) -> list[str]:
     label = SCORES[PRIMARY_SCORE].label
     note = (
         f"How much of a {label} is chance? The interval says how it would change with other test "
-        "lesions, the spread how it changes with the seed of the training or, for models without "
-        "randomness, from fold to fold (mean ± standard deviation)."
+        "lesions, the spread how it changes with the seed of the training, on the same images. "
+        "SVMs and linear classifiers have no random start; their spread is over folds, which also "
+        "differ in their images (mean ± standard deviation)."
     )
     header = ["Model", f"{label}, interval over lesions", "trainings", "spread", "extremes"]
     return [note, "", *_table(header, rows), ""]

@@ -60,8 +60,7 @@ def read_sections(config: Path) -> dict:
         item["rows"] = {row.name: row.title for row in named}
     items = sections["models"]
     sections |= {kind: [i for i in items if i["kind"] == kind] for kind in KINDS}
-    if run.split.file and (file := paths.resolve(run.split.file)).is_file():
-        sections["split"]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    sections["split"]["file_sha256"] = run.index_settings().get("split_file_sha256")
     roles = {"baseline": run.baseline.name, "primary": run.primary}
     return sections | {"class_names": run.names, "roles": roles}
 

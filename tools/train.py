@@ -187,6 +187,8 @@ def train_models(
     training.set_seed(run.config.seed)
     for name in names:
         print(f"{name}:", flush=True)
+        if run.folder != run.home:
+            (run.folder / name / "outputs.csv").unlink(missing_ok=True)
         network = train(run, known[name])
         if run.folder != run.home:
             write_outputs(run, network, known[name])

@@ -287,7 +287,7 @@ def build_index(
     if config.split.file:
         file = paths.resolve(config.split.file)
         listed = tables.read_table(file, schema.select_columns(splits.COLUMNS))
-        index = splits.take_listed(index, listed, paths.relative(file))
+        index = splits.take_listed(index, listed, config.split.folds, paths.relative(file))
         splits.check(index, config.classes, paths.relative(file))
     else:
         index = _draw(index, config)

@@ -190,7 +190,7 @@ def check(index: pd.DataFrame, classes: list[str], name: str) -> None:
             )
 
 
-def take_listed(images: pd.DataFrame, listed: pd.DataFrame, name: str) -> pd.DataFrame:
+def take_listed(images: pd.DataFrame, listed: pd.DataFrame, folds: int, name: str) -> pd.DataFrame:
     """Take images, groups, splits and folds from a table, instead of drawing them.
 
     Parameters
@@ -199,6 +199,8 @@ def take_listed(images: pd.DataFrame, listed: pd.DataFrame, name: str) -> pd.Dat
         `image_id`, `lesion_id`, `label` and `path` of the images that can be used.
     listed : DataFrame
         `COLUMNS`.
+    folds : int
+        `split.folds`, the number of folds that are listed.
     name : str
         The table's name, for the message.
 
@@ -210,8 +212,11 @@ def take_listed(images: pd.DataFrame, listed: pd.DataFrame, name: str) -> pd.Dat
     Raises
     ------
     ValueError
-        A listed image is not among the images; the message names it.
+        A listed image is not among the images, or there are other folds; the message names them.
     """
+    numbers = sorted(set(listed["fold"]))
+    if numbers != list(range(folds)):
+        raise ValueError(f"{name}: found folds {numbers}; expected 0 to {folds - 1} (split.folds)")
     keys = ["image_id", "lesion_id"]
     index = listed.merge(images[[*keys, "label", "path"]], on=keys, how="left")
     missing = index.loc[index["path"].isna(), "image_id"]

@@ -1,5 +1,6 @@
 """The spread of scores over seeds and folds, which `studies/variance.py` measures."""
 
+import hashlib
 import json
 
 import pandas as pd
@@ -11,7 +12,7 @@ from lib.data import splits
 from lib.evaluation import bootstrap
 from lib.evaluation.scores import SCORES
 
-#: Committed measurements: `<run>.csv`, and `<run>.json` with the split that they belong to.
+#: Committed measurements: `<run>.csv`, and `<run>.json` with the `key` that they belong to.
 FOLDER = paths.ROOT / "reports" / "studies" / "variance"
 
 
@@ -31,8 +32,17 @@ def schema() -> pa.DataFrameSchema:
     return pa.DataFrameSchema(columns, unique=["model", "varied", "number"], strict=True)
 
 
+def key(config: Config, index: pd.DataFrame) -> dict[str, str]:
+    """Return the digests of what decides about all trainings of a run: split and settings."""
+    sections = "classes seed preprocessing augmentation training models".split()
+    settings = config.model_dump(mode="json", include=set(sections), exclude_defaults=True)
+    text = json.dumps(settings, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"split_sha256": splits.digest(index), "settings_sha256": digest}
+
+
 def summarise(config: Config, index: pd.DataFrame) -> list[dict]:
-    """Summarise what has been measured of a run; nothing if its split is another one.
+    """Summarise what has been measured of a run; nothing if its split or settings have changed.
 
     Returns
     -------
@@ -47,10 +57,10 @@ def summarise(config: Config, index: pd.DataFrame) -> list[dict]:
         The file does not match `schema`.
     """
     file = FOLDER / f"{config.name}.csv"
-    if not file.is_file():
+    note = file.with_suffix(".json")
+    if not note.is_file():
         return []
-    note = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    if note["split_sha256"] != splits.digest(index):
+    if not key(config, index).items() <= json.loads(note.read_text(encoding="utf-8")).items():
         return []
     summary = []
     groups = tables.read_table(file, schema()).groupby(["model", "varied"], sort=False)
@@ -75,9 +85,7 @@ def table(metrics: dict) -> pd.DataFrame:
     """
     rows = {}
     for row in metrics["variance"]:
-        model = metrics["models"].get(row["model"])
-        if model is None:
-            continue  # measured before the model was removed from the configuration
+        model = metrics["models"][row["model"]]
         of_model = rows[model["title"], f"{row['trainings']} {row['varied']}s"] = {}
         for name, score in SCORES.items():
             of_model[score.label, "over lesions"] = bootstrap.format_interval(model[name])
@@ -86,15 +94,15 @@ def table(metrics: dict) -> pd.DataFrame:
 
 
 def finding(metrics: dict, score: str = "balanced_accuracy") -> str:
-    """Return a sentence on the model whose score varies most over trainings."""
-    rows = [row for row in metrics["variance"] if row["model"] in metrics["models"]]
+    """Return a sentence on the model whose score varies most with the seed of its training."""
+    rows = [row for row in metrics["variance"] if row["varied"] == "seed"]
     if not rows:
-        return "The spread over trainings has not been measured for this run."
+        return "The spread over seeds has not been measured for this run."
     row = max(rows, key=lambda row: row[score]["deviation"])
     title, spread = metrics["models"][row["model"]]["title"], row[score]
     return (
         f"{SCORES[score].label.capitalize()} varies most for *{title}*: **{spread['low']:.3f} to "
-        f"{spread['high']:.3f}** over {row['trainings']} {row['varied']}s."
+        f"{spread['high']:.3f}** over {row['trainings']} seeds, on the same test images."
     )
 
 
