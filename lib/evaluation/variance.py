@@ -68,7 +68,7 @@ def summarise(config: Config, index: pd.DataFrame) -> list[dict]:
         if len(rows) < 2:
             continue  # one training has no spread
         row = {"model": model, "varied": varied, "trainings": len(rows)}
-        for name in set(SCORES) & set(rows):
+        for name in (name for name in SCORES if name in rows):
             values = rows[name].agg(["mean", "std", "min", "max"]).round(6)
             row[name] = dict(zip(("mean", "deviation", "low", "high"), values, strict=True))
         summary.append(row)
