@@ -269,17 +269,19 @@ TRANSFER_ROWS = {
     "fine_tuned": ", fine-tuned",
 }
 #: Names that are not free: of the baseline, of folders in runs/<run>, and of keys in manifests.
-RESERVED = "majority keys notebooks configuration run folds seeds split_sha256".split()
+RESERVED = "majority stratified keys notebooks configuration run folds seeds split_sha256".split()
 #: The kinds of models that `models` may list.
 KINDS = {"handcrafted": Handcrafted, "network": Network, "transfer": Transfer}
 ModelSettings = Annotated[Handcrafted | Network | Transfer, Field(discriminator="kind")]
 
 
 class Evaluation(_Section):
-    """Bootstrap intervals and example images."""
+    """Bootstrap intervals, malignant classes, and example images."""
 
-    bootstrap_draws: Annotated[int, Field(ge=100)]
+    bootstrap_draws: Annotated[int, Field(ge=100)] = 10_000
     confidence: Fraction
+    #: classes that a biopsy must not miss; those that the run does not have are ignored
+    malignant: list[ClassName] = ["akiec", "bcc", "mel"]
     #: correctly and wrongly predicted test images shown per class
     examples_per_class: Annotated[int, Field(ge=1, le=6)]
 
@@ -384,7 +386,11 @@ class Config(_Section):
         names = [*RESERVED, *(item.name for item in self.models)]
         names += [f"{item.name}_{row}" for item in self.transfers for row in TRANSFER_ROWS]
         names += [f"{item.name}_relu" for item in self.networks]
-        titles = ["Majority-class baseline", *(item.title for item in self.models if item.title)]
+        titles = [
+            "Majority-class baseline",
+            "Stratified guessing",
+            *(item.title for item in self.models if item.title),
+        ]
         for item in self.transfers:
             titles += [(item.title or item.backbone) + end for end in TRANSFER_ROWS.values()]
         for key, values in (("name", names), ("title", titles)):

@@ -223,7 +223,7 @@ def curves(history: pd.DataFrame, scores: list[str]) -> Figure:
 
     A dotted line separates stages; a ring marks the epoch whose weights each stage keeps.
     """
-    figure, axes, key = _panels(len(scores), 3, 2.6)
+    figure, axes, key = panels(len(scores), 3, 2.6)
     epochs, stages = history["epoch"], history.groupby("stage", sort=False)
     ringed = history[history["kept"]]
     options = {"marker": "o", "ls": "", "ms": 10, "mfc": "none", "color": VALIDATION}
@@ -238,11 +238,11 @@ def curves(history: pd.DataFrame, scores: list[str]) -> Figure:
         axis.xaxis.get_major_locator().set_params(integer=True)
         if score != "loss":
             axis.set_ylim(0, 1.02)
-    _add_key(axes[0], key)
+    add_key(axes[0], key)
     return figure
 
 
-def _panels(n: int, columns: int, height: float) -> tuple[Figure, np.ndarray, plt.Axes | None]:
+def panels(n: int, columns: int, height: float) -> tuple[Figure, np.ndarray, plt.Axes | None]:
     """Return a figure of the page's width, its first n axes, and a blank one if there is any."""
     rows = -(-n // columns)
     size = (PAGE_WIDTH / columns * min(n, columns), height * rows)
@@ -252,7 +252,7 @@ def _panels(n: int, columns: int, height: float) -> tuple[Figure, np.ndarray, pl
     return figure, axes.flat[:n], axes.flat[-1] if n < axes.size else None
 
 
-def _add_key(axis: plt.Axes, key: plt.Axes | None) -> None:
+def add_key(axis: plt.Axes, key: plt.Axes | None) -> None:
     """Put the legend of an axis into the blank axis `key`, or into the axis itself."""
     handles, labels = axis.get_legend_handles_labels()
     entries = dict(zip(labels, handles, strict=True))
@@ -268,7 +268,7 @@ def confusion_matrices(confusions: dict[str, np.ndarray], classes: list[str]) ->
     """
     few = len(classes) <= 4
     columns = 4 if few and len(confusions) > 3 else 3
-    figure, axes, key = _panels(len(confusions), columns, PAGE_WIDTH / columns + 0.2)
+    figure, axes, key = panels(len(confusions), columns, PAGE_WIDTH / columns + 0.2)
     options = {"xticklabels": classes, "yticklabels": classes, "cmap": "Blues", "square": True}
     options |= {"fmt": "", "vmin": 0, "vmax": 1, "cbar": False}
     for axis, (title, counts) in zip(axes, confusions.items(), strict=True):
@@ -285,31 +285,6 @@ def confusion_matrices(confusions: dict[str, np.ndarray], classes: list[str]) ->
         bar.set_in_layout(False)
         label = "proportion of the actual class"
         figure.colorbar(axes[0].collections[0], cax=bar, label=label)
-    return figure
-
-
-def roc(curves_of_models: dict[str, pd.DataFrame], areas: dict[str, dict[str, float]]) -> Figure:
-    """Draw ROC curves of each class against the others, one panel per model.
-
-    Parameters
-    ----------
-    curves_of_models : dict of str to DataFrame
-        For each title, the table of `metrics.roc_curves`.
-    areas : dict of str to dict
-        For each title, the area under the curve of each class.
-    """
-    columns = 4 if len(curves_of_models) > 3 else 3
-    figure, axes, key = _panels(len(curves_of_models), columns, PAGE_WIDTH / columns + 0.2)
-    for axis, (title, table) in zip(axes, curves_of_models.items(), strict=True):
-        for name, curve in table.groupby("class", sort=False):
-            style = {"color": CLASS_COLORS[name], "ls": CLASS_LINES[name], "label": name}
-            axis.plot(curve["false_positive_rate"], curve["sensitivity"], **style)
-        axis.plot([0, 1], [0, 1], color="gray", lw=0.8, label="chance")
-        values = [f"{name} {area:.2f}" for name, area in areas[title].items()]
-        axis.text(0.98, 0.03, "AUC\n" + "\n".join(values), ha="right", va="bottom", fontsize=8)
-        axis.set(xlabel="1 − specificity", ylabel="sensitivity", aspect="equal")
-        axis.set_title(title, fontsize=9)
-    _add_key(axes[0], key)
     return figure
 
 
@@ -421,13 +396,4 @@ def predicted_grid(
             axis.imshow(image_of[key])
             title = f"{row['predicted']}, {row['confidence']:.2f}"
             axis.set_title(title, fontsize=9, color="#117733" if correct else "#AA2222")
-    return figure
-
-
-def excess_boxes(excess: pd.DataFrame) -> Figure:
-    """Draw box plots of differences, one per column, with a line at zero."""
-    figure, axis = plt.subplots(figsize=(7.5, 0.6 * excess.shape[1] + 0.8))
-    sns.boxplot(excess, orient="h", whis=(5, 95), showfliers=False, color="#88CCEE", ax=axis)
-    axis.axvline(0, color="black", lw=0.8, ls="--")
-    axis.set(xlabel="proportion of mass inside the lesion\nminus that of a uniform map")
     return figure

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from lib.config import TRANSFER_ROWS, Config, Handcrafted, Network, Transfer
 from lib.stages import STAGES
 
+#: What every model must beat: predictions that look at no image.
+TRIVIAL = {"majority": "Majority-class baseline", "stratified": "Stratified guessing"}
+
 
 @dataclass(frozen=True)
 class Model:
@@ -15,7 +18,7 @@ class Model:
     name, title : str
         As in every table.
     settings : Handcrafted, Network or Transfer
-        Its item in the configuration; None for the majority-class baseline.
+        Its item in the configuration; None for what is predicted without an image.
     network : str
         The name of its network in `folder`, without `.keras`; None for other classifiers.
     """
@@ -52,7 +55,7 @@ def models_of(config: Config) -> dict[str, Model]:
     A network with a pretrained backbone is three models: a linear classifier on its features, the
     network with a new head, and the fine-tuned network.
     """
-    rows = [Model("majority", "Majority-class baseline")]
+    rows = [Model(name, title) for name, title in TRIVIAL.items()]
     for item in config.models:
         if isinstance(item, Transfer):
             title, networks = item.title or item.backbone, (None, "frozen", "model")

@@ -110,7 +110,7 @@ class Run:
         Returns
         -------
         DataFrame
-            As `write_predictions` returns it, with the majority-class baseline added.
+            As `write_predictions` returns it, with the predictions of `models.TRIVIAL` added.
 
         Raises
         ------

@@ -19,7 +19,7 @@ from lib import config, tables
 from lib.config import Augmentation, ColorJitter, Config, Stage
 from lib.data import datasets, duplicates
 from lib.evaluation import metrics, prediction_files, priors
-from lib.evaluation.scores import SCORES, both_scores
+from lib.evaluation.scores import SCORES, point_scores
 from lib.networks import batching, building, feature_cache, inference, model_graph, training
 from lib.preprocessing import pipeline, threads
 from studies import command
@@ -28,6 +28,12 @@ CONFIGURATION = "configs/ham10000.yaml"
 RESULTS = command.results_folder("augmentation")
 NONE, PAPER, FULL = KINDS = ("none", "the paper's", "full strength")
 DIFFERENCES = ((PAPER, NONE), (FULL, NONE), (FULL, PAPER))
+#: The decision rule of each score; macro AUC needs none.
+RULES = {
+    "accuracy": "training_prior",
+    "balanced_accuracy": "equal_priors",
+    "macro_auc": "training_prior",
+}
 #: The amounts at full strength; the paper's kinds have those of the configuration.
 STRONG = Augmentation(
     rotation_degrees=180,
@@ -211,14 +217,26 @@ def score(predictions: pd.DataFrame, data: Data) -> pd.DataFrame:
         seed=data.settings.seed,
         comparisons=DIFFERENCES,
     )
-    entries = [(kind, None, values) for kind, values in scored["models"].items()]
-    entries += [(pair["model"], pair["less"], pair) for pair in scored["differences"]]
-    rows = [
-        {"augmentation": kind, "minus": less, "score": name} | values[name]
-        for kind, less, values in entries
-        for name in SCORES
-    ]
+    rows = []
+    for name, rule in RULES.items():
+        entries = [(kind, None, part["rules"][rule]) for kind, part in scored["models"].items()]
+        pairs = [pair for pair in scored["differences"] if pair["rule"] == rule]
+        entries += [(pair["model"], pair["less"], pair) for pair in pairs]
+        for kind, less, values in entries:
+            interval = {end: values[name][end] for end in ("value", "low", "high")}
+            rows.append({"augmentation": kind, "minus": less, "score": name} | interval)
     return SCHEMA.validate(pd.DataFrame(rows).astype({"minus": object}))
+
+
+def title(score: str) -> str:
+    """Return a score and the decision rule under which the study reports it."""
+    return f"{SCORES[score].label}, {priors.RULES[RULES[score]]}"
+
+
+def score_seed(predictions: pd.DataFrame) -> dict[str, float]:
+    """Return the scores that need decisions, without intervals."""
+    scores = {name: point_scores(predictions, rule) for name, rule in RULES.items()}
+    return {title(name): values[name] for name, values in scores.items() if name in values}
 
 
 def measure(folder: Path) -> list[Path]:
@@ -234,7 +252,7 @@ def measure(folder: Path) -> list[Path]:
         views = 1 if kind == NONE else SIZE.views
         for seed in seeds:
             parts.append(predict_all(data, features, views, seed, kind, work))
-            by_seed.append({"augmentation": kind, "seed": seed} | both_scores(parts[-1]))
+            by_seed.append({"augmentation": kind, "seed": seed} | score_seed(parts[-1]))
             print(by_seed[-1], flush=True)
     summary = {
         "images": len(data.index),

@@ -211,10 +211,11 @@ def _fold_table(run: Run, name: str, fold: int, posteriors: np.ndarray) -> pd.Da
 
 
 def score(name: str, predictions: pd.DataFrame, classes: list[str]) -> dict:
-    """Return the number of images and each of `SCORES`."""
+    """Return the number of images and each of `SCORES`, under the primary rule."""
     settings = {"draws": 1, "confidence": 0.95, "seed": 0}  # intervals are not used
     scored = metrics.evaluate_models(predictions, classes, {name: name}, **settings)
-    values = {key: round(scored["models"][name][key]["value"], 6) for key in SCORES}
+    scores = scored["models"][name]["rules"][priors.PRIMARY_RULE]
+    values = {key: round(scores[key]["value"], 6) for key in SCORES}
     return {"images": len(predictions)} | values
 
 

@@ -48,9 +48,9 @@ def two_transfers(tiny):
 
 def test_each_item_is_a_row_and_a_pretrained_network_is_three(tiny):
     rows = models_of(tiny)
-    assert list(rows) == ["majority", *ROWS, *VGG16]
+    assert list(rows) == ["majority", "stratified", *ROWS, *VGG16]
     assert [row.settings and row.settings.kind for row in rows.values()] == [
-        *(None, *["handcrafted"] * 3, "network", "network"),
+        *(None, None, *["handcrafted"] * 3, "network", "network"),
         *["transfer"] * 3,
     ]
     networks = {name: (row.network, row.manifest) for name, row in rows.items() if row.network}
@@ -62,6 +62,7 @@ def test_each_item_is_a_row_and_a_pretrained_network_is_three(tiny):
     }
     assert titles(tiny) == {
         "majority": "Majority-class baseline",
+        "stratified": "Stratified guessing",
         "color_texture_svm": "Hand-crafted features, SVM",
         "color_texture_forest": "Hand-crafted features, random forest",
         "no_mask_svm": "Hand-crafted features without mask, SVM",
@@ -81,7 +82,7 @@ def test_only_pretrained_networks_average_their_predictions_over_views(tiny):
 def test_two_pretrained_networks_have_rows_and_folders_of_their_own(two_transfers):
     rows = models_of(two_transfers)
     mobile = ["mobilenet_linear", "mobilenet_frozen", "mobilenet_fine_tuned"]
-    assert list(rows) == ["majority", *ROWS, *VGG16, *mobile]
+    assert list(rows) == ["majority", "stratified", *ROWS, *VGG16, *mobile]
     assert {rows[name].folder for name in VGG16} == {"vgg16"}
     assert {rows[name].folder for name in mobile} == {"mobilenet"}
     assert [rows[name].title for name in mobile] == [

@@ -17,6 +17,7 @@ from bs4 import BeautifulSoup
 from nbformat import v4
 
 from lib import paths
+from lib.evaluation.scores import SCORES
 from tools import index_page, refresh, render, reports
 
 REPOSITORY = paths.ROOT
@@ -457,54 +458,13 @@ def test_headings_and_tags_in_code_are_left_alone(render_page):
 # index
 
 
-def score(value):
-    return {"value": value, "low": value - 0.07, "high": value + 0.05}
-
-
 @pytest.fixture
 def metrics(tmp_path):
-    """A small metrics.json, as notebook 05 writes it."""
-    per_class = {"bcc": {"images": 1, "sensitivity": 0.0, "precision": None}}
-    confusions = {
-        "training_prior": [[0, 0, 1], [0, 0, 9], [0, 0, 110]],
-        "equal_priors": [[0, 0, 1], [0, 4, 5], [0, 7, 103]],
-    }
-    tuned = {"title": "VGG16", "accuracy": score(0.88), "macro_auc": score(0.9)}
-    content = {
-        "run": "demo",
-        "classes": ["bcc", "mel", "nv"],
-        "images": {"train": 1560, "test": 120},
-        "lesions": {"train": 400, "test": 88},
-        "split_sha256": "abc123",
-        "interval": "95 % percentile bootstrap over lesions, 1000 draws",
-        "models": {
-            "majority": {
-                "title": "Majority-class baseline",
-                "accuracy": score(0.75),
-                "macro_auc": None,
-                "rules": {
-                    rule: {"per_class": per_class, "confusion": counts}
-                    for rule, counts in confusions.items()
-                },
-            },
-            "vgg16": tuned,
-        },
-        "cross_validation": {
-            "images": 1680,
-            "lesions": 488,
-            "folds": 5,
-            "models": {"vgg16": tuned | {"accuracy": score(0.77)}},
-        },
-        "paper": {"accuracy": [{"value": 0.93, "where": "Results section"}]},
-        "manifest": {
-            "keras": "3.15.1",
-            "duration_s": {"03_cnn": 12},
-            "configuration": {"seed": 2023, "split": {"folds": 5}},
-        },
-    }
+    """The published metrics.json of the demonstration."""
+    published = REPOSITORY / "reports" / "demo" / "published" / "metrics.json"
     file = tmp_path / "runs" / "demo" / "metrics.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content))
+    file.write_text(published.read_text(encoding="utf-8"), encoding="utf-8")
     return file
 
 
@@ -514,22 +474,35 @@ def make_index(tmp_path, metrics, *pages):
     return BeautifulSoup(target.read_text(encoding="utf-8"), "html.parser")
 
 
-def test_index_shows_each_result_with_its_interval_and_the_baseline(tmp_path, run, metrics):
+def test_index_shows_each_classifier_with_all_its_scores(tmp_path, run, metrics):
     page = make_index(tmp_path, metrics)
-    rows = [" ".join(row.get_text(" ").split()) for row in page.table.select("tr")]
-    assert rows == [
-        "Model Accuracy (training prior) Balanced accuracy (equal priors) "
-        "Macro AUC (training prior)",
-        "Majority-class baseline 0.750 0.680 to 0.800 – –",
-        "VGG16 0.880 0.810 to 0.930 – 0.900 0.830 to 0.950",
-        "The paper: Results section 0.930 – –",
-    ]
+    values = json.loads(metrics.read_text(encoding="utf-8"))
+    head, *rows = (" ".join(row.get_text(" ").split()) for row in page.table.select("tr"))
+    assert head == (
+        "Model balanced accuracy accuracy macro AUC melanoma sensitivity melanoma specificity"
+    )
+    assert len(rows) == len(values["models"])
+    model = values["models"][values["primary"]]
+    row = next(row for row in rows if row.startswith(model["title"]))
+    scores = model["rules"]["equal_priors"]
+    listed = [scores[name] for name in SCORES]
+    listed += [scores["per_class"]["mel"][name] for name in ("sensitivity", "specificity")]
+    texts = ("{value:.3f} {low:.3f} to {high:.3f}".format(**score) for score in listed)
+    assert row == f"{model['title']} {' '.join(texts)}"
+
+
+def test_index_says_where_its_values_come_from(tmp_path, run, metrics):
+    values = json.loads(metrics.read_text(encoding="utf-8"))
+    values["manifest"] = {"keras": "3.15.1", "duration_s": {"03_cnn": 12}}
+    values["manifest"]["configuration"] = {"seed": 2023, "split": {"folds": 5}}
+    metrics.write_text(json.dumps(values), encoding="utf-8")
+    page = make_index(tmp_path, metrics)
     text = " ".join(page.main.get_text(" ").split())
-    assert "95 % percentile bootstrap over lesions, 1000 draws" in text
-    assert "bcc 1 0.000 –" in text
-    assert "train 1,560 400" in text
+    assert values["interval"] in text
+    assert f"train {values['images']['train']:,} {values['lesions']['train']:,}" in text
     assert "keras 3.15.1 duration_s: 03_cnn 12" in text
     assert "configuration: " not in text
+    assert "The paper states an accuracy of 0.93" in text
     assert page.select_one("details pre").get_text() == "seed: 2023\nsplit:\n  folds: 5\n"
     assert render.BANNER in page.header.get_text()
     assert (tmp_path / "reports" / "demo" / "metrics.json").read_text() == metrics.read_text()
@@ -537,23 +510,26 @@ def test_index_shows_each_result_with_its_interval_and_the_baseline(tmp_path, ru
 
 def test_index_shows_the_confusion_matrix_under_both_rules(tmp_path, run, metrics):
     page = make_index(tmp_path, metrics)
-    details = page.select_one("details.more")
-    assert [heading.get_text() for heading in details.select("h4")] == list(
-        index_page.RULES.values()
-    )
-    rows = [row.get_text(" ").split() for row in details.select("tr")]
-    assert ["mel", "0", "0", "9"] in rows
-    assert ["mel", "0", "4", "5"] in rows
+    models = json.loads(metrics.read_text(encoding="utf-8"))["models"]
+    matrices = page.select("[aria-label*='confusion matrix']")
+    assert len(matrices) == 2 * len(models)
+    for rule, title in index_page.RULES.items():
+        model = models["baseline_cnn"]
+        label = f"{model['title']}: confusion matrix. {title}"
+        rows = page.find(attrs={"aria-label": label}).select("tbody tr")
+        counts = [[int(cell.get_text()) for cell in row.select("td")] for row in rows]
+        assert counts == model["rules"][rule]["confusion"]
 
 
 def test_index_shows_a_cross_validation_where_there_is_one(tmp_path, run, metrics):
     page = make_index(tmp_path, metrics)
+    values = json.loads(metrics.read_text(encoding="utf-8"))
+    folds = values["cross_validation"]
     text = " ".join(page.main.get_text(" ").split())
-    assert "All 1,680 images of 488 lesions" in text
-    table = page.find(attrs={"aria-label": "Result of the cross-validation"})
-    assert "VGG16 0.770 0.700 to 0.820" in " ".join(table.get_text(" ").split())
-    content = json.loads(metrics.read_text()) | {"cross_validation": None}
-    metrics.write_text(json.dumps(content))
+    assert f"All {folds['images']:,} images of {folds['lesions']:,} lesions" in text
+    table = page.find(attrs={"aria-label": "Result of the cross-validation, equal priors"})
+    assert len(table.select("tbody tr")) == len(folds["models"])
+    metrics.write_text(json.dumps(values | {"cross_validation": None}))
     assert "Cross-validation" not in make_index(tmp_path, metrics).get_text()
 
 
@@ -580,7 +556,10 @@ def test_index_leads_to_every_report_with_its_question_and_its_figure(
         ("{", "cannot be read"),
         (None, "cannot be read"),
         ("[]", "missing or of another type: run, classes"),
-        ('{"run": "demo", "classes": [], "images": {}, "lesions": {}}', "another type: models"),
+        (
+            '{"run": "demo", "classes": [], "images": {}, "lesions": {}}',
+            "another type: titles, primary, models",
+        ),
     ],
 )
 def test_unreadable_metrics_are_named_with_what_was_expected(

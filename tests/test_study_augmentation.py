@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from lib import tables
+from lib.evaluation import bootstrap
 from studies import augmentation, command
 
 
@@ -17,6 +18,8 @@ def written(data_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(augmentation, "SIZE", augmentation.QUICK)
         patch.setattr(augmentation, "RESULTS", results)
+        draw = bootstrap.lesion_weights
+        patch.setattr(bootstrap, "lesion_weights", lambda table, _, seed: draw(table, 100, seed))
         patch.setattr(command, "work_folder", lambda study: work)
         files = augmentation.measure(data_folder)
         again = {file.name: file.read_bytes() for file in files if file.suffix == ".csv"}

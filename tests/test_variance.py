@@ -1,9 +1,11 @@
 """The spread of scores over seeds and folds, beside their intervals over lesions."""
 
+import json
+
 import pandas as pd
 import pytest
 
-from lib import tables
+from lib import paths, tables
 from lib.evaluation import variance
 from tools import result_tables
 
@@ -17,8 +19,11 @@ INDEX = pd.DataFrame(
     }
 )
 INTERVAL = {"value": 0.8, "low": 0.7, "high": 0.9}
-RULES = {"equal_priors": {"balanced_accuracy": INTERVAL}, "training_prior": {"accuracy": INTERVAL}}
-MODEL = {"title": "A forest", "rules": RULES, "accuracy": INTERVAL, "macro_auc": INTERVAL}
+MODEL = {
+    "title": "A forest",
+    "rules": {"equal_priors": dict.fromkeys(result_tables.SCORES, INTERVAL)},
+}
+MODELS = {"models": {"forest": MODEL, "svm": MODEL}}
 
 
 @pytest.fixture
@@ -57,8 +62,7 @@ def test_what_was_measured_on_another_split_or_with_other_settings_is_not_shown(
 
 
 def test_the_interval_over_lesions_is_beside_the_spread_over_trainings(run, measured):
-    metrics = {"models": dict.fromkeys(("forest", "svm"), MODEL | {"balanced_accuracy": INTERVAL})}
-    table = variance.table(metrics | {"variance": variance.summarise(run, INDEX)})
+    table = variance.table(MODELS | {"variance": variance.summarise(run, INDEX)})
     assert table.index.tolist() == [("A forest", "3 seeds"), ("A forest", "2 folds")]
     assert table["balanced accuracy"].iloc[0].tolist() == [
         "0.800 (0.700 to 0.900)",
@@ -67,20 +71,18 @@ def test_the_interval_over_lesions_is_beside_the_spread_over_trainings(run, meas
 
 
 def test_the_model_that_varies_most_is_named(run, measured):
-    metrics = {"models": dict.fromkeys(("forest", "svm"), MODEL | {"balanced_accuracy": INTERVAL})}
-    text = variance.finding(metrics | {"variance": variance.summarise(run, INDEX)})
+    text = variance.finding(MODELS | {"variance": variance.summarise(run, INDEX)})
     assert text == (
         "Balanced accuracy varies most for *A forest*: **0.800 to 0.870** over 3 seeds, "
         "on the same test images."
     )
-    assert "has not been measured" in variance.finding(metrics | {"variance": []})
+    assert "has not been measured" in variance.finding(MODELS | {"variance": []})
 
 
 def test_a_score_that_was_added_later_is_a_dash(run, measured):
     file = measured / f"{run.name}.csv"
     pd.read_csv(file).drop(columns="macro_auc").to_csv(file, index=False)
-    metrics = {"models": dict.fromkeys(("forest", "svm"), MODEL | {"balanced_accuracy": INTERVAL})}
-    table = variance.table(metrics | {"variance": variance.summarise(run, INDEX)})
+    table = variance.table(MODELS | {"variance": variance.summarise(run, INDEX)})
     assert table["macro AUC"].iloc[0].tolist() == ["0.800 (0.700 to 0.900)", "–"]
 
 
@@ -91,15 +93,11 @@ def test_a_damaged_file_is_an_error(run, measured):
 
 
 def test_the_readme_shows_both_for_a_run_that_was_measured(run, measured):
-    results = {
-        "run": "ham10000",
-        "synthetic": False,
-        "classes": ["bcc", "nv"],
-        "images": {"test": 1},
-        "lesions": {"test": 1},
-        "models": {"forest": MODEL},
-    }
-    assert "trainings" not in result_tables.headline_table([results])
-    text = result_tables.headline_table([results | {"variance": variance.summarise(run, INDEX)}])
-    row = "| A forest | 0.800 (0.700 to 0.900) | 3 seeds | 0.830 ± 0.036 | 0.800 to 0.870 |"
+    file = paths.ROOT / "reports" / "demo" / "published" / "metrics.json"
+    results = json.loads(file.read_text(encoding="utf-8")) | {"variance": []}
+    results["models"]["forest"] = results["models"]["majority"] | {"title": "A forest"}
+    assert "How much of a balanced accuracy" not in result_tables.headline_section([results])
+    measured = results | {"variance": variance.summarise(run, INDEX)}
+    text = result_tables.headline_section([measured])
+    row = "| A forest | 0.333 (0.333 to 0.333) | 3 seeds | 0.830 ± 0.036 | 0.800 to 0.870 |"
     assert row in text.splitlines()

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 
 from lib import paths
 from lib.config import Config, load_config
+from lib.evaluation import priors
 from tools import synthetic, synthetic_images
 from tools.command_line import run_command
 
 PICTURE = paths.ROOT / "docs" / "demo.png"
 IMAGES = 4  # of each class
 MODELS = ("baseline_cnn", "vgg16_fine_tuned")
-RULE = "equal_priors"
 
 
 def draw_picture(config: Config, metrics: dict) -> Figure:
@@ -45,10 +45,9 @@ def draw_picture(config: Config, metrics: dict) -> Figure:
 
 
 def _draw_confusion(axis: plt.Axes, model: dict, classes: list[str]) -> None:
-    scores = model.get("rules", {}).get(RULE, {})
-    value = scores.get("balanced_accuracy", {}).get("value")
-    title = f"{model['title']}\nbalanced accuracy {'–' if value is None else f'{value:.2f}'}"
-    counts = np.array(scores.get("confusion", np.zeros((len(classes), len(classes)), int)))
+    scores = model["rules"][priors.PRIMARY_RULE]
+    title = f"{model['title']}\nbalanced accuracy {scores['balanced_accuracy']['value']:.2f}"
+    counts = np.array(scores["confusion"])
     sensitivity = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     labels = {"xticklabels": classes, "yticklabels": classes}
     sns.heatmap(

@@ -6,25 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 import yaml
 from bs4 import BeautifulSoup
 
 from lib import paths
 from lib.config import load_config
-from lib.evaluation.scores import SCORES
+from lib.evaluation import findings, priors, score_tables
 from tools.narrow_tables import label_cells
 from tools.render import BANNER, FOOTER, TEMPLATES
 
-#: Columns of the table of classes; those of the models are `SCORES`.
-LABELS = {
-    "images": "Images",
-    "lesions": "Lesions",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "precision": "Precision",
-    "f1": "F1",
-    "auc": "AUC",
-}
 #: The decision rules of `lib.evaluation.priors`, in words.
 RULES = {
     "training_prior": "Most probable class under the training prior",
@@ -49,6 +40,7 @@ def index(config: str, output: Path, metrics: Path, reports: Iterable[Path]) -> 
     """
     output, metrics, run = Path(output), Path(metrics), load_config(config)
     values = _read_metrics(metrics, run.name)
+    folds = values.get("cross_validation")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True
     )
@@ -59,9 +51,15 @@ def index(config: str, output: Path, metrics: Path, reports: Iterable[Path]) -> 
         classes=[f"{run.names[name]} ({name})" for name in run.classes],
         metrics=values,
         metrics_name=metrics.name,
-        labels=LABELS | _score_labels(),
         rules=RULES,
-        scores=_score_names(values["models"]),
+        primary_rule=priors.PRIMARY_RULE,
+        sentences=[_plain(findings.headline(values)), _plain(findings.rules(values))],
+        tables={
+            rule: score_tables.classifier_table(values, [rule]).droplevel("rule") for rule in RULES
+        },
+        class_tables={rule: score_tables.class_table(values, rule) for rule in RULES},
+        folds=folds and score_tables.classifier_table(folds, [priors.PRIMARY_RULE]).droplevel(0),
+        rows=_rows,
         cards=[_card(Path(report), output.parent) for report in reports],
         provenance=_provenance(values),
         configuration=_configuration(values),
@@ -73,7 +71,8 @@ def index(config: str, output: Path, metrics: Path, reports: Iterable[Path]) -> 
 
 
 def _read_metrics(file: Path, run: str) -> dict:
-    required = {"run": str, "classes": list, "images": dict, "lesions": dict, "models": dict}
+    required = {"run": str, "classes": list, "images": dict, "lesions": dict, "titles": dict}
+    required |= {"primary": str, "models": dict, "operating_points": dict, "manifest": dict}
     expected = f"expected the JSON object that notebook 05 writes, with {', '.join(required)}"
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -88,19 +87,15 @@ def _read_metrics(file: Path, run: str) -> dict:
     return values
 
 
-def _score_labels() -> dict[str, str]:
-    return {name: score.title[0].upper() + score.title[1:] for name, score in SCORES.items()}
+def _rows(table: pd.DataFrame) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the rows of a table: the name, and each cell as value and interval."""
+    cells = [[str(cell).partition(" (")[::2] for cell in row] for row in table.to_numpy()]
+    return list(zip(table.index, cells, strict=True))
 
 
-def _score_names(models: dict) -> list[str]:
-    """Return the names of the scores: those of today, then others that the models have."""
-    names = {
-        name
-        for model in models.values()
-        for name, score in model.items()
-        if isinstance(score, dict) and "value" in score
-    }
-    return [*SCORES, *sorted(names - set(SCORES))]
+def _plain(sentence: str) -> str:
+    """Return a sentence without Markdown's emphasis."""
+    return sentence.replace("*", "")
 
 
 def _card(report: Path, folder: Path) -> dict[str, str | None]:

@@ -15,13 +15,16 @@ from lib import paths, tables
 from lib.config import Config
 from lib.data import splits
 from lib.evaluation import metrics, prediction_files
-from lib.evaluation.scores import both_scores, rule_scores
+from lib.evaluation.scores import point_scores
 from tools import demo_picture, result_tables, whole_files
 from tools.command_line import run_on_config
 
 REPORTS = paths.ROOT / "reports"
-#: Figures that may be published: curves and confusion matrices of these notebooks.
-FIGURES = re.compile(r"(?P<notebook>[345])\.\d+_(\w+_)?(curves|confusion)\.png")
+#: Figures that may be published: curves, diagrams and confusion matrices of these notebooks.
+FIGURES = re.compile(
+    r"(?P<notebook>[345])\.\d+_(\w+_)?"
+    r"(curves|confusion|roc|precision_recall|operating_points|calibration)\.png"
+)
 NOTEBOOKS = {"3": "03_baseline_cnn", "4": "04_vgg16_transfer", "5": "05_evaluation"}
 
 
@@ -104,12 +107,12 @@ def _predicted_again(results: dict, predictions: pd.DataFrame) -> list[str]:
     test = predictions[predictions["split"] == "test"]
     changed = []
     for name, table in test.groupby("model"):
-        scores = results["models"][name]
-        now = dict(zip(rule_scores(), both_scores(table).values(), strict=True))
-        known = [key for key in now if key in scores]
-        before = [scores[key]["value"] for key in known]
-        if not np.allclose(before, [now[key] for key in known], rtol=0, atol=1e-9):
-            changed.append(name)
+        for rule, scores in results["models"][name]["rules"].items():
+            now = point_scores(table, rule)
+            known = [key for key in now if key in scores]
+            before = [scores[key]["value"] for key in known]
+            if not np.allclose(before, [now[key] for key in known], rtol=0, atol=1e-6):
+                changed.append(name)
     return changed
 
 

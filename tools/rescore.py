@@ -13,6 +13,9 @@ from lib.evaluation import metrics, prediction_files
 from tools import publish, result_tables, whole_files
 from tools.command_line import run_command
 
+#: What `metrics.evaluate_run` reads of a published `metrics.json`.
+NEEDED = ("classes", "titles", "primary", "comparisons", "training_prior", "models", "manifest")
+
 
 def rescore(run: str) -> Path:
     """Replace the scores in reports/<run>/published/metrics.json, and update the pages of results.
@@ -45,39 +48,22 @@ def rescored(folder: Path) -> dict:
     split = pd.read_csv(folder / "split.csv", dtype=str)
     if splits.digest(split) != results.get("split_sha256"):
         raise ValueError(f"{paths.relative(folder)}: split.csv is not the split of metrics.json")
-    try:
-        settings = _settings(results)
-    except KeyError as error:
-        raise ValueError(f"{paths.relative(file)} lacks {error}, which scoring needs") from None
+    missing = [key for key in NEEDED if key not in results]
+    missing += [] if "configuration" in results.get("manifest", {}) else ["manifest.configuration"]
+    if missing:
+        names = ", ".join(missing)
+        raise ValueError(f"{paths.relative(file)} lacks {names}, which scoring needs")
     schema = prediction_files.predictions_schema(results["classes"])
     predictions = tables.read_table(folder / "predictions.csv", schema)
-    test = predictions[predictions["split"] == "test"]
-    _check_images(test, split[split["split"] == "test"], results["models"], folder)
+    held_out = split[split["split"] != "train"]
+    _check_images(predictions, held_out, results["models"], folder)
     folds = results.get("cross_validation")
     if folds:
         schema = prediction_files.cross_validation_schema(results["classes"])
-        table = tables.read_table(folder / "cross_validation.csv", schema)
-        _check_images(table, split, folds["models"], folder)
-        folds = metrics.evaluate_folds(table, **settings)
-    scores = {
-        "schema_version": metrics.SCHEMA_VERSION,
-        **metrics.evaluate_models(test, **settings),
-        "cross_validation": folds,
-    }
-    return {"schema_version": None} | results | scores  # it is the first key, as in new files
-
-
-def _settings(results: dict) -> dict:
-    """Return the arguments of `evaluate_models` with which a run was scored."""
-    configuration = results["manifest"]["configuration"]
-    return {
-        "classes": results["classes"],
-        "titles": {name: model["title"] for name, model in results["models"].items()},
-        "draws": configuration["evaluation"]["bootstrap_draws"],
-        "confidence": configuration["evaluation"]["confidence"],
-        "seed": configuration["seed"],
-        "comparisons": [(pair["model"], pair["less"]) for pair in results["differences"]],
-    }
+        models, folds = folds["models"], tables.read_table(folder / "cross_validation.csv", schema)
+        _check_images(folds, split, models, folder)
+    scores = {"schema_version": metrics.SCHEMA_VERSION}
+    return results | scores | metrics.evaluate_run(results, predictions, folds)
 
 
 def _check_images(table: pd.DataFrame, images: pd.DataFrame, models: dict, folder: Path) -> None:

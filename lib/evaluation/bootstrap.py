@@ -1,9 +1,11 @@
-"""Bootstrap draws of lesions, areas under ROC curves, and confidence intervals."""
+"""Bootstrap draws of lesions, confusion matrices and ROC curves of each draw, and intervals."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
-BLOCK = 100  # draws whose areas under the ROC curve are computed at once
+BLOCK = 100  # draws whose ROC curves are in memory at once
 #: Of intervals outside the evaluation, whose own are in the configuration.
 DRAWS, CONFIDENCE = 1000, 0.95
 
@@ -61,71 +63,84 @@ def confusions(
     return (weights @ np.eye(n * n)[cells]).reshape(-1, n, n)
 
 
-def sensitivities(confusion: np.ndarray) -> np.ndarray:
-    """Return the sensitivity of each class, ndarray of float, shape (draws, classes)."""
-    return np.diagonal(confusion, axis1=1, axis2=2) / confusion.sum(axis=2)
-
-
-def class_aucs(probabilities: np.ndarray, actual: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return each class's area under the ROC curve, against the others, for each draw.
-
-    Parameters
-    ----------
-    probabilities : ndarray of float, shape (n, classes)
-        Posteriors under the training prior.
-    actual : ndarray of bool, shape (n, classes)
-        True in the column of an image's class.
-    weights : ndarray of float, shape (draws, n)
-        From `lesion_weights`.
-
-    Returns
-    -------
-    ndarray of float, shape (classes, draws)
-    """
-    columns = zip(probabilities.T, actual.T, strict=True)
-    return np.array([auc(*column, weights) for column in columns])
-
-
-def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the area under the ROC curve for each row of weights; ties count one half.
-
-    The negatives are sorted once; then each positive counts those ranked below it.
+def curve_draws(
+    scores: np.ndarray,
+    positive: np.ndarray,
+    weights: np.ndarray,
+    functions: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """Compute values of the ROC curve for each draw.
 
     Parameters
     ----------
     scores : ndarray of float, shape (n,)
     positive : ndarray of bool, shape (n,)
     weights : ndarray of float, shape (draws, n)
+        From `lesion_weights`.
+    functions : dict of callable
+        Each takes the weights of the positives and of the negatives at or above each threshold,
+        both ndarray of float, shape (draws, 1 + thresholds), the first column 0, and returns one
+        value or one row per draw. Equal scores are one threshold.
 
     Examples
     --------
-    >>> auc(np.array([0.9, 0.4, 0.4]), np.array([True, True, False]), np.ones((1, 3)))
-    array([0.75])
+    >>> scores, positive = np.array([0.9, 0.4, 0.4]), np.array([True, True, False])
+    >>> curve_draws(scores, positive, np.ones((1, 3)), {"auc": auc})
+    {'auc': array([0.75])}
     """
-    negative = np.flatnonzero(~positive)
-    negative = negative[np.argsort(scores[negative])]
-    below = np.searchsorted(scores[negative], scores[positive], "left")
-    not_above = np.searchsorted(scores[negative], scores[positive], "right")
-    areas = []
-    for block in np.split(weights, range(BLOCK, len(weights), BLOCK)):
-        ranked = np.cumsum(np.pad(block[:, negative], ((0, 0), (1, 0))), axis=1)
-        counts = (ranked[:, below] + ranked[:, not_above]) / 2
-        pairs = block[:, positive].sum(axis=1) * ranked[:, -1]
-        areas.append((block[:, positive] * counts).sum(axis=1) / pairs)
-    return np.concatenate(areas)
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    groups, parts = (positive[order], ~positive[order]), []
+    for start in range(0, len(weights), BLOCK):
+        block = weights[start : start + BLOCK, order]
+        counts = [np.cumsum(block * group, axis=1)[:, last] for group in groups]
+        curve = [np.pad(count, ((0, 0), (1, 0))) for count in counts]
+        parts.append({name: function(*curve) for name, function in functions.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in functions}
 
 
-def interval(values: np.ndarray, confidence: float) -> dict[str, float]:
+def auc(true_positives: np.ndarray, false_positives: np.ndarray) -> np.ndarray:
+    """Return the area under the ROC curve of each draw; ties count one half."""
+    area = np.trapezoid(true_positives, false_positives, axis=1)
+    return area / (true_positives[:, -1] * false_positives[:, -1])
+
+
+def average_precision(true_positives: np.ndarray, false_positives: np.ndarray) -> np.ndarray:
+    """Return the precision at each threshold, averaged over the gain in sensitivity."""
+    predicted = (true_positives + false_positives)[:, 1:]
+    gain = np.diff(true_positives, axis=1)
+    precision = true_positives[:, 1:] / np.maximum(predicted, 1)
+    return (gain * precision).sum(axis=1) / true_positives[:, -1]
+
+
+def sensitivity_at(specificity: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return a function for `curve_draws`: the sensitivity at a specificity of at least this."""
+
+    def function(true_positives, false_positives):
+        allowed = (1 - specificity) * false_positives[:, -1:] + 1e-9
+        last = (false_positives <= allowed).sum(axis=1, keepdims=True) - 1
+        return (np.take_along_axis(true_positives, last, axis=1) / true_positives[:, -1:])[:, 0]
+
+    return function
+
+
+def interval(values: np.ndarray, confidence: float) -> dict[str, float] | None:
     """Return the first value, that of the sample, and the percentile interval of the others.
+
+    They are rounded to six digits, so that they are the same on every processor. Undefined values
+    (NaN) of draws are left out; None if that of the sample is undefined.
 
     Examples
     --------
     >>> interval(np.array([0.7, 0.5, 0.6, 0.7, 0.8, 0.9]), confidence=0.5)
     {'value': 0.7, 'low': 0.6, 'high': 0.8}
     """
+    if np.isnan(values[0]):
+        return None
     tail = (1 - confidence) / 2
-    low, high = np.quantile(values[1:], [tail, 1 - tail])
-    return {"value": float(values[0]), "low": float(low), "high": float(high)}
+    ends = np.nanquantile(values[1:], [tail, 1 - tail])
+    numbers = map(float, np.append(values[0], ends).round(6))
+    return dict(zip(("value", "low", "high"), numbers, strict=True))
 
 
 def mean_interval(values: np.ndarray, table: pd.DataFrame, seed: int) -> dict[str, float]:

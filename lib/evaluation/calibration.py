@@ -74,6 +74,11 @@ class Calibration(BaseModel):
         """
         return softmax(self.scale * _logs(outputs, len(self.bias)) + _values(self.bias), axis=1)
 
+    def invert(self, posteriors: np.ndarray) -> np.ndarray:
+        """Return the outputs that `apply` turns into these posteriors, up to their rounding."""
+        logs = _logs(posteriors, len(self.bias)) - _values(self.bias)
+        return softmax(logs / self.scale, axis=1)
+
 
 def conversion(before: np.ndarray, after: np.ndarray, classes: list[str]) -> Calibration:
     """Return the calibration that only changes the prior (see `priors.change_prior`)."""

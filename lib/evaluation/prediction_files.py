@@ -85,7 +85,7 @@ def cross_validation_schema(classes: list[str]) -> pa.DataFrameSchema:
 
 
 def read_predictions(config: Config, index: pd.DataFrame) -> pd.DataFrame:
-    """Read all models' predictions on the validation and test images, majority class included.
+    """Read all models' predictions of held-out images, and those of `models.TRIVIAL`.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def read_predictions(config: Config, index: pd.DataFrame) -> pd.DataFrame:
     """
     held_out = index[index["split"] != "train"]
     prior = priors.training_prior(index, config.classes)
-    parts = [_majority_predictions(index, held_out, config.classes, prior)]
+    parts = _trivial_predictions(held_out, config.classes, prior, config.seed)
     for item in config.models:
         models = [model for model in models_of(config).values() if model.settings is item]
         file = existing_file(models[0], "predictions.csv", config)
@@ -178,10 +178,14 @@ def _check_decisions(
             )
 
 
-def _majority_predictions(
-    index: pd.DataFrame, rows: pd.DataFrame, classes: list[str], prior: np.ndarray
-) -> pd.DataFrame:
-    """Predict the majority class for all rows; of equally frequent ones, the first by name."""
-    majority = index.loc[index["split"] == "train", "label"].mode()[0]
-    probabilities = np.tile([float(name == majority) for name in classes], (len(rows), 1))
-    return prediction_table("majority", rows, probabilities, classes, prior)
+def _trivial_predictions(
+    rows: pd.DataFrame, classes: list[str], prior: np.ndarray, seed: int
+) -> list[pd.DataFrame]:
+    """Predict without looking: the majority class for all, and classes drawn from the prior."""
+    drawn = np.random.default_rng(seed).choice(len(classes), size=len(rows), p=prior)
+    chosen = {"majority": np.full(len(rows), prior.argmax()), "stratified": drawn}
+    one_hot = np.eye(len(classes))
+    return [
+        prediction_table(name, rows, one_hot[positions], classes, prior)
+        for name, positions in chosen.items()
+    ]

@@ -6,6 +6,8 @@ import pandas as pd
 #: The two rules, and the column of a table that holds the predictions of each.
 RULES = {"training_prior": "training prior", "equal_priors": "equal priors"}
 PREDICTED = {"training_prior": "predicted", "equal_priors": "predicted_equal_priors"}
+#: The rule of the primary result, which was fixed in advance.
+PRIMARY_RULE = "equal_priors"
 
 
 def training_prior(index: pd.DataFrame, classes: list[str]) -> np.ndarray:

@@ -11,31 +11,25 @@ from lib.evaluation import bootstrap, priors
 
 @dataclass(frozen=True)
 class Score:
-    """A score as text, as a function of bootstrap draws, and how to read it.
+    """A score of a classifier as text, as a function of bootstrap draws, and how to read it.
 
     Attributes
     ----------
     label : str
         Its name in tables, such as `balanced accuracy`.
     function : callable
-        Returns one value per draw, ndarray of float, shape (draws,). With a rule, it takes the
-        confusion matrices of the draws, ndarray of float, shape (draws, classes, classes), rows
-        the actual class. Without one, it takes what `macro_auc` takes.
-    rule : str or None
-        The decision rule of the headline value, one of `priors.RULES`; None for a score of the
-        probabilities.
+        Returns one value per draw, ndarray of float, shape (draws,). It takes the confusion
+        matrices of the draws, ndarray of float, shape (draws, classes, classes), rows the actual
+        class; or, for a score of the probabilities, what `curve_scores` returns.
+    of_probabilities : bool
+        The decision rule does not matter.
     higher_is_better : bool
     """
 
     label: str
     function: Callable[..., np.ndarray]
-    rule: str | None
+    of_probabilities: bool = False
     higher_is_better: bool = True
-
-    @property
-    def title(self) -> str:
-        """The label and the prior; probabilities are posteriors under the training prior."""
-        return f"{self.label} ({priors.RULES[self.rule or 'training_prior']})"
 
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:
@@ -50,27 +44,82 @@ def accuracy(confusion: np.ndarray) -> np.ndarray:
 
 
 def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Return the mean of `bootstrap.sensitivities` over the classes."""
-    return bootstrap.sensitivities(confusion).mean(axis=1)
+    """Return the mean of the sensitivities of the classes."""
+    return class_scores(confusion)["sensitivity"].mean(axis=1)
 
 
-def macro_auc(probabilities: np.ndarray, actual: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the mean of `bootstrap.class_aucs`, which describes the arguments."""
-    return bootstrap.class_aucs(probabilities, actual, weights).mean(axis=0)
+def macro_auc(curve_scores: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the mean area under the ROC curves of each class against the others."""
+    return curve_scores["auc"].mean(axis=1)
 
 
-#: Accuracy counts images as they come, so it is that of the training prior; balanced accuracy
-#: weights classes equally, so it is that of equal priors. The order is that of all tables.
+#: In the order of all tables.
 SCORES = {
-    "accuracy": Score("accuracy", accuracy, "training_prior"),
-    "balanced_accuracy": Score("balanced accuracy", balanced_accuracy, "equal_priors"),
-    "macro_auc": Score("macro AUC", macro_auc, None),
+    "balanced_accuracy": Score("balanced accuracy", balanced_accuracy),
+    "accuracy": Score("accuracy", accuracy),
+    "macro_auc": Score("macro AUC", macro_auc, of_probabilities=True),
 }
+#: The scores of a single class against all others: of its decisions, and of its ROC curve.
+CLASS_LABELS = {
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "f1": "F1",
+    "auc": "AUC",
+    "average_precision": "average precision",
+}
+_CURVE_SCORES = {"auc": bootstrap.auc, "average_precision": bootstrap.average_precision}
 
 
-def rule_scores() -> dict[str, Score]:
-    """Return the scores that have a decision rule."""
-    return {name: score for name, score in SCORES.items() if score.rule}
+def class_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the scores of decisions for each class against the others.
+
+    Parameters
+    ----------
+    confusion : ndarray of float, shape (draws, classes, classes)
+        Rows the actual class.
+
+    Returns
+    -------
+    dict of str to ndarray of float, shape (draws, classes)
+        The first entries of `CLASS_LABELS`. PPV and NPV are NaN where they divide by nothing.
+    """
+    correct = np.diagonal(confusion, axis1=1, axis2=2)
+    actual, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
+    total = actual.sum(axis=1, keepdims=True)
+    true_negative = total - actual - predicted + correct
+    with np.errstate(invalid="ignore"):
+        return {
+            "sensitivity": correct / actual,
+            "specificity": true_negative / (total - actual),
+            "ppv": correct / predicted,
+            "npv": true_negative / (total - predicted),
+            "f1": 2 * correct / (actual + predicted),
+        }
+
+
+def curve_scores(
+    probabilities: np.ndarray, actual: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the scores of probabilities for each class against the others.
+
+    Parameters
+    ----------
+    probabilities : ndarray of float, shape (n, classes)
+    actual : ndarray of bool, shape (n, classes)
+        True in the column of an image's class.
+    weights : ndarray of float, shape (draws, n)
+        From `bootstrap.lesion_weights`.
+
+    Returns
+    -------
+    dict of str to ndarray of float, shape (draws, classes)
+        The last entries of `CLASS_LABELS`.
+    """
+    columns = zip(probabilities.T, actual.T, strict=True)
+    parts = [bootstrap.curve_draws(*column, weights, _CURVE_SCORES) for column in columns]
+    return {name: np.column_stack([part[name] for part in parts]) for name in _CURVE_SCORES}
 
 
 def rule_draws(
@@ -88,25 +137,51 @@ def rule_draws(
     Returns
     -------
     dict of str to ndarray of float, shape (draws,)
-        Each of `rule_scores`, and `sensitivity_<class>`.
+        Each of `SCORES` that is not `of_probabilities`, and `<score>_<class>` for each of
+        `class_scores`.
     """
     confusion = bootstrap.confusions(table, column, classes, weights)
-    values = {name: score.function(confusion) for name, score in rule_scores().items()}
-    per_class = bootstrap.sensitivities(confusion)
-    return values | {f"sensitivity_{name}": per_class[:, i] for i, name in enumerate(classes)}
+    values = {
+        name: score.function(confusion)
+        for name, score in SCORES.items()
+        if not score.of_probabilities
+    }
+    for score, draws in class_scores(confusion).items():
+        values |= {f"{score}_{name}": draws[:, i] for i, name in enumerate(classes)}
+    return values
 
 
-def both_scores(table: pd.DataFrame) -> dict[str, float]:
-    """Return each of `rule_scores` under its own rule for one model, without an interval."""
+def probability_draws(
+    table: pd.DataFrame, classes: list[str], weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return scores of the probabilities, one value per draw, as `rule_draws` does.
+
+    Returns
+    -------
+    dict of str to ndarray of float, shape (draws,)
+        Each of `SCORES` that is `of_probabilities`, and `<score>_<class>` for AUC and average
+        precision.
+    """
+    probabilities = table[[f"prob_{name}" for name in classes]].to_numpy()
+    actual = table["label"].to_numpy()[:, None] == np.array(classes)
+    of_classes = curve_scores(probabilities, actual, weights)
+    values = {
+        name: score.function(of_classes) for name, score in SCORES.items() if score.of_probabilities
+    }
+    for score, draws in of_classes.items():
+        values |= {f"{score}_{name}": draws[:, i] for i, name in enumerate(classes)}
+    return values
+
+
+def point_scores(table: pd.DataFrame, rule: str = priors.PRIMARY_RULE) -> dict[str, float]:
+    """Return each of `SCORES` that needs decisions for one model, without an interval."""
     classes = [name.removeprefix("prob_") for name in table if name.startswith("prob_")]
-    once, scores = np.ones((1, len(table))), {}
-    for name, score in rule_scores().items():
-        draws = rule_draws(table, priors.PREDICTED[score.rule], classes, once)
-        scores[f"{score.label}, {priors.RULES[score.rule]}"] = float(draws[name][0])
-    return scores
+    draws = rule_draws(table, priors.PREDICTED[rule], classes, np.ones((1, len(table))))
+    return {name: float(draws[name][0]) for name in SCORES if name in draws}
 
 
 def score_table(predictions: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
-    """Return `both_scores` of several models, one row per model, named by its title."""
+    """Return `point_scores` of several models, one row per model, named by its title."""
     models = predictions.groupby("model", sort=False)
-    return pd.DataFrame({titles[name]: both_scores(rows) for name, rows in models}).T
+    table = pd.DataFrame({titles[name]: point_scores(rows) for name, rows in models}).T
+    return table.rename(columns={name: score.label for name, score in SCORES.items()})

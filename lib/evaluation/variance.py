@@ -9,7 +9,7 @@ import pandera.pandas as pa
 from lib import paths, tables
 from lib.config import Config
 from lib.data import splits
-from lib.evaluation import bootstrap
+from lib.evaluation import bootstrap, priors
 from lib.evaluation.scores import SCORES
 
 #: Committed measurements: `<run>.csv`, and `<run>.json` with the `key` that they belong to.
@@ -33,12 +33,13 @@ def schema() -> pa.DataFrameSchema:
 
 
 def key(config: Config, index: pd.DataFrame) -> dict[str, str]:
-    """Return the digests of what decides about all trainings of a run: split and settings."""
+    """Return what decides about all trainings of a run and their scores: split, settings, rule."""
     sections = "classes seed preprocessing augmentation training models".split()
     settings = config.model_dump(mode="json", include=set(sections), exclude_defaults=True)
     text = json.dumps(settings, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return {"split_sha256": splits.digest(index), "settings_sha256": digest}
+    parts = {"split_sha256": splits.digest(index), "settings_sha256": digest}
+    return parts | {"rule": priors.PRIMARY_RULE}
 
 
 def summarise(config: Config, index: pd.DataFrame) -> list[dict]:
@@ -78,6 +79,8 @@ def summarise(config: Config, index: pd.DataFrame) -> list[dict]:
 def table(metrics: dict) -> pd.DataFrame:
     """Return each score's interval over lesions beside its mean and spread over trainings.
 
+    Both are of the primary rule.
+
     Parameters
     ----------
     metrics : dict
@@ -86,9 +89,10 @@ def table(metrics: dict) -> pd.DataFrame:
     rows = {}
     for row in metrics["variance"]:
         model = metrics["models"][row["model"]]
+        scores = model["rules"][priors.PRIMARY_RULE]
         of_model = rows[model["title"], f"{row['trainings']} {row['varied']}s"] = {}
         for name, score in SCORES.items():
-            of_model[score.label, "over lesions"] = bootstrap.format_interval(model[name])
+            of_model[score.label, "over lesions"] = bootstrap.format_interval(scores[name])
             of_model[score.label, "over trainings"] = format_spread(row.get(name))
     return pd.DataFrame(rows).T.rename_axis(["model", "trainings"])
 

@@ -102,7 +102,9 @@ def add_to_manifest(folder: Path, name: str = "manifest", **values) -> None:
 
 
 def calibrate(run: "Run", model: Model, outputs: np.ndarray) -> np.ndarray:
-    """Calibrate a network's outputs on the validation images, and add that to its manifest.
+    """Calibrate a network's outputs on the validation images.
+
+    The fitted values and the prior of the outputs without them are added to its manifest.
 
     Parameters
     ----------
@@ -117,9 +119,11 @@ def calibrate(run: "Run", model: Model, outputs: np.ndarray) -> np.ndarray:
     ndarray of float, shape (held-out images, classes)
         Posteriors under the class prior of the training images.
     """
-    fitted = fit_calibration(run, model.settings.class_balance, outputs)
-    folder = run.folder / model.folder
-    add_to_manifest(folder, model.manifest, calibration=fitted.model_dump())
+    class_balance = model.settings.class_balance
+    fitted = fit_calibration(run, class_balance, outputs)
+    prior = batching.output_prior(run.class_prior, class_balance).tolist()
+    values = {"calibration": fitted.model_dump(), "output_prior": prior}
+    add_to_manifest(run.folder / model.folder, model.manifest, **values)
     return fitted.apply(outputs)
 
 

@@ -26,7 +26,7 @@ from lib import tables
 from lib.config import Preprocessing, Split
 from lib.data import datasets, duplicates, splits
 from lib.evaluation import bootstrap
-from lib.evaluation.scores import macro_auc, rule_draws
+from lib.evaluation.scores import curve_scores, macro_auc, rule_draws
 from lib.preprocessing import decode, pipeline, threads
 from studies import command, features, leakage
 
@@ -261,7 +261,7 @@ def score_variant(
         draws = rule_draws(table, "predicted", CLASSES, weights)
         scores["balanced_accuracy"].append(draws["balanced_accuracy"])
         actual = images["label"].to_numpy()[:, None] == np.array(CLASSES)
-        scores["macro_auc"].append(macro_auc(probabilities, actual, weights))
+        scores["macro_auc"].append(macro_auc(curve_scores(probabilities, actual, weights)))
         correct += (table["label"] == table["predicted"]).to_numpy()
     return {name: np.stack(values) for name, values in scores.items()}, correct
 
