@@ -850,14 +850,16 @@ def test_there_are_eight_different_flips_and_quarter_turns_the_first_of_them_non
     np.testing.assert_array_equal(views[3], image[:, ::-1])
 
 
-def test_test_time_views_are_averaged():
+def test_logarithms_of_probabilities_are_averaged_over_test_time_views():
     inputs = keras.Input((4, 4, 3), dtype="uint8")
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
     each = [inference.predict(model, inference.turned(images, view)) for view in range(4)]
     averaged = inference.predict(model, images, views=4)
-    np.testing.assert_allclose(averaged, np.mean(each, axis=0), atol=1e-6)
+    expected = np.exp(np.log(each).mean(axis=0))
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(averaged, expected, atol=1e-6)
     turned = inference.predict(model, inference.turned(images, 3), views=4)
     np.testing.assert_allclose(averaged, turned, atol=1e-6)
 

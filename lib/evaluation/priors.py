@@ -1,16 +1,22 @@
 """Class priors, and the two decision rules that differ in the prior they assume."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:  # training on a server does without pandas
+    import pandas as pd
 
 #: The two rules, and the column of a table that holds the predictions of each.
 RULES = {"training_prior": "training prior", "equal_priors": "equal priors"}
 PREDICTED = {"training_prior": "predicted", "equal_priors": "predicted_equal_priors"}
 #: The rule of the primary result, which was fixed in advance.
 PRIMARY_RULE = "equal_priors"
+#: Smaller probabilities count as this, which has a logarithm in float32.
+SMALLEST = 1e-30
 
 
-def training_prior(index: pd.DataFrame, classes: list[str]) -> np.ndarray:
+def training_prior(index: "pd.DataFrame", classes: list[str]) -> np.ndarray:
     """Return the class frequencies among the training images, ndarray of float, (classes,).
 
     Raises
@@ -20,6 +26,7 @@ def training_prior(index: pd.DataFrame, classes: list[str]) -> np.ndarray:
 
     Examples
     --------
+    >>> import pandas as pd
     >>> index = pd.DataFrame({"split": ["train"] * 4, "label": ["mel", "nv", "nv", "nv"]})
     >>> training_prior(index, ["mel", "nv"])
     array([0.25, 0.75])
@@ -27,7 +34,7 @@ def training_prior(index: pd.DataFrame, classes: list[str]) -> np.ndarray:
     return _class_frequencies(index.loc[index["split"] == "train", "label"], classes)
 
 
-def fold_prior(index: pd.DataFrame, fold: int, classes: list[str]) -> np.ndarray:
+def fold_prior(index: "pd.DataFrame", fold: int, classes: list[str]) -> np.ndarray:
     """Return the class frequencies among the images of all other folds, whatever their split.
 
     The models that predict the images of a fold were trained on those. Raises as
@@ -36,7 +43,7 @@ def fold_prior(index: pd.DataFrame, fold: int, classes: list[str]) -> np.ndarray
     return _class_frequencies(index.loc[index["fold"] != fold, "label"], classes)
 
 
-def _class_frequencies(labels: pd.Series, classes: list[str]) -> np.ndarray:
+def _class_frequencies(labels: "pd.Series", classes: list[str]) -> np.ndarray:
     counts = labels.value_counts().reindex(classes, fill_value=0)
     if not counts.all():
         raise ValueError(f"no training image of class {counts.idxmin()}; expected some of each")
@@ -93,6 +100,30 @@ def change_prior(probabilities: np.ndarray, before: np.ndarray, after: np.ndarra
     ratio = np.divide(priors[1], priors[0], out=np.zeros(len(priors[0])), where=priors[0] > 0)
     converted = probabilities * ratio
     return converted / converted.sum(axis=1, keepdims=True)
+
+
+def average_views(probabilities: np.ndarray) -> np.ndarray:
+    """Average the posteriors of several views of an image: the mean of their logarithms.
+
+    The mean of logits up to a constant, so the views count as the network weighs its evidence.
+
+    Parameters
+    ----------
+    probabilities : ndarray of float, shape (views, n, classes)
+
+    Returns
+    -------
+    ndarray of float, shape (n, classes)
+        Rows sum to 1.
+
+    Examples
+    --------
+    >>> average_views(np.array([[[0.5, 0.5]], [[0.1, 0.9]]])).round(2)
+    array([[0.25, 0.75]])
+    """
+    logs = np.log(np.maximum(np.asarray(probabilities, np.float64), SMALLEST)).mean(axis=0)
+    averages = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return averages / averages.sum(axis=1, keepdims=True)
 
 
 def decide(probabilities: np.ndarray, prior: np.ndarray) -> dict[str, np.ndarray]:

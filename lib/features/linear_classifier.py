@@ -41,7 +41,7 @@ def fit(features: np.ndarray, labels: pd.Series, groups: pd.Series, seed: int) -
 def predict(
     classifier: Pipeline, features: np.ndarray, views: int, classes: list[str]
 ) -> np.ndarray:
-    """Return probabilities averaged over the views of each image.
+    """Return probabilities, averaged over the views of each image (`priors.average_views`).
 
     Parameters
     ----------
@@ -52,10 +52,9 @@ def predict(
     -------
     ndarray of float, shape (n, classes)
     """
-    probabilities = classifier.predict_proba(np.asarray(features, np.float32)).astype(np.float64)
+    probabilities = classifier.predict_proba(np.asarray(features, np.float32))
     order = [list(classifier.classes_).index(name) for name in classes]
-    mean = probabilities[:, order].reshape(views, -1, len(classes)).mean(axis=0)
-    return mean / mean.sum(axis=1, keepdims=True)
+    return priors.average_views(probabilities[:, order].reshape(views, -1, len(classes)))
 
 
 def cross_validate(

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lib.evaluation import priors
 from lib.networks import batching, model_graph
 from lib.networks.backend import keras
 
@@ -43,13 +44,11 @@ def predict(
     Parameters
     ----------
     views : {1, 2, 4, 8}
-        In how many flips and quarter turns each image is predicted; the probabilities are averaged.
+        In how many flips and quarter turns each image is predicted, to average
+        (`priors.average_views`).
     """
-    seen = [
-        forward(model, inputs, rows, batch_size, view).astype(np.float64) for view in range(views)
-    ]
-    probabilities = np.mean(seen, axis=0)
-    return probabilities / probabilities.sum(axis=1, keepdims=True)
+    seen = [forward(model, inputs, rows, batch_size, view) for view in range(views)]
+    return priors.average_views(np.stack(seen))
 
 
 def turned(images: np.ndarray, view: int) -> np.ndarray:
