@@ -127,7 +127,7 @@ def _head_trainings(run: Run, item: Transfer) -> Iterator[Training]:
             head = model_graph.in_float32(model_graph.split_before(network, "dense")[1])
             outputs = inference.forward(head, features.held_out)
             outputs = outputs.reshape(item.test_time_views, len(run.held_out), -1)
-            outputs = outputs.mean(axis=0, dtype=np.float64)
+            outputs = priors.average_views(outputs)
             return _calibrated_test(run, name, item.class_balance, outputs)
 
         yield name, "seed", seed, None, predict

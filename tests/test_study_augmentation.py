@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import tables
+from lib import config, tables
 from lib.evaluation import bootstrap
 from studies import augmentation, command
 
@@ -51,6 +51,12 @@ def test_the_settings_are_written_beside_the_scores(written):
     assert summary["folds"] == 2
     seeds = pd.read_csv(written[0]["seeds.csv"])
     assert len(seeds) == len(augmentation.KINDS) * len(summary["seeds"])
+
+
+def test_full_strength_is_that_of_the_published_network():
+    assert config.load_config(augmentation.CONFIGURATION).model("vgg16").augmentation == (
+        augmentation.STRONG
+    )
 
 
 def test_there_is_a_head_for_each_fold_kind_and_seed(written):

@@ -154,6 +154,21 @@ def test_the_training_benchmark_writes_every_figure_that_is_committed(quick):
     assert set(map(tuple, keys.to_numpy())) <= measured
 
 
+def test_the_arithmetic_of_a_step_is_counted_layer_by_layer():
+    """64 places with 27 x 4 products and a layer of 4 x 2: 13,824 and 16 operations forward.
+
+    Backward twice as many, but for the gradient of the images. With the convolution frozen, its
+    gradients and that of the averages are not needed.
+    """
+    inputs = bench.keras.Input((8, 8, 3))
+    x = bench.keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    outputs = bench.keras.layers.Dense(2)(bench.keras.layers.GlobalAveragePooling2D()(x))
+    model = bench.keras.Model(inputs, outputs)
+    assert bench.arithmetic(model) == pytest.approx((2 * 13_824 + 3 * 16) * 1e-9)
+    model.layers[1].trainable = False
+    assert bench.arithmetic(model) == pytest.approx((13_824 + 2 * 16) * 1e-9)
+
+
 def test_an_interrupted_benchmark_measures_only_what_is_missing(quick):
     *first, interrupted, again = quick[2]
     assert interrupted == again == "memory"
