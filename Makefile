@@ -17,7 +17,7 @@ TIMEOUT ?= 21600
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: help env check-python images check reproduce evaluate data study studies notebooks refresh finished
-.PHONY: publish publish-models rescore predict lab test test-unit test-notebooks lint format lock clean
+.PHONY: publish publish-models rescore predict external-test lab test test-unit test-notebooks lint format lock clean
 
 # ------------------------------------------------------------------------------------ environment
 # PYTHON is read from the command line only: in the shell, a variable of that name may mean anything.
@@ -53,7 +53,8 @@ DATA        := $(wildcard $(FOLDER)/HAM10000_metadata.csv $(if $(filter data/ham
 RUNS        := $(OUTPUT)/runs/$(RUN)/notebooks
 REPORTS     := $(OUTPUT)/reports/$(RUN)
 
-NAMES       := $(basename $(notdir $(sort $(wildcard notebooks/[0-9]*.ipynb))))
+# notebooks 08 and 09 have inputs and targets of their own
+NAMES       := $(basename $(notdir $(sort $(filter-out notebooks/08_% notebooks/09_%,$(wildcard notebooks/[0-9]*.ipynb)))))
 EXECUTED    := $(NAMES:%=$(RUNS)/%.ipynb)
 HTML        := $(NAMES:%=$(REPORTS)/%.html)
 
@@ -185,10 +186,11 @@ $(OUTPUT)/reports/studies/%.html: $(STUDY_RUNS)/%.ipynb $(RENDERER) | $(ENV)
 
 notebooks: ## Refresh the outputs of the committed notebooks: demo and side experiments (5 to 8 minutes)
 	@$(MAKE) --no-print-directory reproduce CONFIG=demo
+	@$(MAKE) --no-print-directory external-test CONFIG=demo
 	@$(MAKE) --no-print-directory refresh CONFIG=demo
 
 refresh:
-	@for name in $(NAMES); do \
+	@for name in $(NAMES) 08_external_test; do \
 	  $(PY) -m tools.reports refresh notebooks/$$name.ipynb $(RUNS)/$$name.ipynb || exit 1; done
 	@for name in $(STUDIES); do \
 	  $(PY) -m tools.reports refresh notebooks/studies/$$name.ipynb $(STUDY_RUNS)/$$name.ipynb || exit 1; done
@@ -212,6 +214,20 @@ finished:
 predict: $(ENV) ## Classify IMAGE=<file or folder> with a published network, MODEL=vgg16_fine_tuned (15 seconds)
 	@$(PY) -m tools.predict --config "$(if $(filter file,$(origin CONFIG)),ham10000,$(CONFIG))" \
 	  $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),-- "$(IMAGE)")
+
+# without a folder, the demonstration draws images as another clinic would photograph them
+ELSEWHERE := $(or $(EXTERNAL),$(if $(filter demo,$(RUN)),data/synthetic_elsewhere))
+external-test: $(ENV) ## Test the network of a run on images from elsewhere: CONFIG=ham10000 EXTERNAL=<folder> (notebook 08)
+	@test -n "$(ELSEWHERE)" || { echo "error: EXTERNAL=<folder with images and a table> is missing" >&2; exit 1; }
+	@test -n "$(EXTERNAL)" -o -d "$(ELSEWHERE)" || \
+	  $(PY) -m tools.synthetic --folder "$(ELSEWHERE)" --lesions 120 --seed 8 --elsewhere
+	@$(PY) -m tools.external_test $(RUN) "$(ELSEWHERE)" $(if $(filter demo,$(RUN)),--run-network)
+	@mkdir -p $(RUNS)
+	@$(PY) -m tools.reports execute notebooks/08_external_test.ipynb --config $(CONFIG_FILE) \
+	  --output $(RUNS)/08_external_test.ipynb --timeout $(TIMEOUT)
+	@$(PY) -m tools.reports render $(RUNS)/08_external_test.ipynb --config $(CONFIG_FILE) \
+	  --output $(REPORTS)/08_external_test.html
+	@echo "$(REPORTS)/08_external_test.html"
 
 lab: $(SYNTHETIC) | $(ENV) ## Open the notebooks in JupyterLab (draws the synthetic images first)
 	$(PY) -m jupyter lab notebooks

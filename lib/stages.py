@@ -55,6 +55,7 @@ STAGES = {
     "transfer": Dependencies("04_vgg16_transfer", ("training", "transfer"), _TRAINING),
     "metrics": Dependencies("05_evaluation", ("evaluation", "models", "roles")),
     "heatmaps": Dependencies("06_heatmaps", ("heatmaps",)),
+    "reliability": Dependencies("07_reliability", ("evaluation", "models", "roles")),
 }
 
 

@@ -152,6 +152,29 @@ def bars(table: pd.DataFrame, label: str, digits: int = 0, log: bool = False) ->
     return figure
 
 
+def histograms(table: pd.DataFrame) -> Figure:
+    """Draw the histogram of each channel, one panel a step, the first step's in grey behind.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `step`, `channel`, `low` (the bin's lowest grey level) and `share` of the pixels.
+    """
+    colors = {"red": "#CC3311", "green": "#228833", "blue": "#0077BB"}
+    options = {"hue": "channel", "style": "channel", "palette": colors, "errorbar": None}
+    layout = {"col": "step", "col_wrap": 4, "height": 2.1, "aspect": 1.05}
+    with plt.rc_context({"figure.constrained_layout.use": False}):  # a grid arranges itself
+        grid = sns.relplot(table, x="low", y="share", kind="line", **options, **layout)
+    first = table[table["step"] == table["step"].iloc[0]]
+    for axis in grid.axes.flat:
+        sns.lineplot(
+            first, x="low", y="share", units="channel", estimator=None, color="silver", lw=2.5,
+            zorder=0, legend=False, ax=axis,
+        )  # fmt: skip
+    grid.set_titles("{col_name}").set_axis_labels("intensity (0–255)", "proportion of pixels")
+    return grid.figure
+
+
 def histories(tables: dict[str, pd.DataFrame], columns: dict[str, str]) -> Figure:
     """Draw columns of several trainings over the epochs, one panel per column.
 

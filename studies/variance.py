@@ -225,6 +225,42 @@ def _work(run: Run) -> Path:
     return folder
 
 
+def schema() -> pa.DataFrameSchema:
+    """Return the schema of `<run>.csv`: the scores of one training in each row.
+
+    With a seed they are those of the test images. With a fold they are those of its images, by a
+    model that was trained on all others.
+    """
+    columns = {
+        "model": pa.Column(str),
+        "varied": pa.Column(str, pa.Check.isin(["seed", "fold"])),
+        "number": pa.Column(int, pa.Check.ge(0)),
+        "images": pa.Column(int, pa.Check.ge(1)),
+    }
+    columns |= {name: pa.Column(float) for name in SCORES}
+    return pa.DataFrameSchema(columns, unique=["model", "varied", "number"], strict=True)
+
+
+def summarise(table: pd.DataFrame) -> list[dict]:
+    """Return mean, deviation and extremes of each score, as `lib.evaluation.variance` reads them.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `schema`.
+    """
+    summary = []
+    for (model, varied), rows in table.groupby(["model", "varied"], sort=False):
+        if len(rows) < 2:
+            continue  # one training has no spread
+        row = {"model": model, "varied": varied, "trainings": len(rows)}
+        for name in SCORES:
+            values = rows[name].agg(["mean", "std", "min", "max"]).round(6).tolist()
+            row[name] = dict(zip(("mean", "deviation", "low", "high"), values, strict=True))
+        summary.append(row)
+    return summary
+
+
 def measure(file: Path) -> list[Path]:
     """Score every training of a finished run; return the files written.
 
@@ -247,14 +283,15 @@ def measure(file: Path) -> list[Path]:
         tables.write_json({"key": key, "rows": before | rows}, state)
         print(rows[label], flush=True)
     order = list(models.models_of(run.config))
-    table = variance.schema().validate(pd.DataFrame(list(rows.values())))
+    table = schema().validate(pd.DataFrame(list(rows.values())))
     table = table.sort_values("model", key=lambda names: names.map(order.index), kind="stable")
-    summary = {"run": run.config.name} | variance.key(run.config, run.index)
+    note = {"run": run.config.name} | variance.key(run.config, run.index)
+    note |= command.describe_machine() | {"summary": summarise(table)}
     target = variance.FOLDER / f"{run.config.name}.csv"
     target.with_suffix(".json").unlink(missing_ok=True)
     return [
         tables.write_table(table, target),
-        tables.write_json(summary | command.describe_machine(), target.with_suffix(".json")),
+        tables.write_json(note, target.with_suffix(".json")),
     ]
 
 

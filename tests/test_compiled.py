@@ -13,9 +13,9 @@ from lib.preprocessing.compiled import compiled
 #: Prints how often machine code was found that had been kept, and how often it was made.
 CHILD = """
 import numpy as np
-from lib.preprocessing import area_average
-area_average.area_average(np.zeros((300, 300, 3), np.uint8), 256)
-kept = area_average._area_average.stats
+from lib.preprocessing import hair
+hair.hair_mask(np.zeros((300, 300, 3), np.uint8))
+kept = hair._line_contrast.stats
 print(sum(kept.cache_hits.values()), sum(kept.cache_misses.values()))
 """
 

@@ -182,8 +182,8 @@ def test_a_new_score_is_in_every_table(run):
 
 
 def test_a_new_notebook_is_executed_and_listed(run):
-    assert "The rarest class of the test images is" in text_of(run[1] / "07_my_question.html")
-    assert "07 · My question" in text_of(run[1] / "index.html")
+    assert "The rarest class of the test images is" in text_of(run[1] / "10_my_question.html")
+    assert "10 · My question" in text_of(run[1] / "index.html")
 
 
 def test_other_classes_and_images_go_through_to_the_index(run):

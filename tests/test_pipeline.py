@@ -1,4 +1,4 @@
-"""The array of a run's images: streamed, resumable, keyed by content."""
+"""The array of a run's images: streamed, resumable, made again when an image has changed."""
 
 import collections
 import json
@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from jupyter_client.manager import start_new_kernel
 
 from lib import paths, source_code
 from lib.data import datasets
@@ -99,17 +98,23 @@ def unbroken(index, folder, run, monkeypatch, tmp_path):
     """The bytes of images.npy, made elsewhere and at one go."""
     with monkeypatch.context() as patch:
         patch.setenv("SKIN_OUTPUT", str(tmp_path / "unbroken"))
-        counts = image_array.write_images(index, folder, run)
-        assert counts == {"processed": len(index), "taken_over": 0}
+        assert image_array.write_images(index, folder, run) == len(index)
         return array_file(run).read_bytes()
 
 
 def break_off(index, folder, run):
-    """Make all rows but the last two, then meet an image that is broken."""
-    (folder / "broken.png").write_text("no image")
-    broken = index.assign(path=[*index["path"].iloc[:-1], "broken.png"])
-    with pytest.raises(ValueError, match=r"broken\.png: not an image"):
-        image_array.write_images(broken, folder, run)
+    """Make all rows but the last two, then fail; return nothing."""
+    prepare, last = pipeline.prepare, folder / index["path"].iloc[-1]
+
+    def fail(file, settings):
+        if file == last:
+            raise ValueError(f"{file.name}: fails")
+        return prepare(file, settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "prepare", fail)
+        with pytest.raises(ValueError, match="fails"):
+            image_array.write_images(index, folder, run)
 
 
 # ------------------------------------------------------------------------------------- the array
@@ -119,8 +124,7 @@ def test_training_evaluation_and_prediction_see_identical_pixels(run, whole_inde
     """Each row is every step, one after the other, of the file's pixels; so is `prepare`."""
     sides = whole_index.groupby("split").head(2).reset_index(drop=True)
     assert set(sides["split"]) == {"train", "validation", "test"}
-    counts = image_array.write_images(sides, data_folder, run)
-    assert counts == {"processed": len(sides), "taken_over": 0}
+    assert image_array.write_images(sides, data_folder, run) == len(sides)
     images = image_array.open_images(sides, run)
     assert images.shape == (len(sides), 256, 256, 3)
     for row, path in zip(images, sides["path"], strict=True):
@@ -185,9 +189,9 @@ def test_the_same_images_and_settings_are_not_processed_twice(plain, draw, monke
     index, folder = draw(40)
     image_array.write_images(index, folder, plain)
     before = {file: file.stat() for file in array_file(plain).parent.iterdir()}
-    assert {file.name for file in before} == {"images.npy", "images.keys", "images.json"}
+    assert {file.name for file in before} == {"images.npy", "images.json"}
     monkeypatch.setattr(pipeline, "preprocess_image", None)
-    assert image_array.write_images(index, folder, plain) == {"processed": 0, "taken_over": 40}
+    assert image_array.write_images(index, folder, plain) == 0
     after = {file: file.stat() for file in array_file(plain).parent.iterdir()}
     assert {f: (s.st_ino, s.st_mtime_ns) for f, s in before.items()} == {
         f: (s.st_ino, s.st_mtime_ns) for f, s in after.items()
@@ -207,7 +211,7 @@ def test_one_changed_setting_processes_every_image(plain, draw, change):
     index, folder = draw(4)
     image_array.write_images(index, folder, plain)
     changed = with_settings(plain, **change)
-    assert image_array.write_images(index, folder, changed) == {"processed": 4, "taken_over": 0}
+    assert image_array.write_images(index, folder, changed) == 4
     assert image_array.open_images(index, changed).shape[1] == changed.preprocessing.image_size
 
 
@@ -215,7 +219,7 @@ def test_other_code_or_another_opencv_processes_every_image(plain, draw, monkeyp
     index, folder = draw(4)
     image_array.write_images(index, folder, plain)
     monkeypatch.setattr(cv2, "__version__", "0.0")
-    assert image_array.write_images(index, folder, plain)["processed"] == 4
+    assert image_array.write_images(index, folder, plain) == 4
     file, source = "lib/preprocessing/pipeline.py", Path(pipeline.__file__).read_text("utf-8")
 
     def edit(text):
@@ -232,54 +236,38 @@ def test_other_code_or_another_opencv_processes_every_image(plain, draw, monkeyp
     monkeypatch.setattr(image_array, "_SOURCES", changed)
     with pytest.raises(ValueError, match="made with other code"):
         image_array.open_images(index, plain)
-    assert image_array.write_images(index, folder, plain)["processed"] == 4
-    assert image_array.write_images(index, folder, plain)["processed"] == 0
+    assert image_array.write_images(index, folder, plain) == 4
+    assert image_array.write_images(index, folder, plain) == 0
 
 
-def test_one_changed_image_is_processed_alone(plain, draw):
+def test_one_changed_image_makes_the_array_again(plain, draw):
     index, folder = draw(40)
     image_array.write_images(index, folder, plain)
     before = np.array(image_array.open_images(index, plain))
     cv2.imwrite(str(folder / index["path"].iloc[33]), np.full((36, 48, 3), 7, np.uint8))
-    assert image_array.write_images(index, folder, plain) == {"processed": 1, "taken_over": 39}
+    assert image_array.write_images(index, folder, plain) == 40
     differs = (before != image_array.open_images(index, plain)).any(axis=(1, 2, 3))
     assert np.flatnonzero(differs).tolist() == [33]
 
 
-def test_what_an_abandoned_attempt_left_is_removed(plain, draw):
+def test_images_in_another_order_are_made_again(plain, draw):
     index, folder = draw(6)
     image_array.write_images(index, folder, plain)
-    (folder / "broken.png").write_text("no image")
-    broken = index.assign(path=[*index["path"].iloc[:-1], "broken.png"])
-    with pytest.raises(ValueError, match="broken"):
-        image_array.write_images(broken, folder, with_settings(plain, median_kernel=3))
-    partial = paths.run_folder(plain.name) / ".images.partial.npy"
-    assert partial.exists()
-    assert image_array.write_images(index, folder, plain) == {"processed": 0, "taken_over": 6}
-    assert not partial.exists()
-
-
-def test_images_in_another_order_added_or_removed_are_taken_over(plain, draw):
-    index, folder = draw(8)
-    image_array.write_images(index.iloc[:6], folder, plain)
-    before = np.array(image_array.open_images(index.iloc[:6], plain))
+    before = np.array(image_array.open_images(index, plain))
     backwards = index.iloc[::-1]
-    assert image_array.write_images(backwards, folder, plain) == {"processed": 2, "taken_over": 6}
-    np.testing.assert_array_equal(image_array.open_images(backwards, plain)[:1:-1], before)
-    some = index.iloc[[1, 4]]
-    assert image_array.write_images(some, folder, plain) == {"processed": 0, "taken_over": 2}
-    np.testing.assert_array_equal(image_array.open_images(some, plain), before[[1, 4]])
+    assert image_array.write_images(backwards, folder, plain) == 6
+    np.testing.assert_array_equal(image_array.open_images(backwards, plain)[::-1], before)
 
 
-def test_a_note_that_is_missing_or_of_another_index_is_written_again(plain, draw):
+def test_an_array_without_a_note_or_with_a_damaged_one_is_made_again(plain, draw, capsys):
     index, folder = draw(4)
-    image_array.write_images(index, folder, plain)
-    array_file(plain).with_suffix(".json").unlink()
-    assert image_array.write_images(index, folder, plain)["processed"] == 0
-    image_array.open_images(index, plain)
-    renamed = index.assign(image_id=index["image_id"] + "x")
-    assert image_array.write_images(renamed, folder, plain)["processed"] == 0
-    image_array.open_images(renamed, plain)
+    note = array_file(plain).with_suffix(".json")
+    for damage in (note.unlink, lambda: note.write_text("{")):
+        image_array.write_images(index, folder, plain)
+        damage()
+        assert image_array.write_images(index, folder, plain) == 4
+        image_array.open_images(index, plain)
+    assert "images.json: damaged, so images.npy is made again" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------- resumable
@@ -299,11 +287,10 @@ image_array.write_images(index, folder, run)
 """
     arguments = [plain.model_dump_json(), tmp_path / "index.csv", folder]
     command = [sys.executable, "-c", PREAMBLE + code, *map(str, arguments)]
-    keys = partial_file(plain).with_suffix(".keys")
+    note = partial_file(plain).with_suffix(".json")
 
     def count_done():
-        written = keys.read_bytes() if keys.exists() else b""
-        return sum(any(written[i : i + 32]) for i in range(0, len(written), 32))
+        return json.loads(note.read_text(encoding="utf-8"))["done"] if note.exists() else 0
 
     with subprocess.Popen(command, cwd=paths.ROOT) as process:
         while count_done() < 20:
@@ -313,12 +300,9 @@ image_array.write_images(index, folder, run)
     done = count_done()
     assert 20 <= done < 60
     assert not array_file(plain).exists()
-    assert image_array.write_images(index, folder, plain) == {
-        "processed": 60 - done,
-        "taken_over": done,
-    }
+    assert image_array.write_images(index, folder, plain) == 60 - done
     assert array_file(plain).read_bytes() == expected
-    assert not keys.exists() and not partial_file(plain).exists()
+    assert not note.exists() and not partial_file(plain).exists()
 
 
 class Killed(BaseException):
@@ -326,52 +310,43 @@ class Killed(BaseException):
 
 
 @pytest.mark.usefixtures("two_at_a_time")
-def test_a_kill_after_any_write_costs_two_rows_at_most(plain, draw, monkeypatch, tmp_path):
-    """Over an attempt with other settings, whose keys must not vouch for the new rows."""
+@pytest.mark.parametrize("notes", [0, 1, 2, 3])
+def test_a_kill_after_any_chunk_costs_that_chunk_at_most(plain, draw, monkeypatch, tmp_path, notes):
+    """Over an attempt with other settings, whose note must not vouch for the new rows."""
     index, folder = draw(6)
     expected = unbroken(index, folder, plain, monkeypatch, tmp_path)
-    write, left = image_array._write, 0
+    break_off(index, folder, with_settings(plain, median_kernel=3))
+    write, left = image_array._write_note, notes
 
-    def write_until_killed(file, offsets, pieces):
+    def write_until_killed(*arguments):
         nonlocal left
-        write(file, offsets, pieces)
-        left -= 1
         if left == 0:
             raise Killed
+        left -= 1
+        write(*arguments)
 
-    other = with_settings(plain, median_kernel=3)
-    for written in range(1, 7):  # three chunks: rows and keys of each
-        array_file(plain).unlink(missing_ok=True)
-        array_file(plain).with_suffix(".keys").unlink(missing_ok=True)
-        break_off(index, folder, other)
-        with monkeypatch.context() as patch:
-            patch.setattr(image_array, "_write", write_until_killed)
-            left = written
+    with monkeypatch.context() as patch:
+        patch.setattr(image_array, "_write_note", write_until_killed)
+        if notes < 3:
             with pytest.raises(Killed):
                 image_array.write_images(index, folder, plain)
-        assert not array_file(plain).exists()
-        counts = image_array.write_images(index, folder, plain)
-        assert counts == {"processed": 6 - written // 2 * 2, "taken_over": written // 2 * 2}
-        assert array_file(plain).read_bytes() == expected
+            assert not array_file(plain).exists()
+    assert image_array.write_images(index, folder, plain) == (6 if notes == 3 else 6 - 2 * notes)
+    assert array_file(plain).read_bytes() == expected
 
 
-@pytest.mark.parametrize(
-    ("renamed", "lost"), [(0, 0), (1, 6), (2, 0)], ids=["array", "keys", "note"]
-)
-@pytest.mark.filterwarnings("ignore:.*cut short:UserWarning")
+@pytest.mark.parametrize("renamed", [0, 1], ids=["before the array", "before the note"])
 def test_a_kill_while_files_get_their_names_leaves_no_array_that_could_be_opened(
-    plain, draw, monkeypatch, tmp_path, renamed, lost
+    plain, draw, monkeypatch, tmp_path, renamed
 ):
-    """Between the array and its keys the work is lost: nothing vouches for the rows."""
     index, folder = draw(6)
     expected = unbroken(index, folder, plain, monkeypatch, tmp_path)
     image_array.write_images(index, folder, with_settings(plain, median_kernel=3))
-    replace, names = os.replace, []
+    replace, ends = os.replace, (array_file(plain), array_file(plain).with_suffix(".json"))
 
     def replace_until_killed(source, target):
-        if len(names) == renamed:
+        if target == ends[renamed]:
             raise Killed
-        names.append(target)
         replace(source, target)
 
     with monkeypatch.context() as patch:
@@ -380,8 +355,7 @@ def test_a_kill_while_files_get_their_names_leaves_no_array_that_could_be_opened
             image_array.write_images(index, folder, plain)
     with pytest.raises(FileNotFoundError, match=r"images\.npy: no such file; run notebook 02"):
         image_array.open_images(index, plain)
-    counts = image_array.write_images(index, folder, plain)
-    assert counts == {"processed": lost, "taken_over": 6 - lost}
+    image_array.write_images(index, folder, plain)
     image_array.open_images(index, plain)
     assert array_file(plain).read_bytes() == expected
 
@@ -402,11 +376,11 @@ def test_a_broken_image_leaves_no_array_behind_and_what_was_done_stays(run, inde
     assert not array_file(run).exists()
     with pytest.raises(FileNotFoundError, match="run notebook 02"):
         image_array.open_images(index, run)
-    assert image_array.write_images(index, data_folder, run) == {"processed": 2, "taken_over": 4}
+    assert image_array.write_images(index, data_folder, run) == 6, "other files"
 
 
 @pytest.mark.usefixtures("two_at_a_time")
-@pytest.mark.parametrize("suffix", [".npy", ".keys"])
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
 @pytest.mark.parametrize("share", [0, 0.00001, 0.5], ids=["empty", "header", "half"])
 def test_a_partial_array_that_is_cut_short_is_started_over(
     plain, draw, monkeypatch, tmp_path, suffix, share
@@ -416,19 +390,17 @@ def test_a_partial_array_that_is_cut_short_is_started_over(
     break_off(index, folder, plain)
     torn = partial_file(plain).with_suffix(suffix)
     os.truncate(torn, int(torn.stat().st_size * share))
-    with pytest.warns(UserWarning, match=r"partial\.npy: .* cut short; it is started over"):
-        counts = image_array.write_images(index, folder, plain)
-    assert counts == {"processed": 6, "taken_over": 0}
+    assert image_array.write_images(index, folder, plain) == 6
     assert array_file(plain).read_bytes() == expected
 
 
-def test_an_array_that_is_cut_short_is_made_again(plain, draw):
+def test_an_array_that_is_cut_short_is_made_again(plain, draw, capsys):
     index, folder = draw(6)
     image_array.write_images(index, folder, plain)
     expected = array_file(plain).read_bytes()
     os.truncate(array_file(plain), len(expected) - 1)
-    with pytest.warns(UserWarning, match=r"tiny/images\.npy: .* cut short"):
-        assert image_array.write_images(index, folder, plain)["processed"] == 6
+    assert image_array.write_images(index, folder, plain) == 6
+    assert "tiny/images.npy was cut short; it is made again" in capsys.readouterr().out
     assert array_file(plain).read_bytes() == expected
 
 
@@ -469,7 +441,7 @@ print(json.dumps([*peaks, peak(), size, counts]))
     done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True)
     small, large, with_ballast, size, counts = json.loads(done.stdout)
     shutil.rmtree(array_file(plain).parent)
-    assert size == 3000 and counts == {"processed": 2700, "taken_over": 300}
+    assert size == counts == 3000
     assert large - small < 100
     assert with_ballast - large > 100  # it is measured at all
     assert done.stderr == ""
@@ -491,47 +463,10 @@ def test_rows_that_are_there_need_no_space(plain, draw, monkeypatch):
     break_off(index, folder, plain)
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 10**6, 10**6))
-    assert image_array.write_images(index, folder, plain)["processed"] == 2
+    assert image_array.write_images(index, folder, plain) == 2
 
 
-def test_a_bar_is_drawn_when_asked_for_and_else_only_in_a_terminal(plain, draw, capfd):
+def test_a_bar_is_drawn_in_a_terminal_only(plain, draw, capfd):
     index, folder = draw(3)
     image_array.write_images(index, folder, plain)
     assert capfd.readouterr() == ("", "")
-    image_array.write_images(index, folder, plain, progress=True)
-    assert "images: " in capfd.readouterr().err
-
-
-def test_a_bar_is_drawn_in_jupyterlab_and_not_in_a_notebook_executed_to_a_file(
-    plain, draw, tmp_path
-):
-    """JupyterLab names the cell in its request; papermill and nbval do not."""
-    index, folder = draw(3)
-    index.to_csv(tmp_path / "index.csv", index=False)
-    arguments = ["", plain.model_dump_json(), str(tmp_path / "index.csv"), str(folder)]
-    prepare = f"import sys; sys.argv = {arguments!r}\n{PREAMBLE}"
-    manager, client = start_new_kernel(cwd=str(paths.ROOT))
-
-    def streams(code, metadata):
-        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
-        message = client.session.msg("execute_request", content, metadata=metadata)
-        client.shell_channel.send(message)
-        written = collections.Counter()
-        while True:
-            answer = client.get_iopub_msg(timeout=60)
-            assert answer["msg_type"] != "error", answer["content"]
-            if answer["msg_type"] == "stream":
-                written[answer["content"]["name"]] += len(answer["content"]["text"])
-            if answer["content"].get("execution_state") == "idle" and (
-                answer["parent_header"]["msg_id"] == message["header"]["msg_id"]
-            ):
-                return written
-
-    try:
-        streams(prepare, {})
-        code = "_ = image_array.write_images(index, folder, run)"
-        assert streams(code, {}) == {}
-        assert streams(code, {"cellId": "5f0c"})["stderr"] > 10
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)

@@ -15,7 +15,7 @@ from lib.preprocessing import image_array
 from lib.stages import STAGES, code_of
 from tools import stages
 
-NAMES = [file.stem for file in sorted((paths.ROOT / "notebooks").glob("[0-9]*.ipynb"))]
+NAMES = [file.stem for file in sorted((paths.ROOT / "notebooks").glob("0[1-7]_*.ipynb"))]
 #: Notebooks that are added to the six depend on all of them.
 HEATMAPS = NAMES[NAMES.index("06_heatmaps") :]
 EVALUATION = ["05_evaluation", *HEATMAPS]

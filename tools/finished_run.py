@@ -1,5 +1,6 @@
 """Load a network of a finished run, runs/<run>, to publish it or to predict with it."""
 
+import json
 from pathlib import Path
 
 from lib import paths
@@ -8,7 +9,7 @@ from lib.data import datasets
 from lib.evaluation import priors
 from lib.evaluation.calibration import Calibration
 from lib.models import models_of
-from lib.networks import saving
+from lib.networks import array_files, probes, saving
 from lib.networks.backend import keras
 from tools import published_networks
 
@@ -75,4 +76,20 @@ def read_run(config: Config, model: str) -> tuple[keras.Model, published_network
         calibration=calibration,
         test_time_views=row.test_time_views,
         weights_sha256=manifest["weights_sha256"],
+        **_refusal(config, file.parent, model),
     )
+
+
+def _refusal(config: Config, folder: Path, model: str) -> dict:
+    """Return when the network refuses an image, as notebook 07 has found out."""
+    file = paths.run_folder(config.name) / "reliability.json"
+    if model != config.primary or not file.is_file():
+        return {"refusal": None, "space": None}
+    chosen = json.loads(file.read_text(encoding="utf-8"))["refusal"]
+    arrays, note = array_files.read_arrays(folder / "space.npz")
+    if note["model"] != model:
+        raise ValueError(
+            f"{paths.relative(folder)}/space.npz is of {note['model']}, not of {model}"
+        )
+    refusal = published_networks.Refusal(score=chosen["chosen"], threshold=chosen["threshold"])
+    return {"refusal": refusal, "space": probes.Space(**arrays)}

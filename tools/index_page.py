@@ -11,7 +11,7 @@ import yaml
 from bs4 import BeautifulSoup
 
 from lib import paths
-from lib.config import load_config
+from lib.config import Config, load_config
 from lib.evaluation import findings, priors, score_tables
 from tools.narrow_tables import label_cells
 from tools.render import BANNER, FOOTER, TEMPLATES
@@ -23,7 +23,7 @@ RULES = {
 }
 
 
-def index(config: str, output: Path, metrics: Path, reports: Iterable[Path]) -> None:
+def index(config: str | Config, output: Path, metrics: Path, reports: Iterable[Path]) -> None:
     """Write the index of a run's reports, and copy `metrics` beside it.
 
     Parameters
@@ -38,7 +38,8 @@ def index(config: str, output: Path, metrics: Path, reports: Iterable[Path]) -> 
     ValueError
         `metrics` is not JSON, lacks a key, or belongs to another run.
     """
-    output, metrics, run = Path(output), Path(metrics), load_config(config)
+    output, metrics = Path(output), Path(metrics)
+    run = config if isinstance(config, Config) else load_config(config)
     values = _read_metrics(metrics, run.name)
     folds = values.get("cross_validation")
     environment = jinja2.Environment(

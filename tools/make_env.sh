@@ -30,4 +30,6 @@ else
 fi
 # lib itself, so that notebooks opened anywhere can import it; setuptools comes from the lock
 "$target/bin/python" -m pip --disable-pip-version-check install --quiet --quiet --no-deps --no-build-isolation --editable .
+"$target/bin/python" -m tools.fetch_weights || \
+  echo "the environment is complete; make check fetches the weights when a run needs them" >&2
 touch "$target/.ready"

@@ -12,8 +12,8 @@ import pandas as pd
 
 from lib.config import Preprocessing, load_config
 from lib.data import datasets
-from lib.evaluation import priors
-from lib.networks import inference
+from lib.evaluation import priors, refusal
+from lib.networks import inference, probes
 from lib.networks.backend import keras
 from lib.preprocessing import pipeline, threads
 from tools import finished_run, published_networks
@@ -43,6 +43,8 @@ def predict_files(
     prediction : DataFrame or Exception
         One row per class, indexed by its code: `diagnosis`, the full name; `training_prior`, the
         probability under the training prior; `equal_priors`, the probability under equal priors.
+        Its `attrs` say how `strange` the image is, by which `score`, and whether it is `refused`
+        because that is above the `threshold`; they are empty for a network that never refuses.
         Or the error of an unusable image.
     """
     classes, names = list(note.classes), list(note.classes.values())
@@ -58,12 +60,27 @@ def predict_files(
             outputs = inference.predict(network, np.stack(usable), views=note.test_time_views)
             posterior = note.calibration.apply(outputs)
             corrected = priors.change_prior(posterior, note.training_prior, equal)
+            strange = _strangeness(network, np.stack(usable), note)
             predictions = (
                 _prediction(*rows, classes, names)
-                for rows in zip(posterior, corrected, strict=True)
+                for rows in zip(posterior, corrected, strange, strict=True)
             )
         for file, image in zip(batch, prepared, strict=True):
             yield file, next(predictions) if isinstance(image, np.ndarray) else image
+
+
+def _strangeness(
+    network: keras.Model, images: np.ndarray, note: published_networks.Note
+) -> list[dict]:
+    """Return for each image how strange it is to the network, and whether that is too much."""
+    if note.refusal is None:
+        return [{}] * len(images)
+    score, threshold = note.refusal.score, note.refusal.threshold
+    scores = refusal.strangeness(probes.answers(network, images, note.space, note.calibration))
+    return [
+        {"score": score, "strange": value, "threshold": threshold, "refused": value > threshold}
+        for value in scores[score].tolist()
+    ]
 
 
 def predicted_classes(prediction: pd.DataFrame) -> dict[str, str]:
@@ -119,7 +136,16 @@ def open_network(
 
 
 def as_text(file: Path, prediction: pd.DataFrame) -> str:
-    """Return a prediction as a table, with the most probable class under each rule."""
+    """Return a prediction as a table, with the most probable class under each rule.
+
+    A refused image has no table.
+    """
+    found = prediction.attrs
+    if found.get("refused"):
+        score = refusal.SCORES[found["score"]]
+        reason = f"{score} {found['strange']:.3g}, threshold {found['threshold']:.3g}"
+        text = f"refused: unlike the images that the network was trained on ({reason})"
+        return "\n".join([str(file), text, DISCLAIMER, ""])
     titles = [f"under {title}" for title in RULE_TITLES.values()]
     code = max(len("class"), *prediction.index.str.len())
     name = max(len("diagnosis"), *prediction["diagnosis"].str.len())
@@ -145,6 +171,7 @@ def as_json(file: Path, prediction: pd.DataFrame, run: str, model: str, source: 
     same = len(set(predicted_classes(prediction).values())) == 1
     values = {"image": str(file), "run": run, "model": model, "source": source, **rules}
     values |= {"same_answer": same, "diagnoses": prediction["diagnosis"].to_dict()}
+    values |= prediction.attrs
     return json.dumps(values | {"note": DISCLAIMER}, ensure_ascii=False)
 
 
@@ -155,9 +182,11 @@ def _prepare(file: Path, settings: Preprocessing) -> np.ndarray | Exception:
         return error
 
 
-def _prediction(training_prior, equal_priors, classes, names) -> pd.DataFrame:
+def _prediction(training_prior, equal_priors, strange, classes, names) -> pd.DataFrame:
     columns = {"training_prior": training_prior, "equal_priors": equal_priors}
-    return pd.DataFrame({"diagnosis": names, **columns}, index=classes)
+    table = pd.DataFrame({"diagnosis": names, **columns}, index=classes)
+    table.attrs |= strange
+    return table
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,16 +16,18 @@ from lib.config import Config
 from lib.data import splits
 from lib.evaluation import metrics, prediction_files
 from lib.evaluation.scores import point_scores
-from tools import demo_picture, result_tables, whole_files
+from tools import demo_picture, published_pages, result_tables, whole_files
 from tools.command_line import run_on_config
 
 REPORTS = paths.ROOT / "reports"
 #: Figures that may be published: curves, diagrams and confusion matrices of these notebooks.
 FIGURES = re.compile(
-    r"(?P<notebook>[345])\.\d+_(\w+_)?"
-    r"(curves|confusion|roc|precision_recall|operating_points|calibration)\.png"
+    r"(?P<notebook>[3457])\.\d+_(\w+_)?"
+    r"(curves|confusion|roc|precision_recall|operating_points|calibration|subgroups|risk_coverage)"
+    r"\.png"
 )
 NOTEBOOKS = {"3": "03_baseline_cnn", "4": "04_vgg16_transfer", "5": "05_evaluation"}
+NOTEBOOKS |= {"7": "07_reliability"}
 
 
 def publish(config: Config) -> Path:
@@ -43,7 +45,7 @@ def publish(config: Config) -> Path:
         Its files do not belong together, or a figure is not the one that its notebook shows.
     """
     index, predictions, results = _read_run(config)
-    pages = result_tables.build_pages(REPORTS, results)  # before anything is replaced
+    result_tables.build_pages(REPORTS, results)  # raises before anything is replaced
     target = REPORTS / config.name / "published"
     with whole_files.whole_folder(target) as partial:
         tables.write_table(index[splits.COLUMNS], partial / "split.csv")
@@ -52,13 +54,16 @@ def publish(config: Config) -> Path:
         if cross_validation is not None:
             tables.write_table(cross_validation, partial / "cross_validation.csv")
         tables.write_table(_histories(config), partial / "history.csv")
+        reliability = paths.run_folder(config.name) / "reliability.json"
+        shutil.copyfile(reliability, partial / reliability.name)
         balance = paths.run_folder(config.name) / config.transfers[0].name / "class_balance.csv"
         shutil.copyfile(balance, partial / balance.name)
         tables.write_json(_manifest(config, results), partial / "manifest.json")
         for file in _figures(config):
             shutil.copyfile(file, partial / file.name)
         tables.write_json(results, partial / "metrics.json")
-    for part in pages:
+        published_pages.write_pages(config, results, partial)
+    for part in result_tables.build_pages(REPORTS, results):
         whole_files.write_part(*part)
     if config.name == "demo":
         demo_picture.write_picture(target)

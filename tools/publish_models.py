@@ -73,7 +73,12 @@ def _write_model(
         for name, values in published_networks.values_by_name(network).items()
         if name not in before or not _same_bits(values, before[name])
     }
-    array_files.write_arrays(file, changed, {"run": note.run, "model": model})
+    space = {}
+    if note.refusal is not None:
+        fields = note.space.means, note.space.precision
+        pairs = zip(published_networks.SPACE, fields, strict=True)
+        space = {name: values.astype(np.float32) for name, values in pairs}
+    array_files.write_arrays(file, changed | space, {"run": note.run, "model": model})
     return published_networks.Model(
         title=note.title,
         settings=note.settings,
@@ -84,6 +89,7 @@ def _write_model(
         values=sum(values.size for values in changed.values()),
         calibration=note.calibration,
         test_time_views=note.test_time_views,
+        refusal=note.refusal,
     )
 
 

@@ -15,12 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lib import paths
 from lib.config import ModelSettings, Network, Preprocessing, Transfer
 from lib.evaluation.calibration import Calibration
-from lib.networks import array_files, building, model_graph, vgg16_weights
+from lib.networks import array_files, building, model_graph, probes, vgg16_weights
 from lib.networks.backend import keras
 
 MODELS = paths.ROOT / "models"
 
 MANIFEST = "manifest.json"
+#: Arrays of a network's file that are no weights: the fields of `probes.Space`.
+SPACE = ("space/means", "space/precision")
 
 #: The version of a manifest's schema. A manifest names what its networks need and no more, so that
 #: later versions of a configuration do not concern it.
@@ -29,6 +31,14 @@ SCHEMA_VERSION = 2
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Refusal(BaseModel):
+    """A network refuses an image whose score, one of `refusal.SCORES`, is above the threshold."""
+
+    model_config = STRICT
+    score: Literal["uncertainty", "energy", "distance"]
+    threshold: float
 
 
 class Model(BaseModel):
@@ -47,6 +57,8 @@ class Model(BaseModel):
     values: int
     calibration: Calibration
     test_time_views: Annotated[int, Field(ge=1)]
+    #: none if the network answers every image
+    refusal: Refusal | None = None
 
 
 class Manifest(BaseModel):
@@ -97,6 +109,9 @@ class Note(NamedTuple):
     calibration: Calibration
     test_time_views: int
     weights_sha256: str
+    #: when the network refuses an image, and where its training images lie
+    refusal: Refusal | None
+    space: probes.Space | None
 
 
 def load(run: str | Path, model: str) -> tuple[keras.Model, Note]:
@@ -129,6 +144,8 @@ def load(run: str | Path, model: str) -> tuple[keras.Model, Note]:
     entry, classes = manifest.models[model], list(manifest.classes)
     file = folder / entry.file
     trained_values = _read_values(file, entry)
+    parts = [trained_values.pop(name, None) for name in SPACE]
+    space = None if entry.refusal is None else probes.Space(*(part.astype(float) for part in parts))
     size = manifest.preprocessing.image_size
     network = building.build_exact(entry.settings, size, len(classes))
     _set_values(network, trained_values, backbone_values(network, entry.settings), file)
@@ -149,6 +166,8 @@ def load(run: str | Path, model: str) -> tuple[keras.Model, Note]:
         calibration=entry.calibration.of_classes(classes),
         test_time_views=entry.test_time_views,
         weights_sha256=digest,
+        refusal=entry.refusal,
+        space=space,
     )
 
 

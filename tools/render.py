@@ -10,13 +10,17 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
 from lib import paths
-from lib.config import load_config
+from lib.config import Config, load_config
 from tools.narrow_tables import label_cells
 from tools.notebook_files import read_notebook
 
 TEMPLATES = Path(__file__).parent / "templates"
 BANNER = "Synthetic images: a demonstration of the method, not medical evidence."
 FOOTER = "Research software, not a medical device."
+#: The notebooks whose reports are published, in reports/<run>/published.
+PUBLISHED = ("05_evaluation", "07_reliability")
+#: How notebooks begin that have a target of their own, so that a run may lack them.
+SEPARATE = ("08_", "09_")
 #: An element that makes the browser load something, unless it carries the data itself.
 LOADS = re.compile(
     r"<(?:script|link|img|iframe|source|video|audio)\b[^>]*?"
@@ -25,12 +29,12 @@ LOADS = re.compile(
 )
 
 
-def render(executed: Path, output: Path, config: str | None = None) -> None:
+def render(executed: Path, output: Path, config: str | Config | None = None) -> None:
     """Render an executed notebook as one HTML file.
 
     Parameters
     ----------
-    config : str, optional
+    config : str or Config, optional
         The run that the notebook belongs to; without it the notebook is a side experiment of
         `notebooks/studies`.
 
@@ -50,7 +54,7 @@ def render(executed: Path, output: Path, config: str | None = None) -> None:
             "heading": heading or executed.stem,
             "has_heading": heading is not None,
             **(_describe_study(executed.stem) if config is None else _describe_run(config)),
-            **_neighbours(source_folder, executed.stem, config),
+            **_neighbours(source_folder, executed.stem, config, _is_published(output.parent)),
         },
     }
     exporter = HTMLExporter(
@@ -70,8 +74,8 @@ def render(executed: Path, output: Path, config: str | None = None) -> None:
     paths.write_text(output, page)
 
 
-def _describe_run(config: str) -> dict:
-    run = load_config(config)
+def _describe_run(config: str | Config) -> dict:
+    run = config if isinstance(config, Config) else load_config(config)
     return {
         "kind": f"Run {run.name}",
         "title": run.title,
@@ -99,11 +103,18 @@ def _split_digest(run: str) -> str | None:
     return json.loads(note.read_text(encoding="utf-8"))["split_sha256"] if note.is_file() else None
 
 
-def _neighbours(folder: Path, stem: str, config: str | None) -> dict:
+def _is_published(folder: Path) -> bool:
+    """Return whether a folder, or the partial copy of it, holds the reports of a published run."""
+    return "published" in folder.name
+
+
+def _neighbours(folder: Path, stem: str, config: str | Config | None, is_published: bool) -> dict:
     """Return the notebooks to link to: the ones before and after, or other studies."""
-    stems = sorted(
-        file.stem for file in folder.glob("*.ipynb" if config is None else "[0-9]*.ipynb")
-    )
+    pattern = "*.ipynb" if config is None else "[0-9]*.ipynb"
+    stems = sorted(file.stem for file in folder.glob(pattern))
+    stems = [name for name in stems if name == stem or not name.startswith(SEPARATE)]
+    if is_published:
+        stems = list(PUBLISHED)
     if config is None:
         return {"studies": [name for name in stems if name != stem]}
     if stem not in stems:
@@ -131,9 +142,13 @@ def _page_of(target: Path, folder: Path) -> str:
 
     Reports of one run are in one folder, those of the side experiments in `studies` beside it. A
     side experiment belongs to no run: it links to the demonstration's reports where they exist.
+    Published reports link to each other, and to the notebooks themselves.
     """
     notebooks, target = paths.ROOT / "notebooks", Path(os.path.normpath(target))
     is_study, page = folder.name == "studies", f"{target.stem}.html"
+    if _is_published(folder):
+        is_page = target.parent == notebooks and target.stem in PUBLISHED
+        return page if is_page else Path(os.path.relpath(target, folder)).as_posix()
     if target.suffix == ".ipynb" and target.parent == notebooks / "studies":
         return page if is_study else f"../studies/{page}"
     if target.suffix == ".ipynb" and target.parent == notebooks:

@@ -9,7 +9,15 @@ from pathlib import Path
 import pandas as pd
 
 from lib import paths
-from lib.evaluation import bootstrap, findings, metrics, priors, score_tables, variance
+from lib.evaluation import (
+    bootstrap,
+    findings,
+    metrics,
+    priors,
+    reliability_findings,
+    score_tables,
+    variance,
+)
 from lib.evaluation.scores import SCORES
 from tools import whole_files
 
@@ -36,7 +44,7 @@ def build_pages(reports: Path, results: dict) -> list[tuple]:
         A page lacks the marks between which its tables are written.
     """
     runs = [run for run in read_published(reports) if run["run"] != results["run"]]
-    runs = _ordered([*runs, results])
+    runs = _ordered([*runs, _with_reliability(results, reports)])
     parts = [
         (README, DEMO_MARKS, demo_sentence(runs)),
         (README, MARKS, headline_section(runs)),
@@ -48,7 +56,7 @@ def build_pages(reports: Path, results: dict) -> list[tuple]:
 
 
 def read_published(reports: Path) -> list[dict]:
-    """Return the `metrics.json` of each published run, real images first.
+    """Return the `metrics.json` of each published run, real images first, with `reliability`.
 
     A file of another version is named and left out, until its run is published again.
     """
@@ -57,13 +65,19 @@ def read_published(reports: Path) -> list[dict]:
         run = json.loads(file.read_text(encoding="utf-8"))
         version = run.get("schema_version", 1)
         if version == metrics.SCHEMA_VERSION:
-            runs.append(run)
+            runs.append(_with_reliability(run, reports))
         else:
             print(
                 f"{paths.relative(file)} is of version {version}, expected "
                 f"{metrics.SCHEMA_VERSION}: its run is left out until it is published again"
             )
     return _ordered(runs)
+
+
+def _with_reliability(run: dict, reports: Path) -> dict:
+    file = reports / run["run"] / "published" / "reliability.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return run | {"reliability": known}
 
 
 def _ordered(runs: list[dict]) -> list[dict]:
@@ -99,7 +113,11 @@ def headline_section(runs: list[dict]) -> str:
         f"needs no decision. In brackets: {run['interval']}. Both rules: "
         "[docs/results.md](docs/results.md)."
     )
-    against = [f"- {sentence}" for sentence in findings.unflattering(run)]
+    against = findings.unflattering(run)
+    if reliability := run.get("reliability"):
+        against.append(reliability_findings.histopathology(reliability))
+        against.append(reliability_findings.shortcuts(reliability))
+    against = [f"- {sentence}" for sentence in against]
     parts = [_describe(run), findings.headline(run), *_table(table, "Model")]
     lines = ["", parts[0], "", parts[1], "", *parts[2:], "", note, ""]
     if against:
@@ -133,6 +151,27 @@ def _variance_section(run: dict) -> list[str]:
 def result_tables(runs: list[dict]) -> str:
     """Return one table for each published run, with all models under both rules."""
     return "\n" + ("\n".join(map(_run_section, runs)) or "No run has been published yet.\n")
+
+
+def published_readme(run: dict, pages: list[str], figures: list[str]) -> str:
+    """Return the README of a published run: its tables and diagrams for hosts that show no HTML."""
+    links = ", ".join(f"[{page}]({page})" for page in ["index.html", *pages])
+    against = [f"- {sentence}" for sentence in findings.unflattering(run)]
+    lines = [
+        f"# {run['title']}",
+        "",
+        f"`make publish CONFIG={run['run']}` writes this folder from a finished run. It holds no "
+        f"photograph. Pages for a browser: {links}. The files are described in "
+        "[reports/README.md](../../README.md).",
+        "",
+        f"{findings.headline(run)} {findings.rules(run)}",
+        "",
+        *against,
+        "",
+        _run_section(run),
+        *(f"![{name}]({name})" for name in figures),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _run_section(run: dict) -> str:

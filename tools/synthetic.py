@@ -64,12 +64,17 @@ SITES = {
 
 
 def generate(
-    folder: Path | str, *, lesions: int = 600, seed: int = 7, workers: int | None = None
+    folder: Path | str,
+    *,
+    lesions: int = 600,
+    seed: int = 7,
+    workers: int | None = None,
+    elsewhere: bool = False,
 ) -> Path:
     """Write a synthetic data set in HAM10000's layout and return its folder.
 
-    The files depend on `lesions` and `seed` only, not on `workers`. They are written beside
-    `folder` and renamed at the end, so that an interrupted run never looks finished.
+    The files depend on `lesions`, `seed` and `elsewhere` only, not on `workers`. They are written
+    beside `folder` and renamed at the end, so that an interrupted run never looks finished.
 
     Parameters
     ----------
@@ -81,6 +86,8 @@ def generate(
         Zero or more.
     workers : int, optional
         Number of processes; by default one for each processor.
+    elsewhere : bool
+        As another clinic would photograph them (`from_elsewhere`).
 
     Raises
     ------
@@ -98,6 +105,7 @@ def generate(
     if workers < 1:
         raise ValueError(f"workers: found {workers}, expected at least 1")
     plan = image_plan(lesions, seed)
+    plan = from_elsewhere(plan, seed) if elsewhere else plan
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial_folder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -108,6 +116,7 @@ def generate(
         plan[METADATA_COLUMNS].to_csv(partial_folder / "HAM10000_metadata.csv", index=False)
         plan[TRUTH_COLUMNS].to_csv(partial_folder / "truth" / "truth.csv", index=False)
         note = {"lesions": lesions, "seed": seed, "version": datasets.SYNTHETIC_VERSION}
+        note |= {"elsewhere": True} if elsewhere else {}
         note_file = partial_folder / datasets.SYNTHETIC_NOTE
         note_file.write_text(json.dumps(note) + "\n", encoding="utf-8")
         (partial_folder / "README.md").write_text(_readme(plan, lesions, seed), encoding="utf-8")
@@ -158,6 +167,25 @@ def image_plan(lesions: int, seed: int) -> pd.DataFrame:
         pd.DataFrame(rows).drop(columns="gains").assign(image_id=[f"SYN_{n:07d}" for n in numbers])
     )
     return plan.sort_values("image_id", ignore_index=True)
+
+
+def from_elsewhere(plan: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return a plan as another clinic would photograph it, for the external test.
+
+    The light is warmer, the focus softer, the skin darker; there is more hair and there are more
+    rulers. The lesions are drawn in the same way. Ids begin with `EXT_`.
+    """
+    rng, n = generator(seed, len(plan)), len(plan)
+    return plan.assign(
+        gain_r=(1.08 * plan["gain_r"]).round(4),
+        gain_b=(0.88 * plan["gain_b"]).round(4),
+        skin_tone=plan["skin_tone"] + 0.25,
+        blur=plan["blur"] + 0.5,
+        hairs=plan["hairs"] + rng.integers(0, 8, n),
+        ruler=plan["ruler"] | (rng.random(n) < 0.3),
+        image_id=plan["image_id"].str.replace("SYN_", "EXT_"),
+        lesion_id=plan["lesion_id"].str.replace("SYN_", "EXT_"),
+    )
 
 
 def draw_metadata(dx: str, rng: Generator) -> dict:
@@ -288,6 +316,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="instead of a configuration")
     parser.add_argument("--lesions", type=int, default=600)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument(
+        "--elsewhere", action="store_true", help="as another clinic would photograph them"
+    )
     options = parser.parse_args(arguments)
     if (options.config is None) == (options.folder is None):
         parser.error("expected either a configuration or --folder")
@@ -296,7 +327,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.config:
             folder = draw(load_config(options.config))
         else:
-            folder = generate(options.folder, lesions=options.lesions, seed=options.seed)
+            settings = {name: getattr(options, name) for name in ("lesions", "seed", "elsewhere")}
+            folder = generate(options.folder, **settings)
         print(paths.relative(folder))
 
     return run_command(draw_images)

@@ -30,9 +30,9 @@ def compare(
     Returns
     -------
     list of dict
-        For each rule and pair: `rule`, `model`, `less`, and for each of `SCORES` the difference
-        with its interval, its `p` and `p_holm`, which is corrected for all pairs of the rule. And
-        `mcnemar`.
+        For each rule and pair: `rule`, `model`, `less`, and for each of `SCORES` that both models
+        have the difference with its interval, its `p` and `p_holm`, which is corrected for all
+        pairs of the rule. And `mcnemar`.
     """
     rows = []
     for rule in priors.RULES:
@@ -41,14 +41,14 @@ def compare(
             pair = {"rule": rule, "model": model, "less": other}
             for score in SCORES:
                 difference = draws[model][rule][score] - draws[other][rule][score]
-                interval = bootstrap.interval(difference, confidence)
-                pair[score] = interval | {"p": p_value(difference)}
+                if interval := bootstrap.interval(difference, confidence):
+                    pair[score] = interval | {"p": p_value(difference)}
             pair["mcnemar"] = mcnemar(tables[model], tables[other], priors.PREDICTED[rule])
             pairs.append(pair)
         for score in SCORES:
-            corrected = holm([pair[score]["p"] for pair in pairs])
-            for pair, p in zip(pairs, corrected, strict=True):
-                pair[score]["p_holm"] = p
+            tested = [pair[score] for pair in pairs if score in pair]
+            for result, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
+                result["p_holm"] = p
         rows += pairs
     return rows
 
@@ -57,9 +57,9 @@ def p_value(differences: np.ndarray) -> float:
     """Return the two-sided p-value of no difference, from its bootstrap distribution.
 
     Twice the proportion of draws on the other side of zero; never below 2 / (draws + 1). The first
-    value is that of the sample.
+    value is that of the sample. Draws without a value (NaN) are left out.
     """
-    draws = differences[1:]
+    draws = differences[1:][~np.isnan(differences[1:])]
     n = min((draws <= 0).sum(), (draws >= 0).sum())
     return float(min(2 * (n + 1) / (len(draws) + 1), 1))
 

@@ -12,7 +12,8 @@ from lib.models import TRIVIAL
 #: The specificity of the second primary result, the sensitivity to melanoma.
 PRIMARY_SPECIFICITY = 0.90
 NOT_DETECTABLE = "not detectably different from"
-WITH_ARTICLE = {"training_prior": "the training prior", "equal_priors": "equal priors"}
+#: The rules, the primary one first.
+WITH_ARTICLE = {"equal_priors": "equal priors", "training_prior": "the training prior"}
 
 
 def headline(metrics: dict) -> str:
@@ -44,7 +45,8 @@ def headline(metrics: dict) -> str:
 
 def rules(metrics: dict) -> str:
     """Return what the training prior changes for the primary model."""
-    equal, trained = (_classifier(metrics, metrics["primary"], rule) for rule in _both_rules())
+    primary = metrics["primary"]
+    equal, trained = (_classifier(metrics, primary, rule) for rule in WITH_ARTICLE)
     text = (
         "Under the training prior the same network has an accuracy of "
         f"**{format_interval(trained['accuracy'])}** and a balanced accuracy of "
@@ -54,17 +56,6 @@ def rules(metrics: dict) -> str:
         return f"{text}."
     share, other = (rule["per_class"][TARGET]["sensitivity"]["value"] for rule in (trained, equal))
     return f"{text}; it finds {share:.0%} of the melanomas instead of {other:.0%}."
-
-
-def highest(metrics: dict, rule: str = priors.PRIMARY_RULE) -> str:
-    """Return the classifier with the best value of each score under one rule."""
-    texts = []
-    for name, score in SCORES.items():
-        pick = max if score.higher_is_better else min
-        rows = {m["title"]: m["rules"][rule].get(name) for m in metrics["models"].values()}
-        best = pick((row["value"], title) for title, row in rows.items() if row)[1]
-        texts.append(f"{score.label} *{best}*, {format_interval(rows[best])}")
-    return f"The best values under {WITH_ARTICLE[rule]}: {'; '.join(texts)}."
 
 
 def outcome(pair: dict, score: str, confidence: float) -> str:
@@ -159,10 +150,6 @@ def calibration(metrics: dict) -> str:
 
 def _classifier(metrics: dict, model: str, rule: str = priors.PRIMARY_RULE) -> dict:
     return metrics["models"][model]["rules"][rule]
-
-
-def _both_rules() -> list[str]:
-    return sorted(priors.RULES, key=lambda rule: rule != priors.PRIMARY_RULE)
 
 
 def _confidence(metrics: dict) -> float:

@@ -113,3 +113,21 @@ def _line(axis: plt.Axes, table: pd.DataFrame, color: str, band: bool = True, **
     axis.plot(table["x"], table["y"], color=color, **options)
     if band and "low" in table:
         axis.fill_between(table["x"], table["low"], table["high"], color=color, alpha=0.2, lw=0)
+
+
+def intervals(rows: dict[str, dict], label: str) -> Figure:
+    """Draw scores with their intervals, one below the other.
+
+    Parameters
+    ----------
+    rows : dict of str to dict
+        For each name a score with `value`, `low` and `high`.
+    """
+    values = pd.DataFrame(rows, index=["value", "low", "high"]).T
+    figure, axis = plt.subplots(figsize=(7, 0.26 * len(values) + 1))
+    errors = [values["value"] - values["low"], values["high"] - values["value"]]
+    axis.errorbar(values["value"], values.index, xerr=errors, fmt="o", color=MODEL)
+    axis.invert_yaxis()
+    axis.margins(y=0.1)
+    axis.set(xlabel=label)
+    return figure

@@ -100,17 +100,6 @@ def calibration_table(metrics: dict) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def confusion_table(metrics: dict) -> pd.DataFrame:
-    """Return all confusion matrices as one table: `model`, `rule`, classes and `images`."""
-    axes = [pd.Index(metrics["classes"], name=name) for name in ("actual", "predicted")]
-    counts = {
-        (name, rule): pd.DataFrame(scores["confusion"], *axes).stack()
-        for name, model in metrics["models"].items()
-        for rule, scores in model["rules"].items()
-    }
-    return pd.concat(counts, names=["model", "rule"]).rename("images").reset_index()
-
-
 def operating_point(metrics: dict, model: str, question: str, fixed: str, level: float) -> dict:
     """Return one of the points that `operating_points.evaluate` has computed."""
     points = metrics["operating_points"][question][model]

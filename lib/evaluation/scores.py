@@ -146,9 +146,7 @@ def rule_draws(
         for name, score in SCORES.items()
         if not score.of_probabilities
     }
-    for score, draws in class_scores(confusion).items():
-        values |= {f"{score}_{name}": draws[:, i] for i, name in enumerate(classes)}
-    return values
+    return values | _by_class(class_scores(confusion), classes)
 
 
 def probability_draws(
@@ -168,9 +166,13 @@ def probability_draws(
     values = {
         name: score.function(of_classes) for name, score in SCORES.items() if score.of_probabilities
     }
-    for score, draws in of_classes.items():
-        values |= {f"{score}_{name}": draws[:, i] for i, name in enumerate(classes)}
-    return values
+    return values | _by_class(of_classes, classes)
+
+
+def _by_class(scores: dict[str, np.ndarray], classes: list[str]) -> dict[str, np.ndarray]:
+    return {
+        f"{s}_{name}": draws[:, i] for s, draws in scores.items() for i, name in enumerate(classes)
+    }
 
 
 def point_scores(table: pd.DataFrame, rule: str = priors.PRIMARY_RULE) -> dict[str, float]:

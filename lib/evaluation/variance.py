@@ -4,32 +4,15 @@ import hashlib
 import json
 
 import pandas as pd
-import pandera.pandas as pa
 
-from lib import paths, tables
+from lib import paths
 from lib.config import Config
 from lib.data import splits
 from lib.evaluation import bootstrap, priors
 from lib.evaluation.scores import SCORES
 
-#: Committed measurements: `<run>.csv`, and `<run>.json` with the `key` that they belong to.
+#: Committed measurements: `<run>.csv`, and `<run>.json` with their summary and `key`.
 FOLDER = paths.ROOT / "reports" / "studies" / "variance"
-
-
-def schema() -> pa.DataFrameSchema:
-    """Return the schema of `<run>.csv`: the scores of one training in each row.
-
-    With a seed they are those of the test images. With a fold they are those of its images, by a
-    model that was trained on all others. A score that was added later has no column.
-    """
-    columns = {
-        "model": pa.Column(str),
-        "varied": pa.Column(str, pa.Check.isin(["seed", "fold"])),
-        "number": pa.Column(int, pa.Check.ge(0)),
-        "images": pa.Column(int, pa.Check.ge(1)),
-    }
-    columns |= {name: pa.Column(float, required=False) for name in SCORES}
-    return pa.DataFrameSchema(columns, unique=["model", "varied", "number"], strict=True)
 
 
 def key(config: Config, index: pd.DataFrame) -> dict[str, str]:
@@ -43,37 +26,18 @@ def key(config: Config, index: pd.DataFrame) -> dict[str, str]:
 
 
 def summarise(config: Config, index: pd.DataFrame) -> list[dict]:
-    """Summarise what has been measured of a run; nothing if its split or settings have changed.
+    """Read what has been measured of a run; nothing if its split or settings have changed.
 
     Returns
     -------
     list of dict
-        For each model with two trainings or more: `model`, `varied`, the number of `trainings`,
-        and of each score `mean`, `deviation` (standard deviation, n - 1), `low` and `high` (the
-        extremes).
-
-    Raises
-    ------
-    ValueError
-        The file does not match `schema`.
+        For each model with two trainings or more: `model`, `varied` (seed or fold), the number of
+        `trainings`, and of each score `mean`, `deviation` (standard deviation, n - 1), `low` and
+        `high` (the extremes).
     """
-    file = FOLDER / f"{config.name}.csv"
-    note = file.with_suffix(".json")
-    if not note.is_file():
-        return []
-    if not key(config, index).items() <= json.loads(note.read_text(encoding="utf-8")).items():
-        return []
-    summary = []
-    groups = tables.read_table(file, schema()).groupby(["model", "varied"], sort=False)
-    for (model, varied), rows in groups:
-        if len(rows) < 2:
-            continue  # one training has no spread
-        row = {"model": model, "varied": varied, "trainings": len(rows)}
-        for name in (name for name in SCORES if name in rows):
-            values = rows[name].agg(["mean", "std", "min", "max"]).round(6)
-            row[name] = dict(zip(("mean", "deviation", "low", "high"), values, strict=True))
-        summary.append(row)
-    return summary
+    note = FOLDER / f"{config.name}.json"
+    contents = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    return contents["summary"] if key(config, index).items() <= contents.items() else []
 
 
 def table(metrics: dict) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Find and remove hair: long thin strands, darker or lighter than the skin on both sides of them.
 
-The two slow loops, line contrast and the selection of strands, are compiled by Numba; everything
-else is OpenCV. All sums are whole numbers, so masks are the same on every machine.
+The line contrast is compiled by Numba; everything else is OpenCV and NumPy. All sums are whole
+numbers, so masks are the same on every machine.
 """
 
 from functools import lru_cache
@@ -105,13 +105,42 @@ def _shrink(plane: np.ndarray, frame: tuple[int, int]) -> np.ndarray:
 
 
 def _strand_contrast(plane: np.ndarray) -> np.ndarray:
-    """Return the line contrast of each pixel minus texture, with a border of one zero pixel."""
+    """Return the line contrast of each pixel minus texture."""
     padded = cv2.copyMakeBorder(plane, *[MARGIN] * 4, cv2.BORDER_REFLECT_101)
     contrast = _line_contrast(padded, *_line_offsets(padded.shape[1]))
     contrast = contrast[MARGIN:-MARGIN, MARGIN:-MARGIN]
     texture = cv2.blur(cv2.min(contrast, STRAND_TEXTURE_CAP), (TEXTURE_SIDE, TEXTURE_SIDE))
-    texture = cv2.convertScaleAbs(texture, alpha=STRAND_TEXTURE)
-    return cv2.copyMakeBorder(cv2.subtract(contrast, texture), *[1] * 4, cv2.BORDER_CONSTANT)
+    return cv2.subtract(contrast, cv2.convertScaleAbs(texture, alpha=STRAND_TEXTURE))
+
+
+def _select_strands(contrast: np.ndarray, least: int, excess_color: np.ndarray) -> np.ndarray:
+    """Mark connected pixels that are long, thin, not colourful, and not the image's rim.
+
+    Parameters
+    ----------
+    contrast : ndarray of uint8, shape (height, width)
+    least : int
+        A strand exceeds it somewhere, and half of it everywhere.
+    excess_color : ndarray of int16, shape (height, width)
+        How much more colourful each pixel is than its surroundings.
+
+    Returns
+    -------
+    ndarray of uint8, 0 and 1, shape (height, width)
+    """
+    connected = cv2.threshold(contrast, least // 2, 1, cv2.THRESH_BINARY)[1]
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(connected, ltype=cv2.CV_16U)
+    width, height, pixels = boxes[:, cv2.CC_STAT_WIDTH : cv2.CC_STAT_AREA + 1].T
+    length = np.hypot(width, height)
+    strand = np.zeros(count, np.uint8)
+    strand[labels[contrast > least]] = 1
+    strand &= (length >= STRAND_LENGTH) & (pixels < STRAND_COVER * length**2)
+    if strand.any():
+        inner = labels[FRAME_RIM:-FRAME_RIM, FRAME_RIM:-FRAME_RIM]
+        excess = np.bincount(labels.ravel(), excess_color.ravel(), count)
+        strand &= 2 * np.bincount(inner.ravel(), minlength=count) > pixels
+        strand &= excess < STRAND_COLOR * pixels
+    return strand[labels]
 
 
 def _narrow(plane: np.ndarray, strands: np.ndarray, scale: float, mask: np.ndarray) -> None:
@@ -208,74 +237,3 @@ def _raise_to(best, lines, side, others, other_side):
         one, two = min(a[i], b[i]), min(c[i], d[i])
         more = np.uint16(max(one, line[i]) - line[i])
         best[i] = max(best[i], max(more, np.uint16(max(two, other[i]) - other[i])))
-
-
-@compiled
-def _select_strands(contrast, least, excess_color):
-    """Mark connected pixels that are long, thin, not colourful, and not the image's rim.
-
-    Parameters
-    ----------
-    contrast : ndarray of uint8, shape (height + 2, width + 2)
-        Zero in the border. Pixels that were looked at are cleared.
-    least : int
-        A strand exceeds it somewhere, and half of it everywhere.
-    excess_color : ndarray of int16, shape (height, width)
-        How much more colourful each pixel is than its surroundings.
-
-    Returns
-    -------
-    ndarray of uint8, 0 and 1, shape (height, width)
-    """
-    strands = np.zeros(excess_color.shape, np.uint8)
-    values, wide = contrast.reshape(-1), contrast.shape[1]
-    pixels = np.empty(values.size, np.int32)
-    for y in range(1, len(contrast) - 1):
-        if contrast[y].max() <= least:  # true of most rows, and quickly known
-            continue
-        for start in range(y * wide, (y + 1) * wide):
-            if values[start] > least:
-                count = _collect_connected(values, wide, start, least // 2, pixels)
-                if _is_strand(pixels[:count], wide, excess_color):
-                    for i in pixels[:count]:
-                        strands[i // wide - 1, i % wide - 1] = 1
-    return strands
-
-
-@compiled
-def _collect_connected(values, wide, start, limit, pixels):
-    """List the pixels above the limit that are connected with one; clear and count them.
-
-    Each pixel is connected with the eight around it.
-    """
-    pixels[0], values[start] = start, 0
-    count, done = 1, 0
-    while done < count:
-        above = pixels[done] - wide
-        done += 1
-        for _ in range(3):
-            for i in range(above - 1, above + 2):
-                if values[i] > limit:
-                    pixels[count], values[i] = i, 0
-                    count += 1
-            above += wide
-    return count
-
-
-@compiled
-def _is_strand(pixels, wide, excess_color):
-    """Decide whether connected pixels are a strand; its length is the diagonal of its box."""
-    height, width = excess_color.shape
-    top, bottom, left, right, inside, excess = height, 0, width, 0, 0, 0
-    for i in pixels:
-        y, x = i // wide - 1, i % wide - 1
-        top, bottom, left, right = min(top, y), max(bottom, y), min(left, x), max(right, x)
-        inside += FRAME_RIM <= y < height - FRAME_RIM and FRAME_RIM <= x < width - FRAME_RIM
-        excess += excess_color[y, x]
-    length = np.hypot(bottom - top + 1, right - left + 1)
-    return (
-        length >= STRAND_LENGTH
-        and pixels.size < STRAND_COVER * length**2
-        and 2 * inside > pixels.size
-        and excess < STRAND_COLOR * pixels.size
-    )

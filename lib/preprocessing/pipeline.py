@@ -12,7 +12,6 @@ import numpy as np
 
 from lib.config import Preprocessing
 from lib.preprocessing import bubbles, decode, hair
-from lib.preprocessing.area_average import area_average
 from lib.preprocessing.color_correction import equalize_contrast, shades_of_gray
 
 
@@ -30,9 +29,8 @@ def crop_square(image: np.ndarray) -> np.ndarray:
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
     """Resize a square image to `size` x `size` pixels: by area when shrinking, else bilinearly."""
-    if size < image.shape[0]:
-        return area_average(image, size)
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    way = cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(image, (size, size), interpolation=way)
 
 
 def crop_and_resize(image: np.ndarray, size: int, stored_size: int = 0) -> np.ndarray:

@@ -42,11 +42,9 @@ from lib.networks import (
     feature_cache,
     inference,
     model_graph,
-    optimizer,
     training,
 )
 from lib.networks.backend import keras, machine
-from lib.networks.logit_adjustment import LogitAdjusted
 from lib.preprocessing import pipeline, threads
 from studies import command
 
@@ -62,7 +60,6 @@ FROM_SCRATCH = {BASELINE: "baseline_cnn", ALEXNET: "alexnet"}
 NETWORKS = (BASELINE, ALEXNET, FROM_IMAGES, FROM_MAPS, HEAD)
 #: The first layer that is fine-tuned where the number formats are compared.
 COMPARED_FROM = "block5_conv1"
-PRODUCT, ARITHMETIC = "product of square matrices", "arithmetic of a training step"
 MEMORY, FILE = "one batch in memory", "file in the page cache"
 CACHED, RECOMPUTED = "cached features", "recomputed features"
 
@@ -91,7 +88,6 @@ class Size:
     rounds: int = 3  # pairs of epochs of the input pipeline after the first
     steps: int = 10  # of such an epoch
     head_steps: int = 400
-    matrix: int = 4096  # rows and columns
     frozen_epochs: int = 3
     views: int = 2  # that are cached
     tuned_epochs: int = 2
@@ -108,7 +104,6 @@ QUICK = Size(
     rounds=1,
     steps=2,
     head_steps=2,
-    matrix=64,
     frozen_epochs=2,
     views=1,
     usual=(8, 8),
@@ -210,9 +205,6 @@ def build_network(name: str, settings: Config, augment: bool = True) -> keras.Mo
         side, n_classes = settings.preprocessing.image_size, len(settings.classes)
         network = settings.model(FROM_SCRATCH[name])
         return building.build(network, side, n_classes, augmentation, settings.seed)
-    if name == FROM_IMAGES and augment:  # it has an augmentation of its own
-        augmentation = settings.model("vgg16").augmentation or augmentation
-        settings = settings.model_copy(update={"augmentation": augmentation})
     model = build_transfer(settings, pretrained=False)
     if name == HEAD:
         return model_graph.split_before(model, "dense")[1]
@@ -248,36 +240,10 @@ def fastest(action: Callable, repeats: int, at_least: float = 1.0) -> float:
     return min(seconds)
 
 
-def compile_as_fit(model: keras.Model, classes: list[str], stage: Stage | None = None) -> None:
-    """Compile a network with the optimiser, the loss and the scores of `training.fit`.
-
-    With a stage that averages its weights, the optimiser and the loss are those of that recipe.
-    """
+def compile_as_fit(model: keras.Model, classes: list[str]) -> None:
+    """Compile a network with the optimiser, the loss and the scores of `training.fit`."""
     scores = [epoch_scores.Accuracy(name="accuracy"), epoch_scores.Scores(classes)]
-    adam, loss = keras.optimizers.Adam(1e-5), "categorical_crossentropy"
-    if stage and stage.average:
-        factors = [1.0] * len(model.trainable_variables)
-        adam = optimizer.AdamW(1e-5, factors, stage.weight_decay, stage.average, stage.clip_norm)
-        loss = LogitAdjusted([1 / len(classes)] * len(classes))
-    model.compile(adam, loss, metrics=scores)
-
-
-def arithmetic(model: keras.Model) -> float:
-    """Return the multiplications and additions of a training step, in 1e9 for each image.
-
-    Those of convolutions and dense layers. The gradient of the weights of a trained layer takes as
-    many as its output, and so does the gradient of its input, which the first trained one lacks.
-    """
-    forward, trained = 0.0, []
-    for layer in model.layers:
-        if not hasattr(layer, "kernel"):
-            continue
-        places = np.prod(layer.output.shape[1:-1]) if len(layer.output.shape) == 4 else 1
-        operations = 2 * float(np.prod(layer.kernel.shape) * places)
-        forward += operations
-        if layer.trainable:
-            trained.append(operations)
-    return (forward + 2 * sum(trained) - trained[0]) / 1e9
+    model.compile(keras.optimizers.Adam(1e-5), "categorical_crossentropy", metrics=scores)
 
 
 def random_batch(model: keras.Model, n: int):
@@ -307,8 +273,7 @@ def measure_steps(data: Data) -> list[Row]:
         for number_format in FORMATS:
             with devices.policy(number_format):
                 model = build_network(name, data.config)
-            stage = data.config.model("vgg16").fine_tune if name == FROM_IMAGES else None
-            compile_as_fit(model, data.classes, stage)
+            compile_as_fit(model, data.classes)
             inputs, targets = random_batch(model, n)
             step = functools.partial(model.train_on_batch, inputs, targets)
             infer = functools.partial(inference.call, model, inputs)
@@ -316,24 +281,6 @@ def measure_steps(data: Data) -> list[Row]:
                 speed = n / fastest(action, SIZE.repeats)
                 note = f"batches of {n}, the fastest step"
                 rows.append((f"{task}, {number_format}", name, speed, "images/s", note))
-    fine_tuned = build_network(FROM_IMAGES, data.config)
-    note = "an image; convolutions and dense layers"
-    rows.append((ARITHMETIC, FROM_IMAGES, arithmetic(fine_tuned), "GFLOP", note))
-    return rows
-
-
-def measure_products(data: Data) -> list[Row]:
-    """Time the product of two matrices: what the machine can do at best, or nearly so."""
-    n, rows = SIZE.matrix, []
-    values = np.random.default_rng(0).standard_normal((n, n), np.float32)
-    for number_format in FORMATS:
-        matrix = keras.ops.cast(values, number_format)
-
-        def multiply(matrix=matrix):
-            return model_graph.to_numpy(keras.ops.matmul(matrix, matrix)[0, 0])
-
-        rate = 2 * n**3 / fastest(multiply, SIZE.repeats) / 1e9
-        rows.append((PRODUCT, number_format, rate, "GFLOP/s", f"{n:,} rows, the fastest"))
     return rows
 
 
@@ -624,7 +571,6 @@ def _peak_memory() -> float:
 
 SIZE = FULL
 PARTS = {
-    "matrix products": measure_products,
     "steps": measure_steps,
     "input pipeline": measure_pipeline,
     "cached features": measure_cache,

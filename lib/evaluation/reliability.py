@@ -1,0 +1,130 @@
+"""For whom a network works, by what it decides, and when it refuses: `reliability.json`."""
+
+import numpy as np
+import pandas as pd
+
+from lib.evaluation import bootstrap, conformal, metrics, priors, refusal, subgroups
+from lib.evaluation.scores import rule_draws
+
+#: Images of which a part is hidden, from `networks.probes.hide`.
+HIDDEN = ("lesion only", "background only", "lesion covered")
+WHOLE = "whole image"
+
+
+def build(
+    note: dict, predictions: pd.DataFrame, probes: pd.DataFrame, groups: pd.DataFrame
+) -> dict:
+    """Return the contents of `reliability.json`.
+
+    Parameters
+    ----------
+    note : dict
+        `metrics.json` of the run.
+    predictions : DataFrame
+        From `prediction_files.read_predictions`.
+    probes : DataFrame
+        `probes.csv` of one or more networks, the primary one among them.
+    groups : DataFrame
+        `subgroups.csv`.
+    """
+    settings = note["manifest"]["configuration"]["evaluation"]
+    confidence, draws = settings["confidence"], settings["bootstrap_draws"]
+    seed = note["manifest"]["configuration"]["seed"]
+    primary = predictions[predictions["model"] == note["primary"]].sort_values("image_id")
+    validation, test = (primary[primary["split"] == split] for split in ("validation", "test"))
+    weights = bootstrap.lesion_weights(test, draws, seed)
+    of_primary = probes[probes["model"] == note["primary"]]
+    return {
+        "run": note["run"],
+        "primary": note["primary"],
+        "title": note["titles"][note["primary"]],
+        "classes": note["classes"],
+        "interval": note["interval"],
+        "subgroups": subgroups.evaluate(test, groups, note["classes"], weights, confidence),
+        "hidden": {
+            name: {"title": note["titles"][name]}
+            | hidden_parts(rows, test, note, draws, confidence)
+            for name, rows in probes.groupby("model", sort=False)
+        },
+        "conformal": sets(note, validation, test, groups),
+        "refusal": refusal.evaluate(of_primary),
+        "errors": errors(test, note["classes"]),
+    }
+
+
+def hidden_parts(
+    probes: pd.DataFrame, test: pd.DataFrame, note: dict, draws: int, confidence: float
+) -> dict:
+    """Return a network's balanced accuracy on test images, whole and with a part hidden.
+
+    All from the plain view, of the images that have a lesion mask.
+    """
+    prior, scores = np.array(list(note["training_prior"].values())), {}
+    masked = probes.loc[probes["kind"] == HIDDEN[0], "image_id"]
+    groups = test.loc[test["image_id"].isin(masked), ["image_id", "group_id"]]
+    column = priors.PREDICTED[priors.PRIMARY_RULE]
+    for kind in (WHOLE, *HIDDEN) if len(groups) else ():
+        rows = probes[probes["kind"] == ("held_out" if kind == WHOLE else kind)]
+        table = groups.merge(rows, on="image_id")
+        probabilities = table[[f"prob_{name}" for name in note["classes"]]].to_numpy()
+        positions = priors.decide(probabilities, prior)[column]
+        table[column] = np.array(note["classes"])[positions]
+        weights = bootstrap.lesion_weights(table, draws, 0)
+        values = rule_draws(table, column, note["classes"], weights)["balanced_accuracy"]
+        scores[kind] = bootstrap.interval(values, confidence)
+    return {"images": len(groups), "balanced_accuracy": scores}
+
+
+def sets(note: dict, validation: pd.DataFrame, test: pd.DataFrame, groups: pd.DataFrame) -> dict:
+    """Return coverage and size of the primary model's prediction sets, for each level.
+
+    The validation images decide nothing but the sets: the fitted calibration is undone.
+    """
+    classes = note["classes"]
+    manifest, prior = note["manifest"].get(note["primary"], {}), note["training_prior"]
+    outputs = []
+    for table in (validation, test):
+        posteriors = table[[f"prob_{name}" for name in classes]].to_numpy()
+        plain = metrics.uncalibrated(posteriors, manifest, prior)
+        outputs.append(posteriors if plain is None else plain)
+    targets = validation["label"].map(classes.index).to_numpy()
+    p = conformal.p_values(outputs[0], targets, outputs[1])
+    joined = test[["image_id", "label"]].merge(groups, how="left").fillna(subgroups.MISSING)
+    joined = joined.rename(columns={"label": "class"}).assign(all="all")
+    actual, result = joined["class"].map(classes.index).to_numpy(), {}
+    for level in conformal.LEVELS:
+        members = conformal.prediction_sets(p, level)
+        covered, size = members[np.arange(len(test)), actual], members.sum(axis=1)
+        result[f"{level:.2f}"] = [
+            {"attribute": attribute, "group": group}
+            | _coverage(test.iloc[rows], covered[rows], size[rows], note)
+            for attribute in ("all", "class", *subgroups.ATTRIBUTES)
+            for group, rows in joined.groupby(attribute).indices.items()
+        ]
+    return result
+
+
+def _coverage(table: pd.DataFrame, covered: np.ndarray, size: np.ndarray, note: dict) -> dict:
+    lesions = table["lesion_id"].nunique()
+    if lesions < subgroups.FEWEST:
+        return {"lesions": lesions, "coverage": None, "size": None, "single": None}
+    seed = note["manifest"]["configuration"]["seed"]
+    return {
+        "lesions": lesions,
+        "coverage": bootstrap.mean_interval(covered.astype(float), table, seed),
+        "size": float(size.mean()),
+        "single": float((size == 1).mean()),
+    }
+
+
+def errors(test: pd.DataFrame, classes: list[str], n: int = 5) -> list[dict]:
+    """Return the most confident errors of each class under the training prior, one a lesion."""
+    wrong = test[test["label"] != test["predicted"]].copy()
+    wrong["probability"] = wrong[[f"prob_{name}" for name in classes]].max(axis=1)
+    ranked = wrong.sort_values("probability", ascending=False).drop_duplicates("group_id")
+    first = (
+        ranked.groupby("label", sort=False)
+        .head(n)
+        .sort_values(["label", "probability"], ascending=[True, False])
+    )
+    return first[["image_id", "label", "predicted", "probability"]].to_dict("records")

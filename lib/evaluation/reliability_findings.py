@@ -1,0 +1,83 @@
+"""Sentences about the contents of `reliability.json`: every number in them comes from the file."""
+
+from lib.evaluation import conformal, refusal, subgroups
+from lib.evaluation.bootstrap import format_interval
+
+
+def groups(reliability: dict) -> str:
+    """Return the subgroups with the lowest and the highest balanced accuracy."""
+    rows = [row for row in reliability["subgroups"] if row["group"] != subgroups.MISSING]
+    scored = [row for row in rows if row["balanced_accuracy"]]
+    scored.sort(key=lambda row: row["balanced_accuracy"]["value"])
+    ends = [
+        f"{format_interval(row['balanced_accuracy'])} ({subgroups.ATTRIBUTES[row['attribute']]}: "
+        f"{row['group']}, {row['lesions']} lesions)"
+        for row in scored[:1] + scored[-1:]
+    ]
+    text = "The balanced accuracy is lowest with **{}** and highest with {}; ".format(*ends or "––")
+    return text + (
+        f"{len(rows) - len(scored)} of {len(rows)} subgroups have fewer than {subgroups.FEWEST} "
+        "lesions or lack a class."
+    )
+
+
+def histopathology(reliability: dict) -> str:
+    """Return the scores of the lesions whose diagnosis histopathology has confirmed."""
+    rows = {(row["attribute"], row["group"]): row for row in reliability["subgroups"]}
+    row = rows.get(("diagnosis", "histopathology"), {"lesions": 0})
+    return (
+        f"Of the test lesions {row['lesions']} are confirmed by histopathology; on these accuracy "
+        f"is **{format_interval(row.get('accuracy'))}** and balanced accuracy "
+        f"{format_interval(row.get('balanced_accuracy'))}."
+    )
+
+
+def shortcuts(reliability: dict) -> str:
+    """Return what the networks still predict when the lesion is hidden."""
+    chance, texts = 1 / len(reliability["classes"]), []
+    for network in reliability["hidden"].values():
+        scores = network["balanced_accuracy"]
+        for kind in ("background only", "lesion covered") if scores else ():
+            above = "" if scores[kind]["low"] > chance else "not detectably "
+            text = f"{kind} {format_interval(scores[kind])}, **{above}above chance**"
+            texts.append(f"*{network['title']}*, {text}")
+    text = "; ".join(texts) or "no image has a lesion mask"
+    return f"Balanced accuracy without the lesion (chance {chance:.3f}): {text}."
+
+
+def coverage(reliability: dict) -> str:
+    """Return how often the prediction sets contain the actual class, and how large they are."""
+    texts = []
+    for level in conformal.LEVELS:
+        rows = {(r["attribute"], r["group"]): r for r in reliability["conformal"][f"{level:.2f}"]}
+        whole, classes = rows["all", "all"], reliability["classes"]
+        listed = [f"{n} {format_interval(rows['class', n]['coverage'], 2)}" for n in classes]
+        share = format_interval(whole["coverage"], 2)
+        size = "–" if whole["size"] is None else f"{whole['size']:.2f}"
+        texts.append(f"at {level:.0%} **{share}** ({', '.join(listed)}; {size} classes)")
+    return f"Proportion of prediction sets that contain the actual class: {'; '.join(texts)}."
+
+
+def strangers(reliability: dict) -> str:
+    """Return which score tells strange images best, and how many of each kind it lets pass."""
+    result = reliability["refusal"]
+    scores, chosen = result["scores"][result["chosen"]], refusal.SCORES[result["chosen"]]
+    listed = "; ".join(
+        f"{kind} {scores[kind]['auroc']:.2f}, {scores[kind]['accepted']:.0%} accepted"
+        for kind in result["reported_on"]
+    )
+    return (
+        f"The {chosen} tells {' and '.join(result['chosen_on'])} best from test images. AUROC and "
+        f"proportion accepted of the other kinds: **{listed}**. It refuses {result['refused']:.0%} "
+        "of the test images."
+    )
+
+
+def worst_error(reliability: dict) -> str:
+    """Return the most confident error."""
+    ranked = sorted(reliability["errors"], key=lambda row: row["probability"])
+    text = (
+        "The most confident error is {image_id}, {label} predicted as {predicted} with a "
+        "probability of **{probability:.2f}**."
+    )
+    return text.format(**ranked[-1]) if ranked else "The network makes 0 errors."

@@ -1,0 +1,104 @@
+"""A network is tested on images from elsewhere, and on no image that its run has seen."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import tables
+from lib.data import datasets
+from lib.evaluation import prediction_files
+from lib.networks import inference
+from lib.preprocessing import pipeline
+from tools import external_test, finished_run, synthetic
+
+CLASSES = ["bcc", "mel", "nv"]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """Return a folder as another clinic would photograph it, three nevi called something else."""
+    folder = tmp_path_factory.mktemp("elsewhere") / "clinic"
+    synthetic.generate(folder, lesions=30, seed=8, elsewhere=True)
+    file = folder / "HAM10000_metadata.csv"
+    table = pd.read_csv(file)
+    nevi = table.loc[table["dx"] == "nv", "lesion_id"].unique()[:3]
+    table.loc[table["lesion_id"].isin(nevi), "dx"] = "df"
+    table.to_csv(file, index=False)
+    return folder
+
+
+@pytest.fixture
+def own_network(finished, tiny_config, monkeypatch):
+    """Use the networks of the finished run; return how to test the fine-tuned one on a folder."""
+    monkeypatch.setenv("SKIN_OUTPUT", str(finished.output))
+    arguments = {"model": "vgg16_fine_tuned", "own": True}
+    yield lambda folder: external_test.predict_folder(str(tiny_config), folder, **arguments)
+    shutil.rmtree(finished.run / "external", ignore_errors=True)
+
+
+def test_images_from_elsewhere_differ_in_light_and_skin_and_not_in_their_lesions():
+    plan = synthetic.image_plan(30, 8)
+    other = synthetic.from_elsewhere(plan, 8)
+    assert (other["gain_r"] / other["gain_b"] > plan["gain_r"] / plan["gain_b"]).all()
+    assert (other["skin_tone"] > plan["skin_tone"]).all()
+    assert other["ruler"].sum() > plan["ruler"].sum()
+    for column in ("dx", "lesion", "view", "rotation"):
+        assert (other[column] == plan[column]).all()
+    assert not set(other["image_id"]) & set(plan["image_id"])
+
+
+def test_what_is_predicted_is_what_the_network_says_of_the_images(own_network, elsewhere, run):
+    written = own_network(elsewhere)
+    schema = prediction_files.predictions_schema(CLASSES)
+    table = tables.read_table(written / "predictions.csv", schema)
+    note = json.loads((written / "external.json").read_text(encoding="utf-8"))
+    metadata = datasets.read_metadata(elsewhere).set_index("image_id")
+    n_other = (metadata["dx"] == "df").sum()
+    assert len(table) == note["images"] == len(metadata) - n_other
+    assert note["other_diagnoses"] == n_other >= 3
+    assert (table["label"] == metadata.loc[table["image_id"], "dx"].to_numpy()).all()
+    network, description = finished_run.read_run(run, "vgg16_fine_tuned")
+    image_id = table["image_id"][5]
+    image = pipeline.prepare(elsewhere / "images" / f"{image_id}.jpg", run.preprocessing)
+    outputs = inference.predict(network, image[None], views=description.test_time_views)
+    expected = description.calibration.apply(outputs)[0]
+    found = table.loc[5, [f"prob_{name}" for name in CLASSES]].to_numpy(float)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    groups = pd.read_csv(written / "subgroups.csv", dtype=str)
+    assert set(groups["image_id"]) == set(metadata.index)
+
+
+def test_images_and_lesions_of_the_run_are_left_out(own_network, elsewhere, finished, tmp_path):
+    split = pd.read_csv(finished.run / "index.csv", dtype=str)
+    folder = tmp_path / "clinic"
+    shutil.copytree(elsewhere, folder)
+    file = folder / "HAM10000_metadata.csv"
+    table = pd.read_csv(file)
+    lesion = table.loc[table["dx"] == "mel", "lesion_id"].iloc[0]
+    table.loc[table["lesion_id"] == lesion, "lesion_id"] = split["lesion_id"].iloc[0]
+    table.to_csv(file, index=False)
+    note = json.loads((own_network(folder) / "external.json").read_text(encoding="utf-8"))
+    same = (table["lesion_id"] == split["lesion_id"].iloc[0]).sum()
+    assert note["left_out"]["of the run"] == same > 0
+    assert note["images"] == len(table) - (table["dx"] == "df").sum() - same
+
+
+def test_an_image_that_cannot_be_used_is_named_and_counted(
+    own_network, elsewhere, tmp_path, capsys
+):
+    folder = tmp_path / "clinic"
+    shutil.copytree(elsewhere, folder)
+    first, second, *_ = sorted((folder / "images").glob("*.jpg"))
+    first.write_text("no image")
+    second.unlink()
+    note = json.loads((own_network(folder) / "external.json").read_text(encoding="utf-8"))
+    assert note["left_out"] == {"of the run": 0, "no file": 1, "cannot be used": 1}
+    assert f"left out: {first.name}: " in capsys.readouterr().err
+
+
+def test_a_folder_of_the_run_s_own_images_is_one_clear_error(own_network, data_folder):
+    with pytest.raises(ValueError, match="no image of bcc, mel, nv that the run has not seen"):
+        own_network(data_folder)

@@ -1,0 +1,124 @@
+"""Test a network on images from elsewhere: `python -m tools.external_test RUN FOLDER`.
+
+The folder is in a layout that `make data FROM=` knows. Nothing is chosen on its images: the
+network, its calibration and the threshold of its refusal are those of the run. Images of the run
+are left out. What notebook 08 reads is written to runs/<run>/external.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib import paths, tables
+from lib.config import CLASS_NAMES
+from lib.data import datasets, survey
+from lib.evaluation import prediction_files, subgroups
+from tools import predict
+from tools.command_line import run_command
+
+FOLDER = "external"
+
+
+def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Path:
+    """Predict the images of a folder, and write what notebook 08 reads; return its folder.
+
+    It writes `predictions.csv` (images of the run's classes), `strange.csv` (all images, and how
+    strange they are to the network), `subgroups.csv` and `external.json`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        The network or the folder cannot be used, or no image is left.
+    """
+    network, note = predict.open_network(run, model, own)
+    metadata = datasets.read_metadata(folder, {*CLASS_NAMES, *note.classes})
+    images, left_out = _new_images(metadata, note.run, own)
+    files = datasets.find_images(folder, images["image_id"])
+    left_out["no file"] = int((~images["image_id"].isin(files.index)).sum())
+    images = images[images["image_id"].isin(files.index)].reset_index(drop=True)
+    start = time.monotonic()
+    places = [folder / files[image_id] for image_id in images["image_id"]]
+    found = [result for _, result in predict.predict_files(places, network, note, batch_size=32)]
+    usable = np.array([isinstance(result, pd.DataFrame) for result in found], bool)
+    for file, result in zip(places, found, strict=True):
+        if isinstance(result, Exception):
+            print(f"left out: {file.name}: {result}", file=sys.stderr, flush=True)
+    left_out["cannot be used"] = int((~usable).sum())
+    images, found = (
+        images[usable].reset_index(drop=True),
+        [f for f, u in zip(found, usable, strict=True) if u],
+    )
+    classes = list(note.classes)
+    is_known = images["dx"].isin(classes).to_numpy()
+    if not is_known.any():
+        raise ValueError(
+            f"{folder.name}: no image of {', '.join(classes)} that the run has not seen; left out: "
+            f"{left_out}"
+        )
+    target = paths.run_folder(note.run) / FOLDER
+    target.mkdir(parents=True, exist_ok=True)
+    posteriors = np.stack([result["training_prior"].to_numpy() for result in found])
+    rows = images.assign(label=images["dx"], group_id=images["lesion_id"], split="test")
+    known = prediction_files.prediction_table(
+        model, rows[is_known], posteriors[is_known], classes, note.training_prior
+    )
+    tables.write_table(known, target / "predictions.csv")
+    strange = images[["image_id", "lesion_id", "dx"]].assign(
+        strange=[result.attrs.get("strange", np.nan) for result in found],
+        refused=[result.attrs.get("refused", False) for result in found],
+    )
+    tables.write_table(strange, target / "strange.csv")
+    seconds = time.monotonic() - start
+    masks = datasets.find_masks(folder, images["image_id"])
+    measured = survey.measure_all(folder, files[images["image_id"]], masks)
+    groups = subgroups.assign(images, measured, list(survey.THRESHOLDS))
+    tables.write_table(groups, target / "subgroups.csv")
+    contents = {
+        "run": note.run,
+        "model": model,
+        "title": note.title,
+        "network": note.source,
+        "folder": folder.resolve().name,
+        "images": int(is_known.sum()),
+        "lesions": int(known["lesion_id"].nunique()),
+        "other_diagnoses": int((~is_known).sum()),
+        "left_out": left_out,
+        "seconds": round(seconds, 1),
+    }
+    tables.write_json(contents, target / "external.json")
+    return target
+
+
+def _new_images(metadata: pd.DataFrame, run: str, own: bool) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the images that are not of the run, by image and by lesion, and how many are."""
+    places = [paths.ROOT / "reports" / run / "published" / "split.csv"]
+    places.insert(0 if own else 1, paths.run_folder(run) / "index.csv")
+    file = next((file for file in places if file.is_file()), None)
+    if file is None:
+        raise FileNotFoundError(
+            f"{paths.relative(places[0])}: no such file; it tells the images of the run from others"
+        )
+    split = pd.read_csv(file, dtype=str)
+    is_seen = metadata["image_id"].isin(split["image_id"])
+    is_seen |= metadata["lesion_id"].isin(split["lesion_id"])
+    return metadata[~is_seen], {"of the run": int(is_seen.sum())}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Test a network on images from elsewhere."""
+    parser = argparse.ArgumentParser(prog="python -m tools.external_test", description=__doc__)
+    parser.add_argument("run", help="the run, such as ham10000")
+    parser.add_argument("folder", type=Path, help="images and a table, in HAM10000's layout")
+    parser.add_argument("--model", default=predict.DEFAULT_MODEL, help="default: %(default)s")
+    parser.add_argument("--run-network", action="store_true", dest="own", help="of runs/<run>")
+    options = parser.parse_args(arguments)
+    values = vars(options)
+    return run_command(lambda: print(paths.relative(predict_folder(**values))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
