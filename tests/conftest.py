@@ -14,7 +14,7 @@ import pytest
 from lib import config, paths
 from lib.data import datasets
 from lib.preprocessing import image_array
-from tools import external_test, synthetic
+from tools import synthetic
 
 TINY = paths.ROOT / "tests" / "tiny.yaml"
 
@@ -36,16 +36,6 @@ def pytest_collection_modifyitems(items):
     """Start with what takes longest: the notebooks and the run from end to end."""
     first = (".ipynb", "test_end_to_end.py")
     items.sort(key=lambda item: not item.path.name.endswith(first))
-
-
-def pytest_runtest_setup(item):
-    """Predict the images from elsewhere before notebook 08, which reads what was predicted."""
-    written = paths.run_folder("demo") / "external" / "external.json"
-    if item.path.name == "08_external_test.ipynb" and not written.is_file():
-        folder = paths.ROOT / "data" / "synthetic_elsewhere"
-        if not folder.is_dir():
-            synthetic.generate(folder, lesions=120, seed=8, elsewhere=True)
-        external_test.predict_folder("demo", folder, "vgg16_fine_tuned", own=True)
 
 
 @pytest.fixture(autouse=True)

@@ -783,7 +783,8 @@ def finished(run, written, cross_validated, tmp_path, monkeypatch):
         write_history(folder / f"{name}.csv")
     write_history(folder / "vgg16" / "history.csv")
     (folder / "vgg16" / "class_balance.csv").write_text("class balance,accuracy\nnone,0.50\n")
-    tables.write_json({"run": run.name}, folder / "reliability.json")
+    reliability = {"run": run.name, "classes": run.classes, "subgroups": [], "hidden": {}}
+    tables.write_json(reliability, folder / "reliability.json")
     for notebook, names in {
         "03_baseline_cnn": ["3.1_curves.png", "3.2_validation_confusion.png"],
         "04_vgg16_transfer": ["4.1_curves.png"],
