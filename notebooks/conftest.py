@@ -3,6 +3,8 @@
 from lib import paths
 from tools import external_test, synthetic
 
+collect_ignore = ["conftest.py"]  # it has no docstring examples
+
 
 def pytest_runtest_setup(item):
     """Predict the images from elsewhere before notebook 08, which reads what was predicted."""
