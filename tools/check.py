@@ -1,8 +1,7 @@
 """Check a run before it starts: networks, weights, images, groups, disk, memory; estimate its time.
 
 Nothing is trained; VGG16's weights are fetched into the cache. Each check yields lines to print and
-faults, and all of them run, so
-that every fault is listed at once.
+faults, and all of them run, so that every fault is listed at once.
 """
 
 import argparse

@@ -42,16 +42,14 @@ def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Pat
     images = images[images["image_id"].isin(files.index)].reset_index(drop=True)
     start = time.monotonic()
     places = [folder / files[image_id] for image_id in images["image_id"]]
-    found = [result for _, result in predict.predict_files(places, network, note, batch_size=32)]
-    usable = np.array([isinstance(result, pd.DataFrame) for result in found], bool)
-    for file, result in zip(places, found, strict=True):
+    results = [result for _, result in predict.predict_files(places, network, note, batch_size=32)]
+    usable = np.array([isinstance(result, pd.DataFrame) for result in results], bool)
+    for file, result in zip(places, results, strict=True):
         if isinstance(result, Exception):
             print(f"left out: {file.name}: {result}", file=sys.stderr, flush=True)
     left_out["cannot be used"] = int((~usable).sum())
-    images, found = (
-        images[usable].reset_index(drop=True),
-        [f for f, u in zip(found, usable, strict=True) if u],
-    )
+    images = images[usable].reset_index(drop=True)
+    results = [result for result, is_usable in zip(results, usable, strict=True) if is_usable]
     classes = list(note.classes)
     is_known = images["dx"].isin(classes).to_numpy()
     if not is_known.any():
@@ -61,15 +59,15 @@ def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Pat
         )
     target = paths.run_folder(note.run) / FOLDER
     target.mkdir(parents=True, exist_ok=True)
-    posteriors = np.stack([result["training_prior"].to_numpy() for result in found])
+    posteriors = np.stack([result["training_prior"].to_numpy() for result in results])
     rows = images.assign(label=images["dx"], group_id=images["lesion_id"], split="test")
     known = prediction_files.prediction_table(
         model, rows[is_known], posteriors[is_known], classes, note.training_prior
     )
     tables.write_table(known, target / "predictions.csv")
     strange = images[["image_id", "lesion_id", "dx"]].assign(
-        strange=[result.attrs.get("strange", np.nan) for result in found],
-        refused=[result.attrs.get("refused", False) for result in found],
+        strange=[result.attrs.get("strange", np.nan) for result in results],
+        refused=[result.attrs.get("refused", False) for result in results],
     )
     tables.write_table(strange, target / "strange.csv")
     seconds = time.monotonic() - start

@@ -32,7 +32,7 @@ def assign(images: pd.DataFrame, survey: pd.DataFrame, artefacts: list[str]) -> 
     survey : DataFrame
         Of the same images in the same order: `skin_tone`, and a boolean column for each artefact.
     """
-    found = survey[artefacts].fillna(False).astype(bool).any(axis=1)
+    has_artefact = survey[artefacts].fillna(False).astype(bool).any(axis=1)
     table = pd.DataFrame(
         {
             "image_id": images["image_id"],
@@ -43,7 +43,7 @@ def assign(images: pd.DataFrame, survey: pd.DataFrame, artefacts: list[str]) -> 
                 lambda way: "histopathology" if way == "histo" else "other", na_action="ignore"
             ),
             "skin_tone": survey["skin_tone"].to_numpy(),
-            "artefact": np.where(found, "present", "none found"),
+            "artefact": np.where(has_artefact, "present", "none found"),
         }
     )
     return table.astype(object).where(table.notna(), MISSING).reset_index(drop=True)

@@ -108,8 +108,8 @@ def write(run: "Run", model: Model, network: keras.Model) -> pd.DataFrame:
     images, parts = _all_images(run), []
     for batch in iter(lambda: list(itertools.islice(images, BATCH)), []):
         rows, pixels = zip(*batch, strict=True)
-        found = answers(network, np.stack(pixels), space, fitted)
-        parts.append(pd.concat([pd.DataFrame(rows), found], axis=1))
+        answered = answers(network, np.stack(pixels), space, fitted)
+        parts.append(pd.concat([pd.DataFrame(rows), answered], axis=1))
     table = pd.concat(parts, ignore_index=True).assign(model=model.name)
     table = refusal.probes_schema(run.classes).validate(table)
     tables.write_table(table, folder / "probes.csv")
