@@ -159,13 +159,30 @@ def test_the_score_is_chosen_on_two_diagnoses_and_reported_on_all_else(strange):
     result = refusal.evaluate(strange)
     assert result["chosen_on"] == ["diagnosis akiec", "diagnosis bkl"]
     assert result["reported_on"] == ["diagnosis df", "diagnosis vasc", "noise"]
-    assert result["chosen"] == "energy"
-    assert result["scores"]["energy"]["diagnosis akiec"]["auroc"] == 1
-    assert result["scores"]["energy"]["diagnosis akiec"]["accepted"] == 0
-    assert result["scores"]["energy"]["noise"]["accepted"] == 1
-    assert result["scores"]["distance"]["noise"]["accepted"] == 0
-    assert result["scores"]["uncertainty"]["noise"]["auroc"] == 0.5
-    assert result["refused"] == pytest.approx(0.05)
+    assert result["chosen"] == {"other diagnoses": "energy"}
+    assert result["auroc"]["energy"]["diagnosis akiec"] == 1
+    assert result["auroc"]["distance"]["noise"] == 1
+    assert result["auroc"]["uncertainty"]["noise"] == 0.5
+    assert result["refused"]["diagnosis akiec"] == 1
+    assert result["refused"]["noise"] == 0
+    assert result["refused"]["test"] == pytest.approx(0.05)
+
+
+def test_a_second_score_refuses_images_without_a_lesion(strange):
+    strip = probe_rows("strip", 5, 0.1, 8.0)
+    result = refusal.evaluate(pd.concat([strange, strip], ignore_index=True))
+    assert result["chosen"] == {"other diagnoses": "energy", "no lesion": "distance"}
+    assert result["chosen_on"] == ["diagnosis akiec", "diagnosis bkl", "noise"]
+    assert result["thresholds"] == pytest.approx({"distance": 0.975, "energy": 0.975}, abs=0.01)
+    assert result["refused"]["noise"] == result["refused"]["diagnosis akiec"] == 1
+    assert result["refused"]["diagnosis vasc"] == 0
+    assert result["refused"]["validation"] <= 0.05
+
+
+def test_an_image_is_refused_if_one_score_is_above_its_threshold():
+    scores = pd.DataFrame({"energy": [1, 3, 1, 9], "distance": [1, 1, 3, 9], "uncertainty": 9.0})
+    thresholds = {"energy": 2.0, "distance": 2.0}
+    assert refusal.refused(scores, thresholds).tolist() == [False, True, True, True]
 
 
 def test_without_other_diagnoses_half_of_the_drawn_kinds_choose(strange):
@@ -238,7 +255,8 @@ def test_the_distance_is_that_of_mahalanobis_to_the_nearest_class():
 
 @pytest.mark.parametrize("refused", [True, False])
 def test_a_refused_image_gets_no_answer(refused):
-    strange = {"score": "distance", "strange": 812.0, "threshold": 140.0, "refused": refused}
+    strange = {"strange": {"distance": 812.0, "uncertainty": 0.1}, "refused": refused}
+    strange["thresholds"] = {"distance": 140.0, "uncertainty": 0.4}
     table = predict._prediction([0.9, 0.1], [0.6, 0.4], strange, ["mel", "nv"], ["m", "n"])
     text = predict.as_text(Path("a.jpg"), table)
     assert ("most probable under" in text) != refused
@@ -246,7 +264,7 @@ def test_a_refused_image_gets_no_answer(refused):
     assert predict.DISCLAIMER in text
     values = json.loads(predict.as_json(Path("a.jpg"), table, "run", "model", "file"))
     assert values["refused"] == refused
-    assert (values["strange"], values["threshold"]) == (812, 140)
+    assert (values["strange"]["distance"], values["thresholds"]["distance"]) == (812, 140)
 
 
 def test_a_network_without_a_threshold_refuses_nothing():
@@ -345,6 +363,6 @@ def test_sentences_follow_the_file(results, sentence):
 def test_groups_that_are_all_too_small_are_said_to_be(results):
     for row in results["subgroups"]:
         row |= dict.fromkeys(("accuracy", "balanced_accuracy"))
-    assert "lowest with **–**" in findings.groups(results)
+    assert "lowest –" in findings.groups(results)
     assert "2 of 2 subgroups have fewer than 20 lesions" in findings.groups(results)
     assert "accuracy is **–**" in findings.histopathology(results)

@@ -66,9 +66,10 @@ def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Pat
     )
     tables.write_table(known, target / "predictions.csv")
     strange = images[["image_id", "lesion_id", "dx"]].assign(
-        strange=[result.attrs.get("strange", np.nan) for result in results],
         refused=[result.attrs.get("refused", False) for result in results],
     )
+    scores = pd.DataFrame([result.attrs.get("strange", {}) for result in results])
+    strange = pd.concat([strange, scores], axis=1)
     tables.write_table(strange, target / "strange.csv")
     seconds = time.monotonic() - start
     masks = datasets.find_masks(folder, images["image_id"])

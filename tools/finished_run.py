@@ -91,5 +91,5 @@ def _refusal(config: Config, folder: Path, model: str) -> dict:
         raise ValueError(
             f"{paths.relative(folder)}/space.npz is of {note['model']}, not of {model}"
         )
-    refusal = published_networks.Refusal(score=chosen["chosen"], threshold=chosen["threshold"])
+    refusal = published_networks.Refusal(thresholds=chosen["thresholds"])
     return {"refusal": refusal, "space": probes.Space(**arrays)}

@@ -43,8 +43,8 @@ def predict_files(
     prediction : DataFrame or Exception
         One row per class, indexed by its code: `diagnosis`, the full name; `training_prior`, the
         probability under the training prior; `equal_priors`, the probability under equal priors.
-        Its `attrs` say how `strange` the image is, by which `score`, and whether it is `refused`
-        because that is above the `threshold`; they are empty for a network that never refuses.
+        Its `attrs` say how `strange` the image is by each score, whether it is `refused`, and the
+        `thresholds` that decide it; they are empty for a network that never refuses.
         Or the error of an unusable image.
     """
     classes, names = list(note.classes), list(note.classes.values())
@@ -75,11 +75,12 @@ def _strangeness(
     """Return for each image how strange it is to the network, and whether that is too much."""
     if note.refusal is None:
         return [{}] * len(images)
-    score, threshold = note.refusal.score, note.refusal.threshold
+    thresholds = note.refusal.thresholds
     scores = refusal.strangeness(probes.answers(network, images, note.space, note.calibration))
+    rows = zip(scores.to_dict("records"), refusal.refused(scores, thresholds), strict=True)
     return [
-        {"score": score, "strange": value, "threshold": threshold, "refused": value > threshold}
-        for value in scores[score].tolist()
+        {"refused": bool(is_refused), "strange": strange, "thresholds": thresholds}
+        for strange, is_refused in rows
     ]
 
 
@@ -140,12 +141,15 @@ def as_text(file: Path, prediction: pd.DataFrame) -> str:
 
     A refused image has no table.
     """
-    found = prediction.attrs
-    if found.get("refused"):
-        score = refusal.SCORES[found["score"]]
-        reason = f"{score} {found['strange']:.3g}, threshold {found['threshold']:.3g}"
-        text = f"refused: unlike the images that the network was trained on ({reason})"
-        return "\n".join([str(file), text, DISCLAIMER, ""])
+    if prediction.attrs.get("refused"):
+        strange, thresholds = prediction.attrs["strange"], prediction.attrs["thresholds"]
+        reasons = [
+            f"{refusal.SCORES[score]} {strange[score]:.3g}, threshold {threshold:.3g}"
+            for score, threshold in thresholds.items()
+            if strange[score] > threshold
+        ]
+        text = "refused: unlike the images that the network was trained on"
+        return "\n".join([str(file), f"{text} ({'; '.join(reasons)})", DISCLAIMER, ""])
     titles = [f"under {title}" for title in RULE_TITLES.values()]
     code = max(len("class"), *prediction.index.str.len())
     name = max(len("diagnosis"), *prediction["diagnosis"].str.len())

@@ -34,11 +34,12 @@ STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Refusal(BaseModel):
-    """A network refuses an image whose score, one of `refusal.SCORES`, is above the threshold."""
+    """A network refuses an image if a score, of `refusal.SCORES`, is above its threshold."""
 
     model_config = STRICT
-    score: Literal["uncertainty", "energy", "distance"]
-    threshold: float
+    thresholds: Annotated[
+        dict[Literal["uncertainty", "energy", "distance"], float], Field(min_length=1)
+    ]
 
 
 class Model(BaseModel):

@@ -68,11 +68,12 @@ def outcome(pair: dict, score: str, confidence: float) -> str:
 def differences(metrics: dict) -> list[str]:
     """Return how each model compares with the others, in the score that suits each rule."""
     sentences = []
+    confidence = metrics["manifest"]["configuration"]["evaluation"]["confidence"]
     for rule, score in (("equal_priors", "balanced_accuracy"), ("training_prior", "accuracy")):
         groups = {}
         for pair in metrics["differences"]:
             if pair["rule"] == rule:
-                key = pair["model"], outcome(pair, score, _confidence(metrics))
+                key = pair["model"], outcome(pair, score, confidence)
                 text = f"{metrics['titles'][pair['less']]} ({pair[score]['value']:+.3f})"
                 groups.setdefault(key, []).append(text)
         sentences += [
@@ -150,10 +151,6 @@ def calibration(metrics: dict) -> str:
 
 def _classifier(metrics: dict, model: str, rule: str = priors.PRIMARY_RULE) -> dict:
     return metrics["models"][model]["rules"][rule]
-
-
-def _confidence(metrics: dict) -> float:
-    return metrics["manifest"]["configuration"]["evaluation"]["confidence"]
 
 
 def _percent(score: dict) -> str:

@@ -1,17 +1,19 @@
 """When to refuse: how well images that a network was not taught are told from test images.
 
-Three scores of an image, higher for stranger ones. The network refuses an image whose score is
-above a threshold that accepts most validation images.
+Three scores of an image, higher for stranger ones. One score is chosen for lesions of other
+diagnoses, and one for images without a lesion. The network refuses an image if a chosen score is
+above its threshold; the thresholds together accept most validation images.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 from sklearn.metrics import roc_auc_score
 
-#: Proportion of the validation images that the threshold accepts.
+#: Proportion of the validation images that the thresholds accept together, or more.
 ACCEPTED = 0.95
 SCORES = {
     "uncertainty": "1 − highest probability",
@@ -34,20 +36,25 @@ def strangeness(table: pd.DataFrame) -> pd.DataFrame:
     return table[["energy", "distance"]].assign(uncertainty=1 - highest)[list(SCORES)]
 
 
-def strange_kinds(table: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Return the kinds of strange images that choose a score, and those it is reported on.
+def strange_kinds(table: pd.DataFrame) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the kinds of strange images that choose a score, by sort, and the other kinds.
 
-    Of the diagnoses that were not taught, the first half by name chooses; without such images, of
-    the images without a lesion.
+    The sorts are other diagnoses and no lesion; of each, the first half of the kinds chooses.
     """
     kinds = sorted(set(table.loc[table["split"] == "other", "kind"]))
-    diagnoses = [kind for kind in kinds if kind.startswith("diagnosis ")]
-    choosing = (diagnoses or kinds)[: len(diagnoses or kinds) // 2]
-    return choosing, [kind for kind in kinds if kind not in choosing]
+    sorts = {"other diagnoses": [kind for kind in kinds if kind.startswith("diagnosis ")]}
+    sorts["no lesion"] = [kind for kind in kinds if kind not in sorts["other diagnoses"]]
+    choosing = {sort: names[: len(names) // 2] for sort, names in sorts.items() if len(names) > 1}
+    return choosing, [kind for kind in kinds if kind not in chain(*choosing.values())]
+
+
+def refused(scores: pd.DataFrame, thresholds: dict[str, float]) -> np.ndarray:
+    """Return whether a score of each image is above its threshold, bool of shape (n,)."""
+    return (scores[list(thresholds)] > pd.Series(thresholds)).any(axis=1).to_numpy()
 
 
 def evaluate(table: pd.DataFrame) -> dict:
-    """Compare the scores for one network, and choose one.
+    """Compare the scores for one network, and choose one for each sort of strange images.
 
     Parameters
     ----------
@@ -57,35 +64,35 @@ def evaluate(table: pd.DataFrame) -> dict:
     Returns
     -------
     dict
-        `chosen`, the score with the highest mean AUROC over the kinds `chosen_on`; `threshold`;
-        `refused`, the proportion of test images above it; `scores`: for each score and kind
-        `auroc` against the test images, `accepted`, the proportion at or below the threshold, and
-        `images`.
+        `auroc` of each score for each kind, against the test images; `chosen`, for each sort the
+        score with the highest mean of it; `chosen_on` and `reported_on`, the kinds; `thresholds`
+        of the chosen scores; `refused`, the proportion of each kind above one of them.
     """
     scores = strangeness(table)
     held_out = table["kind"] == "held_out"
     validation, test = (scores[held_out & (table["split"] == s)] for s in ("validation", "test"))
-    limits = validation.quantile(ACCEPTED)
     choosing, reported = strange_kinds(table)
-    rows = {name: {} for name in SCORES}
-    for kind in choosing + reported:
+    chosen_on = list(chain(*choosing.values()))
+    auroc = pd.DataFrame(index=chosen_on + reported, columns=list(SCORES), dtype=float)
+    for kind in auroc.index:
         strange = scores[table["kind"] == kind]
         actual = np.repeat([0, 1], [len(test), len(strange)])
-        for name in SCORES:
-            rows[name][kind] = {
-                "auroc": float(roc_auc_score(actual, np.append(test[name], strange[name]))),
-                "accepted": float((strange[name] <= limits[name]).mean()),
-                "images": len(strange),
-            }
-    mean = {name: np.mean([rows[name][kind]["auroc"] for kind in choosing]) for name in SCORES}
-    chosen = max(mean, key=mean.get)
+        auroc.loc[kind] = [roc_auc_score(actual, [*test[s], *strange[s]]) for s in SCORES]
+    chosen = {sort: auroc.loc[kinds].mean().idxmax() for sort, kinds in choosing.items()}
+    names = sorted(set(chosen.values()))
+    # each score refuses its part, so that together they accept ACCEPTED or more
+    thresholds = validation[names].quantile(1 - (1 - ACCEPTED) / len(names)).to_dict()
+    kind_of = table["kind"].where(~held_out, table["split"])
     return {
         "chosen": chosen,
-        "chosen_on": choosing,
+        "chosen_on": chosen_on,
         "reported_on": reported,
-        "threshold": float(limits[chosen]),
-        "refused": float((test[chosen] > limits[chosen]).mean()),
-        "scores": rows,
+        "thresholds": thresholds,
+        "refused": pd.Series(refused(scores, thresholds))
+        .groupby(kind_of.to_numpy())
+        .mean()
+        .to_dict(),
+        "auroc": auroc.to_dict(),
     }
 
 

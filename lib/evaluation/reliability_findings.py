@@ -10,11 +10,11 @@ def groups(reliability: dict) -> str:
     scored = [row for row in rows if row["balanced_accuracy"]]
     scored.sort(key=lambda row: row["balanced_accuracy"]["value"])
     ends = [
-        f"{format_interval(row['balanced_accuracy'])} ({subgroups.ATTRIBUTES[row['attribute']]}: "
-        f"{row['group']}, {row['lesions']} lesions)"
+        f"for *{subgroups.ATTRIBUTES[row['attribute']]}: {row['group']}* ({row['lesions']} lesions)"
+        f" with {format_interval(row['balanced_accuracy'])}"
         for row in scored[:1] + scored[-1:]
     ]
-    text = "The balanced accuracy is lowest with **{}** and highest with {}; ".format(*ends or "––")
+    text = "Balanced accuracy is lowest {} and highest {}; ".format(*ends or "––")
     return text + (
         f"{len(rows) - len(scored)} of {len(rows)} subgroups have fewer than {subgroups.FEWEST} "
         "lesions or lack a class."
@@ -59,17 +59,14 @@ def coverage(reliability: dict) -> str:
 
 
 def strangers(reliability: dict) -> str:
-    """Return which score tells strange images best, and how many of each kind it lets pass."""
+    """Return by which scores the network refuses, and how much of what it refuses."""
     result = reliability["refusal"]
-    scores, chosen = result["scores"][result["chosen"]], refusal.SCORES[result["chosen"]]
-    listed = "; ".join(
-        f"{kind} {scores[kind]['auroc']:.2f}, {scores[kind]['accepted']:.0%} accepted"
-        for kind in result["reported_on"]
-    )
+    scores = " or ".join(refusal.SCORES[name] for name in result["thresholds"])
+    share = {kind: f"{value:.1%}" for kind, value in result["refused"].items()}
+    listed = ", ".join(f"{share[kind]} of *{kind}*" for kind in result["reported_on"])
     return (
-        f"The {chosen} tells {' and '.join(result['chosen_on'])} best from test images. AUROC and "
-        f"proportion accepted of the other kinds: **{listed}**. It refuses {result['refused']:.0%} "
-        "of the test images."
+        f"A high {scores} makes the network refuse {share['test']} of the test images, and of the "
+        f"kinds of strange images that chose no score **{listed}**."
     )
 
 
