@@ -17,7 +17,7 @@ TIMEOUT ?= 21600
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: help env check-python images check reproduce evaluate data study studies notebooks refresh finished
-.PHONY: publish publish-models rescore predict external-test lab test test-unit test-notebooks lint format lock clean
+.PHONY: publish publish-models publish-external rescore predict external-test lab test test-unit test-notebooks lint format lock clean
 
 # ------------------------------------------------------------------------------------ environment
 # PYTHON is read from the command line only: in the shell, a variable of that name may mean anything.
@@ -199,6 +199,9 @@ refresh:
 
 publish: finished | $(ENV) ## Copy the numbers of a finished run to README.md and reports/<run>/published (seconds)
 	@$(PY) -m tools.publish $(CONFIG_FILE)
+
+publish-external: $(ENV) ## Copy the numbers of make external-test to README.md and reports/<run>/external (seconds)
+	@$(PY) -m tools.publish_external $(CONFIG_FILE)
 
 publish-models: finished | $(ENV) ## Copy the networks of a finished run to models/<run> (seconds, up to 40 MB)
 	@$(PY) -m tools.publish_models $(CONFIG_FILE)

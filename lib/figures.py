@@ -87,20 +87,16 @@ def show(
         tables.write_table(table, folder / f"{number}_{name}.csv")
     image = Image.open(buffer).convert("RGB")
     width = round(image.width / PIXELS_PER_CSS_PIXEL)
-    kind, data = ("image/jpeg", _jpeg(image)) if credit else ("image/png", buffer.getvalue())
+    kind, data = "image/png", buffer.getvalue()
+    if credit:  # with its colours at full resolution
+        image.save(buffer := io.BytesIO(), format="jpeg", quality=JPEG_QUALITY, subsampling=0)
+        kind, data = "image/jpeg", buffer.getvalue()
     text = f"Figure {number}: {alt}"
     display(
         {kind: data, "text/plain": text}, raw=True, metadata={kind: {"alt": alt, "width": width}}
     )
     text = f"**Figure {number}.** {caption}" + (f" {config.data.attribution}" if credit else "")
     display({"text/markdown": text, "text/plain": text}, raw=True)
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    """Encode an image as JPEG with its colours at full resolution."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="jpeg", quality=JPEG_QUALITY, subsampling=0)
-    return buffer.getvalue()
 
 
 def image_grid(

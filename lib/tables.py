@@ -12,7 +12,9 @@ from lib import paths
 
 
 def read_table(file: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
-    """Read a CSV file and check it against a schema; columns of text stay text (`0001`).
+    """Read a CSV file and check it against a schema; columns of text stay text (`0001`, `NA`).
+
+    In a column of text only an empty cell is missing.
 
     Raises
     ------
@@ -28,9 +30,11 @@ def read_table(file: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
         )
     name = paths.relative(file)
     text = {key: str for key, column in schema.columns.items() if dtypes.is_string(column.dtype)}
+    words = {name: [""] if name in text else ["", "NA", "NaN", "nan"] for name in schema.columns}
+    missing = {"keep_default_na": False, "na_values": words}
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
-            table = pd.read_csv(file, dtype=text, index_col=False)
+            table = pd.read_csv(file, dtype=text, index_col=False, **missing)
     except (ValueError, UnicodeDecodeError, pd.errors.ParserWarning) as error:
         raise ValueError(f"{name}: not a readable CSV table: {error}") from None
     try:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
 
 from lib.data import quality
 from lib.preprocessing import decode, hair, pipeline
@@ -121,6 +121,99 @@ def test_an_image_that_exif_says_is_turned_comes_out_upright(read, kind, orienta
     assert np.abs(upright.astype(int) - ways[orientation]).max() < 8
 
 
+def exif_of(value, kind=3, repeated=1):
+    """Return an EXIF segment whose orientation is stored as this type and value."""
+    size = 2 if kind == 3 else 1
+    header = b"II*\0" + struct.pack("<IHHHI", 8, 1, 0x0112, kind, len(value) // size)
+    return b"Exif\0\0" * repeated + header + value.ljust(4, b"\0") + bytes(4)
+
+
+def png_with(*chunks):
+    """Return a PNG file with more chunks after its header."""
+    data, extra = saved(kind="PNG"), b""
+    for name, contents in chunks:
+        crc = struct.pack(">I", zlib.crc32(name + contents))
+        extra += struct.pack(">I", len(contents)) + name + contents + crc
+    return data[:33] + extra + data[33:]
+
+
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF
+xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description
+xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>"""
+HEX = exif_of(struct.pack("<H", 6))[6:].hex().encode()
+NOT_TURNED = {
+    "text": saved(exif=exif_of(b"6\0", kind=2)),
+    "byte": saved(exif=exif_of(b"\6", kind=1)),
+    "nine": saved(exif=exif_of(struct.pack("<H", 9))),
+    "zero": saved(exif=exif_of(struct.pack("<H", 0))),
+    "header twice": saved(exif=exif_of(struct.pack("<H", 6), repeated=2)),
+    "XMP": saved(xmp=XMP),
+    "cut": saved(exif=exif_of(struct.pack("<H", 6))[:14]),
+    "broken chunk": png_with((b"eXIf", bytes.fromhex("0008000201120003"))),
+    "ImageMagick": png_with((b"tEXt", b"Raw profile type exif\0\nexif\n   34\n" + HEX + b"\n")),
+}
+
+
+@pytest.mark.parametrize("name", NOT_TURNED)
+def test_only_an_orientation_from_1_to_8_in_an_exif_header_turns_an_image(read, read_mask, name):
+    assert read(NOT_TURNED[name]).shape == NOISE.shape
+    mask = saved(np.full(NOISE.shape[:2], 255, np.uint8), "PNG")
+    assert read_mask(mask, NOISE.shape[:2]).all(), "a mask of the stored size is accepted"
+
+
+def test_much_text_is_no_damage(read):
+    long = b"Comment\0" + b"a" * 3_000_000
+    data = png_with((b"tEXt", long), (b"zTXt", b"Comment\0\0" + zlib.compress(long)))
+    np.testing.assert_array_equal(read(data), NOISE)
+
+
+def test_whatever_pillow_raises_is_the_fault_of_the_file(fault, monkeypatch):
+    def fail(image):
+        raise struct.error("unpack requires a buffer of 12 bytes")
+
+    monkeypatch.setattr(decode.PNG, "load", fail)
+    assert fault(saved(kind="PNG")) == ("unreadable", "unpack requires a buffer of 12 bytes")
+
+
+def test_damage_that_opencv_overlooks_is_refused_by_every_reader(fault, capfd):
+    """A marker in the middle of the pixels: OpenCV shows a half-grey picture, with a warning."""
+    data = bytearray(saved(progressive=True, quality=95))
+    start = data.index(b"\xff\xda")
+    data[start + 300 : start + 304] = b"\xff\xc4\x00\x05"
+    assert fault(bytes(data))[0] in ("unreadable", "truncated")
+    assert not capfd.readouterr().err
+
+
+# --------------------------------------------------------------------------------------- colour
+
+
+def exchanged():
+    """Return a colour profile with red and blue exchanged, which is called other than sRGB."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    entries = range(132, 132 + 12 * profile[131], 12)
+    place = {bytes(profile[i : i + 4]): i + 4 for i in entries}
+    red, blue = (bytes(profile[place[name] :][:8]) for name in (b"rXYZ", b"bXYZ"))
+    profile[place[b"rXYZ"] : place[b"rXYZ"] + 8] = blue
+    profile[place[b"bXYZ"] : place[b"bXYZ"] + 8] = red
+    return bytes(profile).replace(b"s\0R\0G\0B", b"o\0t\0h\0e").replace(b"sRGB", b"othe")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_another_colour_profile_is_converted_to_srgb(read, kind):
+    image = read(saved(kind=kind, icc_profile=exchanged()))
+    plain = read(saved(kind=kind))
+    assert np.abs(image[..., ::-1].astype(int) - plain).max() <= 4
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("profile", ["srgb", "damaged", "none"])
+def test_srgb_and_no_profile_leave_every_pixel(read, kind, profile):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profiles = {"srgb": srgb, "damaged": b"no profile" * 20, "none": None}
+    data = saved(kind=kind, icc_profile=profiles[profile])
+    np.testing.assert_array_equal(read(data), read(saved(kind=kind)))
+
+
 # ---------------------------------------------------------------------------------- wrong pixels
 
 
@@ -225,7 +318,7 @@ def test_a_damaged_png_is_refused(tmp_path):
     file = tmp_path / "lesion.png"
     file.write_bytes(data)
     assert quality.inspect_image(file)[2] == "unreadable"
-    with pytest.raises(ValueError, match=r"lesion\.png: pixels that .* decode \(unreadable\)"):
+    with pytest.raises(ValueError, match=r"lesion\.png: broken data stream .* \(unreadable\)"):
         decode.read_image(file)
 
 

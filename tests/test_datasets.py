@@ -329,6 +329,37 @@ def test_two_different_files_of_one_image_are_refused(write_folder):
         datasets.find_images(folder, ["I1"])
 
 
+def test_files_without_a_row_decide_nothing(write_folder):
+    """Such as the thumbnails of a network drive, or previews of an image viewer."""
+    folder = write_folder([("I1", "L1", "nv"), ("I2", "L2", "nv")])
+    for name, content in (("I1", b"1"), ("I2", b"2")):
+        drive = folder / "images" / "@eaDir" / f"{name}.jpg"
+        drive.mkdir(parents=True)
+        (drive / "SYNOFILE_THUMB_M.jpg").write_bytes(content)
+    assert list(datasets.find_images(folder, ["I1", "I2"])) == ["images/I1.jpg", "images/I2.jpg"]
+
+
+@pytest.mark.parametrize("word", ["NA", "null", "None", "nan", "N/A"])
+def test_words_for_nothing_are_ids_and_classes(write_folder, word):
+    folder = write_folder([("I1", "L1", word), ("I2", word, "nv")])
+    file = folder / datasets.METADATA
+    file.write_text(file.read_text().replace("I1,", f"{word},"))
+    metadata = datasets.read_metadata(folder, ["nv", word])
+    assert metadata.loc[0, ["image_id", "dx"]].tolist() == [word, word]
+    assert metadata.loc[1, "lesion_id"] == word
+
+
+def test_an_empty_cell_is_missing(write_folder):
+    folder = write_folder([("I1", "L1", "nv")])
+    file = folder / datasets.METADATA
+    pd.read_csv(file).assign(age="", sex="").to_csv(file, index=False)
+    metadata = datasets.read_metadata(folder)
+    assert metadata[["age", "sex"]].isna().all(axis=None)
+    file.write_text(file.read_text().replace("I1,", ","))
+    with pytest.raises(ValueError, match="column image_id, not_nullable"):
+        datasets.read_metadata(folder)
+
+
 def test_two_different_masks_of_one_image_are_refused(write_folder):
     folder = write_folder([("I1", "L1", "nv")])
     for name, content in (("a", b"1"), ("b", b"2")):

@@ -1,5 +1,6 @@
 """A network is tested on images from elsewhere, and on no image that its run has seen."""
 
+import copy
 import json
 import shutil
 
@@ -7,12 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import tables
+from lib import paths, tables
+from lib.config import load_config
 from lib.data import datasets
 from lib.evaluation import prediction_files
 from lib.networks import inference
 from lib.preprocessing import pipeline
-from tools import external_test, finished_run, synthetic
+from tools import (
+    external_test,
+    finished_run,
+    publish,
+    publish_external,
+    result_tables,
+    synthetic,
+)
 
 CLASSES = ["bcc", "mel", "nv"]
 
@@ -102,3 +111,72 @@ def test_an_image_that_cannot_be_used_is_named_and_counted(
 def test_a_folder_of_the_run_s_own_images_is_one_clear_error(own_network, data_folder):
     with pytest.raises(ValueError, match="no image of bcc, mel, nv that the run has not seen"):
         own_network(data_folder)
+
+
+# ------------------------------------------------------------------------------- publish-external
+
+
+@pytest.fixture
+def reports(tmp_path, monkeypatch):
+    """Return a copy of the demonstration's published results, with a page to write them to."""
+    monkeypatch.setenv("SKIN_OUTPUT", str(tmp_path))
+    target = tmp_path / "published_reports"
+    shutil.copytree(
+        publish.REPORTS / "demo" / "published",
+        target / "demo" / "published",
+        ignore=lambda _, names: {name for name in names if not name.endswith(".json")},
+    )
+    monkeypatch.setattr(publish, "REPORTS", target)
+    for name in ("README", "RESULTS"):
+        page = tmp_path / f"{name}.md"
+        marks = [*result_tables.MARKS, *result_tables.DEMO_MARKS]
+        page.write_text("\n".join([*marks, ""]))
+        monkeypatch.setattr(result_tables, name, page)
+    return target
+
+
+@pytest.fixture
+def tested(reports):
+    """Write what notebook 08 writes, with scores of the demonstration; return the file."""
+    run = json.loads((reports / "demo" / "published" / "metrics.json").read_text(encoding="utf-8"))
+    model = run["primary"]
+    part = {"models": {model: run["models"][model]}}
+    source = {"model": model, "title": run["titles"][model], "folder": "clinic"}
+    source["weights_sha256"] = run["manifest"][model]["weights_sha256"]
+    results = {
+        "source": source | {"images": 1234, "lesions": 567},
+        "scores": {"inside": part, "outside": copy.deepcopy(part)},
+        "operating_points": {"melanoma": {model: run["operating_points"]["melanoma"][model]}},
+    }
+    outside = results["scores"]["outside"]["models"][model]["rules"]["equal_priors"]
+    outside["balanced_accuracy"] = {"value": 0.4321, "low": 0.3, "high": 0.5}
+    file = paths.run_folder("demo") / external_test.FOLDER / "results.json"
+    tables.write_json(results, file)
+    return file
+
+
+def test_a_published_external_test_is_in_both_pages(reports, tested):
+    target = publish_external.publish_external(load_config("configs/demo.yaml"))
+    assert target == reports / "demo" / "external" / "clinic.json"
+    assert json.loads(target.read_text()) == json.loads(tested.read_text())
+    for page in (result_tables.README, result_tables.RESULTS):
+        text = page.read_text(encoding="utf-8")
+        assert "On 1,234 images of 567 lesions from elsewhere (`clinic`)" in text
+        assert "a balanced accuracy of 0.432 (0.300 to 0.500) instead of 0." in text
+    assert "VGG16, fine-tuned, outside | equal priors | 0.432 (0.300 to 0.500) |" in text
+
+
+def test_an_external_test_of_an_earlier_network_is_not_published(reports, tested):
+    results = json.loads(tested.read_text())
+    results["source"]["weights_sha256"] = "0" * 64
+    tables.write_json(results, tested)
+    with pytest.raises(ValueError, match="is of another network than"):
+        publish_external.publish_external(load_config("configs/demo.yaml"))
+    assert not (reports / "demo" / "external").exists()
+    tables.write_json(results, reports / "demo" / "external" / "clinic.json")
+    assert [run["external"] for run in result_tables.read_published(reports)] == [[]]
+
+
+def test_without_an_external_test_there_is_nothing_to_publish(reports):
+    with pytest.raises(FileNotFoundError, match=r"results\.json: no such file; `make external-te"):
+        publish_external.publish_external(load_config("configs/demo.yaml"))

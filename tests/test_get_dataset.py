@@ -650,6 +650,13 @@ def test_two_images_of_one_name_that_differ_are_an_error(bring, name, capsys):
     assert "twice" in error or "two files" in error
 
 
+@pytest.mark.parametrize("name", ["copy", "archive.zip"])
+def test_other_pictures_of_one_name_decide_nothing(bring, name):
+    previews = {f"{folder}/preview.jpg": jpeg(i) for i, folder in enumerate(("a", "b"))}
+    assert bring(kaggle() | previews, name) == 0
+    assert datasets.read_metadata(target())["image_id"].tolist() == IDS
+
+
 def isic(**changed):
     training = "ISIC2018_Task3_Training"
     files = {

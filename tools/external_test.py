@@ -81,6 +81,7 @@ def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Pat
         "model": model,
         "title": note.title,
         "network": note.source,
+        "weights_sha256": note.weights_sha256,
         "folder": folder.resolve().name,
         "images": int(is_known.sum()),
         "lesions": int(known["lesion_id"].nunique()),
@@ -101,7 +102,7 @@ def _new_images(metadata: pd.DataFrame, run: str, own: bool) -> tuple[pd.DataFra
         raise FileNotFoundError(
             f"{paths.relative(places[0])}: no such file; it tells the images of the run from others"
         )
-    split = pd.read_csv(file, dtype=str)
+    split = pd.read_csv(file, dtype=str, keep_default_na=False)
     is_seen = metadata["image_id"].isin(split["image_id"])
     is_seen |= metadata["lesion_id"].isin(split["lesion_id"])
     return metadata[~is_seen], {"of the run": int(is_seen.sum())}

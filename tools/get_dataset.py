@@ -315,7 +315,7 @@ def link(source: Path, target: Path) -> pd.DataFrame:
 
 def _assemble(source: Path, partial: Path, dataset: Dataset) -> pd.DataFrame:
     """Extract and link the files of a folder or archive into `partial`; return the metadata."""
-    files = _unpack(source, partial, dataset)
+    files, differing = _unpack(source, partial, dataset)
     _refuse_synthetic(files, source)
     metadata = source_tables.find_metadata(files, dataset)
     if metadata is None:
@@ -323,8 +323,11 @@ def _assemble(source: Path, partial: Path, dataset: Dataset) -> pd.DataFrame:
         listed = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
         raise ValueError(f"{source}: not a layout of {dataset.title}; found: {listed}; {EXPECTED}")
     wanted = set(metadata["image_id"])
+    for first, other in differing:
+        if _image_id(first) in wanted:
+            raise ValueError(f"{_base(first)} exists twice, and the two differ: {first}, {other}")
     for file in files:
-        image_id = file.stem.removesuffix(datasets.MASK_SUFFIX)
+        image_id = _image_id(file)
         if partial in file.parents:
             if not _is_picture(file):
                 file.unlink()
@@ -342,27 +345,32 @@ def _refuse_synthetic(files: list[Path], source: Path) -> None:
         )
 
 
-def _unpack(source: Path, partial: Path, dataset: Dataset) -> list[Path]:
-    """Extract the archives; return all files, one of each name."""
-    files = _walk(source) if source.is_dir() else [source]
+def _unpack(source: Path, partial: Path, dataset: Dataset) -> tuple[list[Path], list[tuple]]:
+    """Extract the archives; return all files, one of each name, and pairs of pictures that differ.
+
+    Only if a row of the metadata names such a picture is the pair a fault.
+    """
+    files, differing = _walk(source) if source.is_dir() else [source], []
     files = [file for file in files if _is_wanted(file, dataset) or file == source]
-    files = _unique(files, lambda one, other: filecmp.cmp(one, other, shallow=False))
+    files = _unique(files, lambda one, other: filecmp.cmp(one, other, shallow=False), differing)
     archives = [file for file in files if file.suffix.lower() == ".zip" or file == source]
     for archive in archives:
         present = {file.name.casefold() for file in files}
         try:
             with zipfile.ZipFile(archive) as opened:
-                names = _members(opened, present, dataset)
+                names = _members(opened, present, dataset, differing)
                 download.extract(opened, archive.name, partial / archive.stem, names)
         except zipfile.BadZipFile as error:
             raise download.BadArchive(f"{archive.name}: not a zip archive: {error}") from None
         new = _walk(partial / archive.stem)
         archives += [file for file in new if file.suffix.lower() == ".zip"]  # archives in archives
         files += new
-    return files
+    return files, differing
 
 
-def _members(archive: zipfile.ZipFile, present: set[str], dataset: Dataset) -> list[str]:
+def _members(
+    archive: zipfile.ZipFile, present: set[str], dataset: Dataset, differing: list[tuple]
+) -> list[str]:
     """Return the members to extract: known files and images that are not present yet."""
     infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
 
@@ -370,17 +378,26 @@ def _members(archive: zipfile.ZipFile, present: set[str], dataset: Dataset) -> l
         return len({(infos[name].CRC, infos[name].file_size) for name in (one, other)}) == 1
 
     wanted = [name for name in infos if _is_wanted(name, dataset)]
-    return [name for name in _unique(wanted, same) if _base(name) not in present]
+    return [name for name in _unique(wanted, same, differing) if _base(name) not in present]
 
 
-def _unique(files: Iterable, same: Callable) -> list:
-    """Return one file of each name, ignoring case; two that differ are an error."""
+def _unique(files: Iterable, same: Callable, differing: list[tuple]) -> list:
+    """Return one file of each name, ignoring case; two tables or archives that differ are an error.
+
+    Pictures that differ are added to `differing`.
+    """
     unique = {}
     for file in files:
         first = unique.setdefault(_base(file), file)
         if first is not file and not same(first, file):
-            raise ValueError(f"{_base(file)} exists twice, and the two differ: {first}, {file}")
+            if not _is_picture(file):
+                raise ValueError(f"{_base(file)} exists twice, and the two differ: {first}, {file}")
+            differing.append((first, file))
     return list(unique.values())
+
+
+def _image_id(file: Path | str) -> str:
+    return PurePosixPath(file).stem.removesuffix(datasets.MASK_SUFFIX)
 
 
 def _base(file: Path | str) -> str:

@@ -76,7 +76,8 @@ def _read_run(config: Config) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     if not file.is_file():
         raise FileNotFoundError(f"{paths.relative(file)}: no such file; `make reproduce` writes it")
     results = json.loads(file.read_text(encoding="utf-8"))
-    index = pd.read_csv(file.with_name("index.csv"), dtype=str).astype({"fold": int})
+    index = pd.read_csv(file.with_name("index.csv"), dtype=str, keep_default_na=False)
+    index = index.astype({"fold": int})
     expected = {
         "split_sha256": splits.digest(index),
         "configuration": metrics.configuration(config),

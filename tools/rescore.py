@@ -45,7 +45,7 @@ def rescored(folder: Path) -> dict:
     if not file.is_file():
         raise FileNotFoundError(f"{paths.relative(file)}: no such file; `make publish` writes it")
     results = json.loads(file.read_text(encoding="utf-8"))
-    split = pd.read_csv(folder / "split.csv", dtype=str)
+    split = pd.read_csv(folder / "split.csv", dtype=str, keep_default_na=False)
     if splits.digest(split) != results.get("split_sha256"):
         raise ValueError(f"{paths.relative(folder)}: split.csv is not the split of metrics.json")
     missing = [key for key in NEEDED if key not in results]

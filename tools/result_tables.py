@@ -44,7 +44,7 @@ def build_pages(reports: Path, results: dict) -> list[tuple]:
         A page lacks the marks between which its tables are written.
     """
     runs = [run for run in read_published(reports) if run["run"] != results["run"]]
-    runs = _ordered([*runs, _with_reliability(results, reports)])
+    runs = _ordered([*runs, _with_files(results, reports)])
     parts = [
         (README, DEMO_MARKS, demo_sentence(runs)),
         (README, MARKS, headline_section(runs)),
@@ -56,7 +56,9 @@ def build_pages(reports: Path, results: dict) -> list[tuple]:
 
 
 def read_published(reports: Path) -> list[dict]:
-    """Return the `metrics.json` of each published run, real images first, with `reliability`.
+    """Return the `metrics.json` of each published run, real images first.
+
+    Each gets `reliability`, and `external`, its external tests by folder.
 
     A file of another version is named and left out, until its run is published again.
     """
@@ -65,7 +67,7 @@ def read_published(reports: Path) -> list[dict]:
         run = json.loads(file.read_text(encoding="utf-8"))
         version = run.get("schema_version", 1)
         if version == metrics.SCHEMA_VERSION:
-            runs.append(_with_reliability(run, reports))
+            runs.append(_with_files(run, reports))
         else:
             print(
                 f"{paths.relative(file)} is of version {version}, expected "
@@ -74,10 +76,21 @@ def read_published(reports: Path) -> list[dict]:
     return _ordered(runs)
 
 
-def _with_reliability(run: dict, reports: Path) -> dict:
-    file = reports / run["run"] / "published" / "reliability.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return run | {"reliability": known}
+def _with_files(run: dict, reports: Path) -> dict:
+    folder = reports / run["run"]
+    reliability = [json.loads(f.read_text()) for f in folder.glob("published/reliability.json")]
+    external = [json.loads(f.read_text()) for f in sorted(folder.glob("external/*.json"))]
+    return run | {
+        "reliability": next(iter(reliability), None),
+        "external": [results for results in external if is_of_network(results, run)],
+    }
+
+
+def is_of_network(external: dict, run: dict) -> bool:
+    """Say whether an external test is of the network whose results are published."""
+    source = external["source"]
+    trained = run["manifest"].get(source["model"], {})
+    return source["weights_sha256"] == trained.get("weights_sha256")
 
 
 def _ordered(runs: list[dict]) -> list[dict]:
@@ -118,11 +131,43 @@ def headline_section(runs: list[dict]) -> str:
         against.append(reliability_findings.histopathology(reliability))
         against.append(reliability_findings.shortcuts(reliability))
     against = [f"- {sentence}" for sentence in against]
-    parts = [_describe(run), findings.headline(run), *_table(table, "Model")]
-    lines = ["", parts[0], "", parts[1], "", *parts[2:], "", note, ""]
+    lines = ["", _describe(run), "", findings.headline(run), "", *_table(table, "Model"), ""]
+    lines += [note, ""]
+    for external in run.get("external", []):
+        lines += [external_sentence(external), ""]
     if against:
         lines += ["What speaks against the networks:", "", *against, ""]
     return "\n".join([*lines, *_variance_section(run)])
+
+
+def external_sentence(external: dict) -> str:
+    """Return how good a network is on images from elsewhere, beside its test images."""
+    source, model = external["source"], external["source"]["model"]
+    pairs = [("equal_priors", "balanced_accuracy"), ("equal_priors", "macro_auc")]
+    texts = []
+    for rule, score in [*pairs, ("training_prior", "accuracy")]:
+        outside, inside = (
+            external["scores"][part]["models"][model]["rules"][rule][score]
+            for part in ("outside", "inside")
+        )
+        texts.append(
+            f"{SCORES[score].label} of {bootstrap.format_interval(outside)} instead of "
+            f"{inside['value']:.3f}"
+        )
+    text = (
+        f"On {source['images']:,} images of {source['lesions']:,} lesions from elsewhere "
+        f"(`{source['folder']}`), *{source['title']}* reaches a {texts[0]}, a {texts[1]} and, "
+        f"under the training prior, an {texts[2]}."
+    )
+    title, level = findings.TARGET_TITLE, findings.PRIMARY_SPECIFICITY
+    if title in external["operating_points"]:
+        point = findings.operating_point(external, model, title, "specificity", level)
+        text += (
+            f" The threshold with a specificity of {level:.0%} on validation images finds "
+            f"{point['sensitivity']['value']:.0%} of the melanomas there, at a specificity of "
+            f"{point['specificity']['value']:.0%}."
+        )
+    return text
 
 
 def _variance_section(run: dict) -> list[str]:
@@ -186,6 +231,12 @@ def _run_section(run: dict) -> str:
             "",
             *_both_rules(folds),
         ]
+    for external in run.get("external", []):
+        tested = {"models": {}}
+        for part, scores in external["scores"].items():
+            (model,) = scores["models"].values()
+            tested["models"][part] = model | {"title": f"{model['title']}, {part}"}
+        lines += ["", external_sentence(external), "", *_both_rules(tested)]
     return "\n".join([*lines, "", f"In brackets: {run['interval']}.", ""])
 
 

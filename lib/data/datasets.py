@@ -187,15 +187,15 @@ def unlisted_files(folder: Path, image_ids: Iterable[str]) -> list[str]:
 
 
 def _find(folder: Path, is_wanted: Callable[[str], bool], image_ids: Iterable[str]) -> pd.Series:
-    """Return the file of each image; copies of one file count once."""
-    files: dict[str, str] = {}
+    """Return the file of each image; copies of one file count once, files without a row never."""
+    files, listed = {}, dict.fromkeys(image_ids)
     for path in filter(is_wanted, _list_files(folder)):
-        first = files.setdefault(_image_id(path), path)
-        if first != path and not filecmp.cmp(folder / first, folder / path, shallow=False):
-            raise ValueError(
-                f"{folder.name}: two files of image {_image_id(path)} differ: {first}, {path}"
-            )
-    return pd.Series({name: files[name] for name in image_ids if name in files}, dtype=str)
+        name = _image_id(path)
+        first = files.setdefault(name, path)
+        is_other = name in listed and first != path
+        if is_other and not filecmp.cmp(folder / first, folder / path, shallow=False):
+            raise ValueError(f"{folder.name}: two files of image {name} differ: {first}, {path}")
+    return pd.Series({name: files[name] for name in listed if name in files}, dtype=str)
 
 
 def _image_id(path: str) -> str:

@@ -207,7 +207,8 @@ def _confirm(images: Thumbnails, candidates: pd.DataFrame, side: int) -> pd.Data
             part = cv2.resize(part, (FINE, FINE), interpolation=cv2.INTER_LINEAR)
         part = _texture(part)[margin:-margin, margin:-margin]
         whole = _texture(images.fine[whole])
-        return max(_correlation(whole, _turned(part, turn)) for turn in turns)
+        turned = [_turned(part, turn) for turn in turns]
+        return max(cv2.matchTemplate(whole, t, cv2.TM_CCOEFF_NORMED).max() for t in turned)
 
     rows = zip(candidates["part_of"], candidates["whole"], corners.to_numpy(), turns, strict=True)
     return candidates.assign(similarity=np.array(threads.map_files(similarity, rows), float))
@@ -216,7 +217,9 @@ def _confirm(images: Thumbnails, candidates: pd.DataFrame, side: int) -> pd.Data
 def _describe(coarse: np.ndarray, side: int, corners: np.ndarray) -> np.ndarray:
     """Describe parts of images; float32, shape (images, corners, features)."""
     lightness, *color = np.moveaxis(_spectra(coarse, side, corners), 2, 0)
-    u, v = _frequencies()
+    u, v = np.triu_indices(FREQUENCIES)
+    low = (u + v > 0) & (u + v <= FREQUENCIES - 2)
+    u, v = u[low], v[low]
 
     def invariant(spectrum):
         one, other = np.abs(spectrum[..., u, v]), np.abs(spectrum[..., v, u])
@@ -247,12 +250,6 @@ def _bases(side: int) -> np.ndarray:
     for offset, basis in enumerate(bases):
         basis[:, offset : offset + side] = waves
     return bases
-
-
-def _frequencies() -> tuple[np.ndarray, np.ndarray]:
-    u, v = np.triu_indices(FREQUENCIES)
-    low = (u + v > 0) & (u + v <= FREQUENCIES - 2)
-    return u[low], v[low]
 
 
 def _principal_axes(features: np.ndarray):
@@ -304,7 +301,3 @@ def _texture(gray: np.ndarray) -> np.ndarray:
     gray = gray.astype(np.float32)
     fine = gray - cv2.GaussianBlur(gray, (0, 0), 2.5)
     return fine / (np.sqrt(cv2.GaussianBlur(fine * fine, (0, 0), 5)) + 3)
-
-
-def _correlation(target: np.ndarray, texture: np.ndarray) -> float:
-    return float(cv2.matchTemplate(target, texture, cv2.TM_CCOEFF_NORMED).max())

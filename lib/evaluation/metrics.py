@@ -164,7 +164,11 @@ def evaluate_models(
     """
     parts = _by_model(table, titles)
     weights = _weights(parts, draws, seed)
-    values = {name: _draws(rows, classes, weights) for name, rows in parts.items()}
+    values = {}
+    for name, rows in parts.items():
+        of_both = probability_draws(rows, classes, weights)
+        rules = priors.PREDICTED.items()
+        values[name] = {r: rule_draws(rows, c, classes, weights) | of_both for r, c in rules}
     return {
         "models": {
             name: {
@@ -188,15 +192,6 @@ def _by_model(table: pd.DataFrame, titles: dict[str, str]) -> dict[str, pd.DataF
 
 def _weights(parts: dict[str, pd.DataFrame], draws: int, seed: int) -> np.ndarray:
     return bootstrap.lesion_weights(next(iter(parts.values())), draws, seed)
-
-
-def _draws(table: pd.DataFrame, classes: list[str], weights: np.ndarray) -> dict[str, dict]:
-    """Return every score under each rule, one value per draw."""
-    of_probabilities = probability_draws(table, classes, weights)
-    return {
-        rule: rule_draws(table, column, classes, weights) | of_probabilities
-        for rule, column in priors.PREDICTED.items()
-    }
 
 
 def _summary(

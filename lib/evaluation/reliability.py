@@ -122,9 +122,6 @@ def errors(test: pd.DataFrame, classes: list[str], n: int = 5) -> list[dict]:
     wrong = test[test["label"] != test["predicted"]].copy()
     wrong["probability"] = wrong[[f"prob_{name}" for name in classes]].max(axis=1)
     ranked = wrong.sort_values("probability", ascending=False).drop_duplicates("group_id")
-    first = (
-        ranked.groupby("label", sort=False)
-        .head(n)
-        .sort_values(["label", "probability"], ascending=[True, False])
-    )
+    first = ranked.groupby("label", sort=False).head(n)
+    first = first.sort_values(["label", "probability"], ascending=[True, False])
     return first[["image_id", "label", "predicted", "probability"]].to_dict("records")

@@ -152,13 +152,8 @@ def snapshot(model: keras.Model) -> Callable[[], None]:
 
 def weights_digest(model: keras.Model) -> str:
     """Return a SHA-256 over the model's weights (a `.keras` file changes at every save)."""
-    return values_digest(model.weights)
-
-
-def values_digest(variables: list) -> str:
-    """Return a SHA-256 over the values of variables."""
     digest = hashlib.sha256()
-    for variable in variables:
+    for variable in model.weights:
         digest.update(np.ascontiguousarray(to_numpy(variable)))
     return digest.hexdigest()
 

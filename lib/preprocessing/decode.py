@@ -1,12 +1,15 @@
-"""Read image and mask files: one decoder for training, evaluation and prediction."""
+"""Read image and mask files: one decoder for the check of a data set, training and prediction.
+
+Pillow decodes, and nothing else does: what the check refuses, every other reader refuses with the
+same words.
+"""
 
 import io
-from collections.abc import Callable, Iterable
+import warnings
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin
 
 from lib import paths
 
@@ -25,12 +28,21 @@ FAULTS = {
     "too large": f"more than {LARGEST_AREA // 10**6} million pixels",
 }
 
+#: Pillow's readers, by the first bytes of a file.
+JPEG, PNG = JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile
+KINDS = {b"\xff\xd8\xff": JPEG, b"\x89PNG\r\n\x1a\n": PNG}
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+warnings.filterwarnings("ignore", module="PIL")  # about headers, without the file's name
+# by default Pillow calls a PNG file damaged that has more than a megabyte of text
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**26
+
 
 def read_image(file: Path) -> np.ndarray:
     """Decode an image: the one way for training, evaluation and prediction.
 
-    The EXIF orientation is applied. No other mode is converted to RGB, because colour is
-    diagnostic: for grey-scale, CMYK, 16-bit or transparent pixels it would be a guess.
+    It is turned upright (`orientation`) and converted to sRGB if it embeds another colour profile.
+    No other mode is converted to RGB, because colour is diagnostic: for grey-scale, CMYK, 16-bit or
+    transparent pixels it would be a guess.
 
     Returns
     -------
@@ -39,10 +51,9 @@ def read_image(file: Path) -> np.ndarray:
     Raises
     ------
     FileNotFoundError, ValueError
-        No such file, or one of `FAULTS`. Damage in the middle of a JPEG is not detected.
+        No such file, or one of `FAULTS`. Not all damage in the middle of a JPEG is detected.
     """
-    expected = f"8-bit RGB, sides of at least {SMALLEST_SIDE} pixels"
-    return _decode(file, cv2.IMREAD_COLOR_RGB, IMAGE_MODES, SMALLEST_SIDE, expected)
+    return _read(file, f"8-bit RGB, sides of at least {SMALLEST_SIDE} pixels")
 
 
 def read_mask(file: Path, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -64,7 +75,7 @@ def read_mask(file: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         instead of 0 and 255.
     """
     expected = "8-bit grey, black and white, palette or RGB, without transparency"
-    mask = _decode(file, cv2.IMREAD_GRAYSCALE, MASK_MODES, 1, expected)
+    mask = _read(file, expected, mask=True)
     if 0 < mask.max() <= 127:
         raise ValueError(
             f"{paths.relative(file)}: the largest value is {mask.max()}; expected 0 and 255"
@@ -85,47 +96,71 @@ def check_rgb(image: np.ndarray) -> None:
         )
 
 
-def read_header(
-    data: bytes, modes: Iterable[str] = IMAGE_MODES, smallest_side: int = SMALLEST_SIDE
-) -> tuple[Image.Image | None, str, str]:
-    """Check the header and the end of a file without decoding it.
+def decode(
+    data: bytes, mask: bool = False, reduced: bool = False
+) -> tuple[np.ndarray | None, tuple[int, int] | None, str, str]:
+    """Check and decode the contents of a file.
+
+    Whatever Pillow raises for a file is a fault of the file.
 
     Parameters
     ----------
     data : bytes
         The whole file.
-    modes : iterable of str
-        Pillow's names of the allowed modes.
-    smallest_side : int
-        Pixels.
+    mask : bool
+        The file may have the modes of a mask, and any size; it is converted to grey.
+    reduced : bool
+        Decode a JPEG at an eighth of its size, which is faster and finds the same faults.
 
     Returns
     -------
-    image : Image or None
-        Not decoded; None where the header cannot be read.
+    pixels : ndarray of uint8, shape (height, width, 3) or (height, width), or None
+        Upright and in sRGB; None if there is a fault.
+    size : tuple of int, or None
+        Width and height of the upright image; None where the header cannot be read.
     fault : str
         A key of `FAULTS`, or "" if there is none.
     detail : str
         A description of what was found, or "".
     """
-    kind = _kind(data)
+    kind = next((kind for start, kind in KINDS.items() if data.startswith(start)), None)
     if kind is None:
-        return None, "unreadable", f"not an image in JPEG or PNG format, {len(data)} bytes"
+        return None, None, "unreadable", f"not an image in JPEG or PNG format, {len(data)} bytes"
     try:
         image = kind(io.BytesIO(data))  # unlike Image.open, no warning about large images
-    except (OSError, ValueError, SyntaxError) as error:
-        return None, "unreadable", f"a damaged header, {len(data)} bytes, {one_line(error)}"
-    width, height = image.size
-    mode = _mode(image, data)
-    if width * height > LARGEST_AREA:
-        return image, "too large", f"{width} x {height} pixels"
-    if min(width, height) < smallest_side:
-        return image, "too small", f"{width} x {height} pixels"
-    if mode not in modes:
-        return image, "wrong mode", f"mode {mode}"
-    if _is_cut(image, data):
-        return image, "truncated", f"{len(data)} bytes without the marker that ends an image"
-    return image, "", ""
+    except Exception as error:
+        return None, None, "unreadable", f"a damaged header, {len(data)} bytes, {one_line(error)}"
+    turn = orientation(image)
+    size = image.size[::-1] if turn >= 5 else image.size
+    if fault := _fault_of_header(image, data, mask):
+        return None, size, *fault
+    try:
+        if reduced:
+            image.draft("RGB", (1, 1))
+        image.load()
+        pixels = np.array(image.convert("L") if mask else _in_srgb(image))
+    except Exception as error:
+        detail = one_line(error)
+        return None, size, "truncated" if "truncated" in detail else "unreadable", detail
+    pixels = pixels.swapaxes(0, 1) if turn >= 5 else pixels
+    down, right = -1 if turn in (3, 4, 7, 8) else 1, -1 if turn in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(pixels[::down, ::right]), size, "", ""
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 to 8; 1 where it has none.
+
+    Only an integer in an EXIF header of its own counts: Pillow would also look in XMP and in text,
+    where other programs find nothing.
+    """
+    header = image.info.get("exif", b"")
+    try:
+        exif = Image.Exif()
+        exif.load(header if header[6:10] in (b"II*\0", b"MM\0*") else b"")
+        value = exif.get(ExifTags.Base.Orientation)
+    except Exception:  # a damaged header says nothing
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def one_line(error: Exception) -> str:
@@ -137,31 +172,44 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()).split(" <")[0][:120]
 
 
-def _decode(
-    file: Path, flags: int, modes: Iterable[str], smallest_side: int, expected: str
-) -> np.ndarray:
+def _read(file: Path, expected: str, mask: bool = False) -> np.ndarray:
     try:
         data = Path(file).read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"{paths.relative(file)}: no such image") from None
-    _, fault, detail = read_header(data, modes, smallest_side)
-    image = None if fault else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if image is None:
+    pixels, _, fault, detail = decode(data, mask)
+    if fault:
         raise ValueError(
-            f"{paths.relative(file)}: {detail or 'pixels that OpenCV cannot decode'} "
-            f"({fault or 'unreadable'}); expected a JPEG or PNG file, {expected}, at most "
-            f"{LARGEST_AREA // 10**6} million pixels"
+            f"{paths.relative(file)}: {detail} ({fault}); expected a JPEG or PNG file, {expected}, "
+            f"at most {LARGEST_AREA // 10**6} million pixels"
         )
-    return image
+    return pixels
 
 
-def _kind(data: bytes) -> Callable | None:
-    """Return Pillow's reader of a file's format, recognised by its first bytes."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return JpegImagePlugin.JpegImageFile
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImagePlugin.PngImageFile
+def _fault_of_header(image: Image.Image, data: bytes, mask: bool) -> tuple[str, str] | None:
+    """Return the fault of a file that can be told without decoding it, and its description."""
+    (width, height), mode = image.size, _mode(image, data)
+    if width * height > LARGEST_AREA:
+        return "too large", f"{width} x {height} pixels"
+    if min(width, height) < (1 if mask else SMALLEST_SIDE):
+        return "too small", f"{width} x {height} pixels"
+    if mode not in (MASK_MODES if mask else IMAGE_MODES):
+        return "wrong mode", f"mode {mode}"
+    if _is_cut(image, data):
+        return "truncated", f"{len(data)} bytes without the marker that ends an image"
     return None
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Convert RGB to sRGB if the file embeds another profile; one that is damaged says nothing."""
+    profile = image.info.get("icc_profile", b"")
+    try:
+        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(embedded):
+            return image
+        return ImageCms.profileToProfile(image, embedded, SRGB)
+    except (ImageCms.PyCMSError, OSError):  # no profile, or not one of RGB
+        return image
 
 
 def _mode(image: Image.Image, data: bytes) -> str:

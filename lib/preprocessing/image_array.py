@@ -62,7 +62,7 @@ def write_images(index: pd.DataFrame, folder: Path, config: Config) -> int:
         paths.require_space(target.parent, (len(files) - done) * row_bytes, target.name)
         bar = tqdm(desc="images", total=len(files), initial=done, disable=None, leave=False)
         with bar, partial.open("r+b") as array:
-            array.seek(_header_bytes(partial) + done * row_bytes)
+            array.seek(np.load(partial, mmap_mode="r").offset + done * row_bytes)
             workers = os.cpu_count() or 1
             chunk = max(workers, min(16 * workers, CHUNK_BYTES // row_bytes))
             for i in range(done, len(files), chunk):
@@ -142,10 +142,6 @@ def _digest(files: list[Path]) -> str:
             raise FileNotFoundError(f"{paths.relative(file)}: no such image") from None
 
     return hashlib.sha256(b"".join(threads.map_files(digest, files))).hexdigest()
-
-
-def _header_bytes(array: Path) -> int:
-    return np.load(array, mmap_mode="r").offset
 
 
 def _shape(index: pd.DataFrame, config: Config) -> tuple[int, int, int, int]:
