@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+from PIL import Image
 
 from lib import config, paths, tables
 from lib.data import datasets
@@ -177,9 +178,7 @@ def measure(folder: Path) -> list[Path]:
 
 
 def _decode(file: Path) -> np.ndarray:
-    with file.open("rb", buffering=0) as opened:
-        data = opened.readall()
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    return np.array(Image.open(file))
 
 
 def _time_textbook_loop(files: list[Path], size: int, kernel: int) -> float:
