@@ -10,6 +10,15 @@
 #           (default: .venv, which make builds from requirements.lock)
 # TIMEOUT   the longest time one notebook may take, in seconds                (default: 6 hours)
 
+# what a command acts on is said on its own line: in the shell, variables of these names may mean
+# anything
+ARGUMENTS := CONFIG TIMEOUT FROM SAMPLE DATASET NAME MODEL IMAGE EXTERNAL
+IGNORED   := $(strip $(foreach name,$(ARGUMENTS),$(if $(filter environment,$(origin $(name))),$(name))))
+ifneq ($(IGNORED),)
+  $(shell echo "ignored, since they are from the shell: $(IGNORED)" >&2)
+  $(foreach name,$(IGNORED),$(eval undefine $(name)))
+endif
+
 CONFIG  ?= demo
 TIMEOUT ?= 21600
 

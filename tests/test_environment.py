@@ -2,7 +2,9 @@
 
 import ast
 import importlib.metadata
+import os
 import re
+import subprocess
 import sys
 import tomllib
 
@@ -125,3 +127,15 @@ def test_only_the_headless_opencv_is_installed():
     """Both at once overwrite each other's files, and the other one needs libGL."""
     assert "opencv-python-headless" in locked(PLATFORMS["linux-x86_64-3.11"])
     assert not re.search(r"^opencv-python==", LOCK, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["CONFIG", "TIMEOUT", "SAMPLE", "MODEL"])
+def test_make_takes_no_argument_from_the_shell(name):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("M")}
+    command = ["make", f"PYTHON={sys.executable}", "--dry-run", "check"]
+    options = {"cwd": paths.ROOT, "capture_output": True, "text": True, "check": True}
+    done = subprocess.run(command, env=environment | {name: "ham10000"}, **options)
+    plain = subprocess.run(command, env=environment, **options)
+    assert done.stdout == plain.stdout
+    assert done.stderr.splitlines()[0] == f"ignored, since they are from the shell: {name}"
+    assert "ignored" not in plain.stderr

@@ -107,6 +107,61 @@ def execute(source, output, *more):
     )
 
 
+HOSTILE_HOME = {
+    ".ipython/profile_default/startup/00.py": "planted = True\nprint('planted')\n",
+    ".config/matplotlib/matplotlibrc": "image.origin: lower\ntext.usetex: True\n",
+    ".jupyter/jupyter_config.json": '{"KernelManager": {"transport": "none"}}',
+    "jupyter/kernels/python3/kernel.json": json.dumps(
+        {"argv": ["false"], "display_name": "another", "language": "python"}
+    ),
+}
+WHAT_IT_SEES = """import os, sys, matplotlib
+print(sys.executable == EXPECTED, "planted" in globals())
+print(matplotlib.rcParams["image.origin"], matplotlib.rcParams["text.usetex"])
+print([name for name in ("KERAS_MAX_EPOCHS", "MATPLOTLIBRC", "PIP_USER") if name in os.environ])
+print(os.environ["OMP_NUM_THREADS"], sys.flags.no_user_site)"""
+
+
+def test_nothing_in_the_home_or_the_shell_reaches_a_notebook(
+    tmp_path, output, run, monkeypatch, capsys
+):
+    home = tmp_path / "home"
+    for name, text in HOSTILE_HOME.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    monkeypatch.setenv("SKIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("JUPYTER_PATH", str(home / "jupyter"))
+    monkeypatch.setenv("MATPLOTLIBRC", str(home / ".config" / "matplotlib" / "matplotlibrc"))
+    monkeypatch.setenv("KERAS_MAX_EPOCHS", "1")
+    monkeypatch.setenv("PIP_USER", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    before = dict(os.environ)
+    sees = WHAT_IT_SEES.replace("EXPECTED", repr(sys.executable))
+    source = write_notebook(tmp_path / "03_cnn.ipynb", parameters(), sees, count=False)
+    assert execute(source, output) == 0
+    assert dict(os.environ) == before
+    executed = nbformat.read(output, as_version=4)
+    (text,) = (o.text for cell in executed.cells for o in cell.get("outputs", []))
+    assert text.splitlines() == ["True False", "upper False", "[]", "2 1"]
+    assert executed.metadata.papermill.environment["OMP_NUM_THREADS"] == "2"
+    (line,) = capsys.readouterr().err.splitlines()
+    introduction, _, names = line.partition(": ")
+    assert introduction == "ignored in notebooks"
+    assert {"JUPYTER_PATH", "KERAS_MAX_EPOCHS", "MATPLOTLIBRC"} <= set(names.split(", "))
+
+
+@pytest.mark.parametrize("kernel", [None, {"name": "ir", "language": "R", "display_name": "R"}])
+def test_a_notebook_of_another_kernel_runs_with_python(tmp_path, output, run, kernel):
+    source = write_notebook(tmp_path / "03_cnn.ipynb", parameters(), "print(CONFIG)", count=False)
+    notebook = nbformat.read(source, as_version=4)
+    notebook.metadata = {"kernelspec": kernel} if kernel else {}
+    nbformat.write(notebook, source)
+    assert execute(source, output) == 0
+    outputs = [o for c in nbformat.read(output, as_version=4).cells for o in c.get("outputs", [])]
+    assert [o.text for o in outputs] == ["configs/demo.yaml\n"]
+
+
 def test_success_leaves_the_output_and_nothing_else(tmp_path, output, run):
     source = write_notebook(
         tmp_path / "notebooks" / "03_cnn.ipynb",

@@ -1,5 +1,6 @@
 """Execute a notebook from top to bottom, so that a failure never looks like a finished run."""
 
+import ast
 import os
 import signal
 import sys
@@ -9,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import papermill
+from nbformat import NotebookNode
 
 from lib import paths
+from tools import isolation
 from tools.notebook_files import first_line, read_notebook, source_cells, write_notebook
 
 PARAMETER = "CONFIG"
@@ -29,9 +32,11 @@ def execute(
 ) -> None:
     """Execute a notebook into a copy, with `CONFIG` set to `config`.
 
-    The kernel is this environment's Python and works in the notebook's own folder, as in
-    JupyterLab. `output` exists only after a complete success; a failure removes an older one and
-    leaves the partly executed copy as `<stem>.failed.ipynb`. Call it from the main thread.
+    The kernel is this environment's Python, whatever kernel the notebook names, and works in the
+    notebook's own folder, as in JupyterLab. No setting in the user's home or shell reaches it
+    (`isolation.isolated`). `output` exists only after a complete success; a failure removes an
+    older one and leaves the partly executed copy as `<stem>.failed.ipynb`. Call it from the main
+    thread.
 
     Parameters
     ----------
@@ -53,12 +58,12 @@ def execute(
     notebook = read_notebook(source)
     output.unlink(missing_ok=True)
     if config is not None:
-        _require_parameter(source)
+        _require_parameter(notebook, source)
     partial, failed = paths.temporary(output), output.with_name(f"{output.stem}.failed.ipynb")
     started = time.time()
     write_notebook(notebook, partial)
     try:
-        with _stoppable(timeout):
+        with _stoppable(timeout), isolation.isolated():
             papermill.execute_notebook(
                 str(source.resolve()),
                 str(partial.resolve()),
@@ -83,8 +88,11 @@ def execute(
         os.utime(output, (started, started))  # edited in the meantime, so make must run it again
 
 
-def _require_parameter(source: Path) -> None:
-    known = list(papermill.inspect_notebook(str(source)))
+def _require_parameter(notebook: NotebookNode, source: Path) -> None:
+    cells = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    steps = [step for cell in cells for step in ast.parse(cell).body]
+    targets = [target for step in steps for target in getattr(step, "targets", [])]
+    known = [target.id for target in targets if isinstance(target, ast.Name)]
     if PARAMETER not in known:
         raise ValueError(
             f"{source}: found {', '.join(known) or 'nothing'} in a cell tagged 'parameters'; "
@@ -123,7 +131,9 @@ def _check_and_clean(partial: Path, source: Path, output: Path) -> None:
             if item.output_type == "error":  # papermill takes exit() for success
                 raise NotebookFailed(f"{item.ename}: {item.evalue}: the rest was not executed")
     notebook.metadata.papermill.update(
-        input_path=paths.relative(source.resolve()), output_path=paths.relative(output.resolve())
+        environment=isolation.acting(),  # of the shell, variables that act on purpose
+        input_path=paths.relative(source.resolve()),
+        output_path=paths.relative(output.resolve()),
     )
     write_notebook(notebook, partial)
 

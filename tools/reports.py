@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -45,8 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands[options.pop("command")]
     name = (options.get("source") or options["output"]).stem
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its errors arrive as exceptions
-    # the environment's own kernel comes before a python3 kernel of the user
-    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     if command is execute and not sys.stderr.isatty():
         print(f"{name}: executing", flush=True)
     start = time.monotonic()
