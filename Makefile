@@ -2,7 +2,7 @@
 #
 #   make reproduce                         run the demo on synthetic images
 #   make data                              download HAM10000 (see data/README.md), or use a copy:
-#   make data FROM=<folder or zip>
+#   make data FROM=<folder or zip>         (CONVERT=1: grey, 16-bit, WebP, TIFF and others to RGB)
 #   make reproduce CONFIG=ham10000_lite    run the notebooks on real images
 #
 # CONFIG    a name in configs/, or the path of your own YAML file             (default: demo)
@@ -12,7 +12,7 @@
 
 # what a command acts on is said on its own line: in the shell, variables of these names may mean
 # anything
-ARGUMENTS := CONFIG TIMEOUT FROM SAMPLE DATASET NAME MODEL IMAGE EXTERNAL
+ARGUMENTS := CONFIG TIMEOUT FROM SAMPLE DATASET CONVERT NAME MODEL IMAGE EXTERNAL
 IGNORED   := $(strip $(foreach name,$(ARGUMENTS),$(if $(filter environment,$(origin $(name))),$(name))))
 ifneq ($(IGNORED),)
   $(shell echo "ignored, since they are from the shell: $(IGNORED)" >&2)
@@ -173,7 +173,7 @@ evaluate: ## Execute notebook 05 and what follows again (demo: 1 minute)
 
 data: $(ENV) ## Download HAM10000 (3 GB), a part of it (SAMPLE=500), or use a copy (FROM=<folder or zip>)
 	@$(PY) -m tools.get_dataset $(if $(FROM),--from "$(FROM)") $(if $(SAMPLE),--sample $(SAMPLE)) \
-	  $(if $(DATASET),--dataset $(DATASET))
+	  $(if $(DATASET),--dataset $(DATASET)) $(if $(CONVERT),--convert)
 
 study: $(ENV) ## Measure a side experiment again: NAME=leakage [FROM=<HAM10000 folder>], NAME=variance CONFIG=<finished run> (minutes to an hour)
 	@test -n "$(and $(NAME),$(filter $(NAME),$(STUDIES)))" || \

@@ -30,7 +30,8 @@ MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
 class Server:
     """Serves `files` (path to bytes) on 127.0.0.1; `faults` (path to list) are used up in order.
 
-    A fault is a status code, `("cut", n)`, `("stall", n)` or bytes to send in place of the file.
+    A fault is a status code, one with an answer (a dict), `("cut", n)`, `("stall", n)`, or bytes
+    to send in place of the file.
     """
 
     def __init__(self):
@@ -74,6 +75,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         }
         self.site.log.append(entry)
         fault = self.site.faults[path].pop(0) if self.site.faults[path] else None
+        if isinstance(fault, dict):
+            ((status, answer),) = fault.items()
+            return self._answer(status, answer)
         if isinstance(fault, int) or path not in self.site.files:
             return self._answer(fault or 404, b"")
         content = fault if isinstance(fault, bytes) else self.site.files[path]
@@ -280,6 +284,26 @@ def test_an_address_without_the_file_is_given_up_at_once(fetch, server, status):
     assert len(server.log) == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        (
+            b'{"status":"ERROR","message":"Guestbook response\\nrequired."}',
+            ": Guestbook response required.",
+        ),
+        (b"<html>Bad Request</html>", ""),
+        (b'{"message":', ""),
+        (b"[1, 2]", ""),
+        (b"", ""),
+    ],
+)
+def test_a_server_that_says_why_is_quoted(fetch, server, answer, shown):
+    server.faults["file.bin"] = [{400: answer}]
+    with pytest.raises(download.Unavailable) as error:
+        fetch()
+    assert str(error.value) == f"{server.url('file.bin')}: HTTP 400 Bad Request{shown}"
+
+
 def test_no_server_at_all_is_given_up_soon(target):
     with pytest.raises(download.Unavailable, match="refused"):
         download.fetch("http://127.0.0.1:9/x", target, download.open_session())
@@ -404,8 +428,26 @@ def test_an_encrypted_member_is_refused(tmp_path):
     data = bytearray(file.read_bytes())
     data[data.index(b"PK\1\2") + 8] |= 1
     file.write_bytes(data)
-    with pytest.raises(download.BadArchive, match=r"good\.jpg is encrypted"):
+    with pytest.raises(download.BadArchive, match=r"good\.jpg is encrypted; unpack it yourself"):
         unpack(file, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("method", "name"), [(9, "deflate64"), (93, "unknown"), (99, "unknown")])
+def test_a_method_that_python_lacks_is_named(tmp_path, method, name):
+    file = write_zip(tmp_path / "a.zip", {"good.jpg": b"good"})
+    data = bytearray(file.read_bytes())
+    struct.pack_into("<H", data, data.index(b"PK\1\2") + 10, method)
+    file.write_bytes(data)
+    message = rf"good\.jpg is packed with method {method} \({name}\), which Python cannot read"
+    with pytest.raises(download.BadArchive, match=message):
+        unpack(file, tmp_path / "out")
+
+
+def test_backslashes_in_names_are_read_as_slashes(tmp_path):
+    file = write_zip(tmp_path / "a.zip", {entry("x/1.jpg"): b"one"})
+    file.write_bytes(file.read_bytes().replace(b"x/1.jpg", b"x\\1.jpg"))
+    unpack(file, tmp_path / "out")
+    assert (tmp_path / "out" / "x" / "1.jpg").read_bytes() == b"one"
 
 
 def test_a_zip_bomb_is_refused_from_its_directory(tmp_path):

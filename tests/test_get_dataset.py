@@ -730,6 +730,40 @@ def test_a_file_that_is_no_archive_is_named(server, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: copy.zip: not a zip archive")
 
 
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (b"\x1f\x8b\x08", "a gzip or tar.gz file, not a zip archive; unpack it"),
+        (b"Rar!\x1a\x07", "a RAR archive, not a zip archive; unpack it"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive, not a zip archive; unpack it"),
+        (b"copy/".ljust(257, b"\0") + b"ustar", "a tar archive, not a zip archive; unpack it"),
+        (zipped({"a.txt": b"a" * 99})[:100], "a zip archive that is cut short or damaged"),
+    ],
+)
+def test_another_archive_is_called_what_it_is(server, tmp_path, capsys, start, reason):
+    write(tmp_path, {"copy.tar.gz": start})
+    assert get_dataset.main(["--from", str(tmp_path / "copy.tar.gz")]) == 1
+    assert capsys.readouterr().err.startswith(f"error: copy.tar.gz: {reason}")
+
+
+@pytest.mark.parametrize("given", ["", "ham-00001.zip"])
+def test_the_parts_of_a_download_are_read_together(server, tmp_path, given):
+    everything = sorted(kaggle().items())
+    parts = {f"ham-0000{i + 1}.zip": zipped(dict(everything[i::2])) for i in range(2)}
+    write(tmp_path / "downloads", parts)
+    assert get_dataset.main(["--from", str(tmp_path / "downloads" / given)]) == 0
+    assert datasets.read_metadata(target())["image_id"].tolist() == IDS
+
+
+def test_an_archive_with_backslashes_is_read(server, tmp_path):
+    data = zipped(kaggle())
+    for part in PARTS:
+        data = data.replace(f"{part}/".encode(), f"{part}\\".encode())
+    write(tmp_path, {"kaggle.zip": data})
+    assert get_dataset.main(["--from", str(tmp_path / "kaggle.zip")]) == 0
+    assert len(datasets.find_images(target(), IDS)) == len(IDS)
+
+
 def test_a_missing_folder_is_one_clear_line(server, tmp_path, capsys):
     assert get_dataset.main(["--from", str(tmp_path / "nowhere")]) == 1
     assert capsys.readouterr().err == f"error: {tmp_path}/nowhere: no such folder or zip file\n"

@@ -38,6 +38,9 @@ MAX_BYTES = 20 * 10**9
 MAX_MEMBER_BYTES = 4 * 10**9
 MAX_RATIO = 100
 
+#: How a member may be packed.
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+
 #: Errors of a broken connection.
 BROKEN = (
     requests.RequestException,
@@ -184,8 +187,17 @@ def _receive_once(url, part, note, session):
             part.unlink(missing_ok=True)
             raise requests.ConnectionError("the server does not have this range")
         if status not in (200, 206):
-            raise Unavailable(f"{url}: HTTP {status} {response.reason}")
+            raise Unavailable(f"{url}: HTTP {status} {response.reason}{_explanation(response)}")
         _save(url, response, part, note, start if status == 206 else 0)
+
+
+def _explanation(response: requests.Response) -> str:
+    """Return the message of a JSON answer, such as that a form has to be filled in first."""
+    try:
+        message = json.loads(response.raw.read(PIECE, decode_content=True))["message"]
+    except (ValueError, KeyError, TypeError, *BROKEN):
+        return ""
+    return f": {' '.join(str(message).split())[:300]}"
 
 
 def _save(url, response, part, note, start):
@@ -262,7 +274,7 @@ def extract(
         raise BadArchive(f"{name}: {fault}; nothing was extracted")
     require_space(folder, sum(info.file_size for info in infos), f"unpack {name}")
     for info in infos:
-        target = folder / info.filename
+        target = folder / slashes(info.filename)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             # zipfile reads at most file_size bytes and checks their CRC-32
@@ -277,6 +289,31 @@ def extract(
                 ) from None
             raise _full(error, f"{name} could not be unpacked") from None
         done(1)
+
+
+def slashes(name: str) -> str:
+    r"""Return a member's path with slashes; some programs write backslashes.
+
+    >>> slashes("images\\ISIC_0024306.jpg")
+    'images/ISIC_0024306.jpg'
+    """
+    return name.replace("\\", "/")
+
+
+def kind_of_archive(file: Path) -> str:
+    """Say in words what a file is that zipfile cannot open, and what to do."""
+    with file.open("rb") as opened:
+        start = opened.read(300)
+    kinds = {b"\x1f\x8b": "a gzip or tar.gz file", b"Rar!": "a RAR archive"}
+    kinds |= {b"7z\xbc\xaf": "a 7z archive"}
+    kind = next((kind for magic, kind in kinds.items() if start.startswith(magic)), None)
+    if start[257:262] == b"ustar":
+        kind = "a tar archive"
+    if kind:
+        return f"{kind}, not a zip archive; unpack it and give its folder"
+    if start.startswith(b"PK"):
+        return "a zip archive that is cut short or damaged; download it again"
+    return "not a zip archive"
 
 
 def list_remote(url: str, session: requests.Session) -> list[str]:
@@ -329,14 +366,20 @@ def _faults(infos: list[zipfile.ZipInfo], chosen: list[zipfile.ZipInfo]) -> Iter
     if len(infos) > MAX_MEMBERS:
         yield f"{len(infos)} members; the limit is {MAX_MEMBERS}"
     for info in infos:
-        path, kind = PurePosixPath(info.filename), stat.S_IFMT(info.external_attr >> 16)
-        if path.is_absolute() or ".." in path.parts or any(c in info.filename for c in "\\:\0"):
+        path, kind = PurePosixPath(slashes(info.filename)), stat.S_IFMT(info.external_attr >> 16)
+        if path.is_absolute() or ".." in path.parts or any(c in info.filename for c in ":\0"):
             yield f"member {info.filename!r} would leave the folder"
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             yield f"member {info.filename} is a link or a device"
         if info.flag_bits & 1:
-            yield f"member {info.filename} is encrypted"
+            yield f"member {info.filename} is encrypted; unpack it yourself and give its folder"
     for info in chosen:
+        if info.compress_type not in METHODS:
+            name = zipfile.compressor_names.get(info.compress_type, "unknown")
+            yield (
+                f"member {info.filename} is packed with method {info.compress_type} ({name}), "
+                "which Python cannot read; unpack it yourself and give its folder"
+            )
         if info.file_size > min(MAX_MEMBER_BYTES, MAX_RATIO * info.compress_size):
             yield (
                 f"member {info.filename} would grow from {_size(info.compress_size)} to "

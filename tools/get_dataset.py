@@ -27,6 +27,7 @@ import requests
 from lib import paths, tables
 from lib.data import datasets, quality
 from lib.preprocessing import decode, threads
+from tools import convert as formats
 from tools import download, registry, source_tables
 from tools.command_line import run_command
 from tools.registry import Dataset, File, Source
@@ -43,6 +44,9 @@ expected one of
   ISIC               ISIC2018_Task3_Training_GroundTruth.csv, _LesionGroupings.csv and _Input/"""
 
 
+CONVERT = "make data FROM=... CONVERT=1 converts them to 8-bit RGB PNG"
+
+
 class BadSample(ValueError):
     """A sample that cannot be drawn from any source."""
 
@@ -55,27 +59,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make data", description=main.__doc__)
     parser.add_argument("--from", dest="source", type=Path, help="a folder or zip file you have")
     parser.add_argument("--sample", type=int, help="download only this number of images")
+    parser.add_argument("--convert", action="store_true", help="convert images to 8-bit RGB PNG")
     parser.add_argument("--dataset", default="ham10000", help="a name in data/registry.yaml")
     options = parser.parse_args(arguments)
     try:
-        return run_command(lambda: get_dataset(options.dataset, options.source, options.sample))
+        values = options.dataset, options.source, options.sample, options.convert
+        return run_command(lambda: get_dataset(*values))
     except KeyboardInterrupt:
         print("\nstopped; repeat the command to resume", file=sys.stderr)
         return 130
 
 
-def get_dataset(name: str, source: Path | None = None, sample: int | None = None) -> None:
+def get_dataset(
+    name: str, source: Path | None = None, sample: int | None = None, convert: bool = False
+) -> None:
     """Import a data set from `source`, or download it or a sample of it, and print what it has."""
     known = registry.load_registry()
     if name not in known:
         raise ValueError(f"no data set {name!r}; there are: {', '.join(known)}")
     if sample is not None and sample < 1:
         raise BadSample(f"a sample of {sample} images; expected at least 1")
+    if convert and not source:
+        raise ValueError("only a copy is converted: CONVERT needs FROM")
     if source and sample:
         raise ValueError("a sample is downloaded, not taken from a copy: FROM or SAMPLE")
     target, dataset = DATA / name, known[name]
     if source:
-        counts = import_copy(source, target, dataset)
+        counts = import_copy(source, target, dataset, convert)
     else:
         counts = fetch(target, dataset, sample)
     if counts is not None:
@@ -275,11 +285,13 @@ def _make_from(name: str) -> str:
 # ----------------------------------------------------------------------------------- from a copy
 
 
-def import_copy(source: Path, target: Path, dataset: Dataset) -> pd.DataFrame:
+def import_copy(
+    source: Path, target: Path, dataset: Dataset, convert: bool = False
+) -> pd.DataFrame:
     """Check an existing copy; link it, or convert it if its layout is another one.
 
-    The copy is only read. A folder in HAM10000's layout becomes a link; from other layouts, the
-    images are linked one by one and zip archives are extracted.
+    The copy is only read. A folder in HAM10000's layout becomes a link; from other layouts, or if
+    images are to be converted, the images are linked one by one and zip archives are extracted.
 
     Returns
     -------
@@ -294,10 +306,12 @@ def import_copy(source: Path, target: Path, dataset: Dataset) -> pd.DataFrame:
     files = [file for file in _walk(source) if _is_wanted(file, dataset)]
     _refuse_synthetic(files, source)
     has_archives = any(file.suffix.lower() == ".zip" for file in files)
-    if (source / datasets.METADATA).is_file() and not has_archives:
+    has_archives |= not any(map(_is_picture, files))
+    is_simple = (source / datasets.METADATA).is_file() and not has_archives and not convert
+    if is_simple and not any(map(formats.is_picture, files)):
         return link(source, target)
     with _new_folder(target) as partial:
-        metadata = _assemble(source, partial, dataset)
+        metadata = _assemble(source, partial, dataset, convert)
         return _finish(partial, target, metadata, {"source": str(source), "sample": None})
 
 
@@ -313,7 +327,7 @@ def link(source: Path, target: Path) -> pd.DataFrame:
     return counts
 
 
-def _assemble(source: Path, partial: Path, dataset: Dataset) -> pd.DataFrame:
+def _assemble(source: Path, partial: Path, dataset: Dataset, convert: bool = False) -> pd.DataFrame:
     """Extract and link the files of a folder or archive into `partial`; return the metadata."""
     files, differing = _unpack(source, partial, dataset)
     _refuse_synthetic(files, source)
@@ -326,6 +340,7 @@ def _assemble(source: Path, partial: Path, dataset: Dataset) -> pd.DataFrame:
     for first, other in differing:
         if _image_id(first) in wanted:
             raise ValueError(f"{_base(first)} exists twice, and the two differ: {first}, {other}")
+    _refuse_formats(files, wanted, convert)
     for file in files:
         image_id = _image_id(file)
         if partial in file.parents:
@@ -335,7 +350,50 @@ def _assemble(source: Path, partial: Path, dataset: Dataset) -> pd.DataFrame:
             folder = partial / ("images" if image_id == file.stem else "masks")
             folder.mkdir(exist_ok=True)
             (folder / file.name).symlink_to(file)
+    if convert:
+        _convert(partial)
     return metadata
+
+
+def _refuse_formats(files: list[Path], wanted: set[str], convert: bool) -> None:
+    """Raise ValueError if listed images have formats that are not, or only, to be converted."""
+    listed = [file for file in files if formats.is_picture(file) and file.stem in wanted]
+    kinds = Counter(formats.OTHERS.get(file.suffix.lower(), "") for file in listed)
+    del kinds[""]
+    for file in listed:
+        if kind := formats.OTHERS.get(file.suffix.lower()):
+            raise ValueError(
+                f"{kinds[kind]} images are {kind}, which is not read here, the first: {file.name}; "
+                "save them as PNG with the program that they come from"
+            )
+    if listed and not convert:
+        suffixes = ", ".join(f"{n} {s}" for s, n in Counter(f.suffix for f in listed).items())
+        raise ValueError(
+            f"images in formats other than JPEG and PNG: {suffixes}, the first: {listed[0].name}; "
+            f"{CONVERT}"
+        )
+
+
+def _convert(folder: Path) -> None:
+    """Replace the images of a folder that are not 8-bit RGB in JPEG or PNG, and say how many."""
+
+    def convert(file: Path) -> str:
+        data = file.read_bytes()
+        if datasets.is_image_file(file) and decode.decode(data, reduced=True)[2] != "wrong mode":
+            return ""  # can be used, or has a fault that stays
+        try:
+            png, kind = formats.to_rgb(data)
+        except ValueError:
+            return ""  # the check names it
+        file.unlink()
+        file.with_suffix(formats.PNG_SUFFIX).write_bytes(png)
+        return kind
+
+    pictures = filter(_is_picture, _walk(folder))
+    files = [file for file in pictures if not datasets.is_mask_file(file)]
+    kinds = Counter(filter(None, threads.map_files(convert, files)))
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    print(f"converted to 8-bit RGB PNG: {listed or 'nothing'}")
 
 
 def _refuse_synthetic(files: list[Path], source: Path) -> None:
@@ -350,22 +408,36 @@ def _unpack(source: Path, partial: Path, dataset: Dataset) -> tuple[list[Path], 
 
     Only if a row of the metadata names such a picture is the pair a fault.
     """
-    files, differing = _walk(source) if source.is_dir() else [source], []
-    files = [file for file in files if _is_wanted(file, dataset) or file == source]
+    files, differing = _walk(source) if source.is_dir() else _parts(source), []
+    files = [file for file in files if _is_wanted(file, dataset) or _is_archive(file, source)]
     files = _unique(files, lambda one, other: filecmp.cmp(one, other, shallow=False), differing)
-    archives = [file for file in files if file.suffix.lower() == ".zip" or file == source]
+    archives = [file for file in files if _is_archive(file, source)]
     for archive in archives:
         present = {file.name.casefold() for file in files}
         try:
             with zipfile.ZipFile(archive) as opened:
                 names = _members(opened, present, dataset, differing)
                 download.extract(opened, archive.name, partial / archive.stem, names)
-        except zipfile.BadZipFile as error:
-            raise download.BadArchive(f"{archive.name}: not a zip archive: {error}") from None
+        except zipfile.BadZipFile:
+            reason = download.kind_of_archive(archive)
+            raise download.BadArchive(f"{archive.name}: {reason}") from None
         new = _walk(partial / archive.stem)
         archives += [file for file in new if file.suffix.lower() == ".zip"]  # archives in archives
         files += new
     return files, differing
+
+
+def _is_archive(file: Path, source: Path) -> bool:
+    return file.suffix.lower() == ".zip" or file == source
+
+
+def _parts(source: Path) -> list[Path]:
+    """Return the parts of a download that a server has divided, such as ham-00001.zip.
+
+    Each part is an archive by itself.
+    """
+    stem = re.fullmatch(r"(.+-)\d{3,5}\.zip", source.name, re.IGNORECASE)
+    return sorted(source.parent.glob(f"{stem[1]}*.zip")) if stem else [source]
 
 
 def _members(
@@ -401,11 +473,12 @@ def _image_id(file: Path | str) -> str:
 
 
 def _base(file: Path | str) -> str:
-    return PurePosixPath(file).name.casefold()
+    return PurePosixPath(download.slashes(str(file))).name.casefold()
 
 
 def _is_picture(name: str | Path) -> bool:
-    return datasets.is_image_file(name) or datasets.is_mask_file(name)
+    known = datasets.is_image_file(name) or datasets.is_mask_file(name)
+    return known or formats.is_picture(name)
 
 
 def _is_wanted(name: str | Path, dataset: Dataset) -> bool:
@@ -453,6 +526,7 @@ def _verify(folder: Path, metadata: pd.DataFrame) -> pd.DataFrame:
     if len(bad):
         raise ValueError(
             f"{folder}: {len(bad)} of {len(images)} images cannot be used\n{quality.describe(bad)}"
+            + (f"\n{CONVERT}" if "wrong mode" in set(bad["problem"]) else "")
         )
     masks = datasets.find_masks(folder, metadata["image_id"])
     sizes = images.set_index("image_id")[["height", "width"]].astype(int)
