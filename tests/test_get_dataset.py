@@ -764,6 +764,37 @@ def test_an_archive_with_backslashes_is_read(server, tmp_path):
     assert len(datasets.find_images(target(), IDS)) == len(IDS)
 
 
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda text: text.replace(",", ";").encode(),
+        lambda text: text.replace(",", "\t").encode(),
+        lambda text: text.encode("utf-16"),
+        lambda text: text.replace("back", "Rücken").encode("latin-1"),
+        lambda text: text.encode("utf-8-sig"),
+    ],
+    ids=["semicolons", "tabs", "UTF-16", "Latin-1", "byte order mark"],
+)
+@pytest.mark.parametrize("name", ["copy", "archive.zip"])
+def test_a_table_of_another_encoding_or_separator_is_read(bring, encode, name):
+    assert bring(kaggle() | {"HAM10000_metadata.csv": encode(CSV.decode())}, name) == 0
+    metadata = datasets.read_metadata(target())
+    assert metadata[["image_id", "lesion_id", "dx"]].equals(
+        METADATA[["image_id", "lesion_id", "dx"]]
+    )
+
+
+def test_columns_that_are_not_known_are_listed(bring, capsys):
+    assert bring(images(IDS[:3]) | {"HAM10000_metadata.csv": b"picture|diagnosis\n1|nv\n"}) == 1
+    error = capsys.readouterr().err
+    assert "picture|diagnosis" in error
+
+
+def test_a_table_that_is_none_says_how_to_save_it(bring, capsys):
+    assert bring(images(IDS[:3]) | {"HAM10000_metadata.csv": b"PK\3\4\0\0"}) == 1
+    assert "save it as UTF-8, comma-separated" in capsys.readouterr().err
+
+
 def test_a_missing_folder_is_one_clear_line(server, tmp_path, capsys):
     assert get_dataset.main(["--from", str(tmp_path / "nowhere")]) == 1
     assert capsys.readouterr().err == f"error: {tmp_path}/nowhere: no such folder or zip file\n"

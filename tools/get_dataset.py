@@ -307,7 +307,8 @@ def import_copy(
     _refuse_synthetic(files, source)
     has_archives = any(file.suffix.lower() == ".zip" for file in files)
     has_archives |= not any(map(_is_picture, files))
-    is_simple = (source / datasets.METADATA).is_file() and not has_archives and not convert
+    table = source / datasets.METADATA
+    is_simple = table.is_file() and source_tables.is_plain(table) and not (has_archives or convert)
     if is_simple and not any(map(formats.is_picture, files)):
         return link(source, target)
     with _new_folder(target) as partial:
@@ -335,7 +336,14 @@ def _assemble(source: Path, partial: Path, dataset: Dataset, convert: bool = Fal
     if metadata is None:
         suffixes = Counter(file.suffix.lower() or file.name for file in _walk(source) or [source])
         listed = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
-        raise ValueError(f"{source}: not a layout of {dataset.title}; found: {listed}; {EXPECTED}")
+        columns = "".join(
+            f"; {file.name} has the columns {', '.join(source_tables.read_table(file).columns)}"
+            for file in files
+            if file.suffix.lower() in (".csv", ".tab")
+        )
+        raise ValueError(
+            f"{source}: not a layout of {dataset.title}; found: {listed}{columns}; {EXPECTED}"
+        )
     wanted = set(metadata["image_id"])
     for first, other in differing:
         if _image_id(first) in wanted:

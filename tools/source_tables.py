@@ -1,5 +1,6 @@
 """Convert the metadata tables of Dataverse, Kaggle and ISIC into HAM10000's columns."""
 
+import io
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,9 @@ ISIC_DX_TYPES = {
     "single image expert consensus": "consensus",
     "confocal microscopy with consensus dermoscopy": "confocal",
 }
+
+#: What to do with a table that cannot be read.
+SAVE_AS = "save it as UTF-8, comma-separated"
 
 #: Kinds of tables and the columns that identify each.
 KINDS = {
@@ -49,15 +53,36 @@ def find_metadata(files: list[Path], dataset: Dataset) -> pd.DataFrame | None:
 
 
 def read_table(file: Path) -> pd.DataFrame:
-    """Read a table separated by commas or tabs, all columns as text."""
+    """Read a table separated by commas, semicolons or tabs, all columns as text.
+
+    It may be in UTF-8, in UTF-16 with a byte order mark, or in Latin-1.
+    """
     try:
-        with file.open(encoding="utf-8-sig") as lines:
-            separator = "\t" if "\t" in lines.readline() else ","
-        return pd.read_csv(
-            file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
+        text = _decode(file.read_bytes())
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        return pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
     except ValueError as error:
-        raise ValueError(f"{file.name}: not a table: {error}") from None
+        raise ValueError(f"{file.name}: not a table: {error}; {SAVE_AS}") from None
+
+
+def is_plain(file: Path) -> bool:
+    """Say whether a table is in UTF-8 and separated by commas, as it is used."""
+    try:
+        first = file.read_text(encoding="utf-8").partition("\n")[0]
+    except UnicodeDecodeError:
+        return False
+    return not first.startswith("\ufeff") and first.count(",") > max(map(first.count, ";\t\0"))
+
+
+def _decode(data: bytes) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16")
+    if b"\0" in data:
+        raise ValueError("it holds bytes of value 0")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def _from_isic(
