@@ -1,7 +1,11 @@
 """Prediction of single images: equal to the run's, under both rules, robust to bad images."""
 
+import io
 import json
+import os
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -264,3 +268,21 @@ def test_the_published_networks_reproduce_the_published_predictions(ham10000, mo
     )
     for (_, prediction), row in zip(predicted, expected, strict=True):
         np.testing.assert_allclose(prediction["training_prior"], row, atol=0.005)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_a_file_name_in_another_encoding_loses_no_image(monkeypatch, options):
+    table = predict._prediction([0.9, 0.1], [0.6, 0.4], {}, ["mel", "nv"], ["m", "n"])
+    names = [Path(os.fsdecode(b"caf\xe9.jpg")), Path("second.jpg")]
+    note = SimpleNamespace(title="A network", run="tiny", source="a file")
+    monkeypatch.setattr(predict, "open_network", lambda *_: (None, note))
+    monkeypatch.setattr(predict, "predict_files", lambda *_: ((name, table) for name in names))
+    written = io.BytesIO()
+    strict = io.TextIOWrapper(written, "utf-8", errors="strict", write_through=True)
+    monkeypatch.setattr(sys, "stdout", strict)
+    assert predict.main(["a.jpg", *options]) == 0
+    text = written.getvalue().decode()
+    assert r"caf\udce9.jpg" in text and "second.jpg" in text
+    if options:
+        images = [json.loads(line)["image"] for line in text.splitlines()]
+        assert images == [str(name) for name in names]

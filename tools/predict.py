@@ -211,6 +211,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="one line of JSON for each image")
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # names of files may be in any encoding
+        stream.reconfigure(errors="backslashreplace")
     try:
         network, note = open_network(options.config, options.model, options.run)
     except (OSError, ValueError) as error:
