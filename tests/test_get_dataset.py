@@ -795,6 +795,53 @@ def test_a_table_that_is_none_says_how_to_save_it(bring, capsys):
     assert "save it as UTF-8, comma-separated" in capsys.readouterr().err
 
 
+def renamed(change, of_file=lambda name: name):
+    """Return Kaggle's layout with other ids in the table, and other names of files."""
+    table = METADATA.assign(image_id=METADATA["image_id"].map(change))
+    files = {of_file(name): data for name, data in kaggle().items() if name.endswith(".jpg")}
+    return files | {"HAM10000_metadata.csv": csv(table)}
+
+
+@pytest.mark.parametrize("name", ["copy", "archive.zip"])
+@pytest.mark.parametrize(
+    ("change", "of_file"),
+    [
+        (lambda i: f"{i}.jpg", str),
+        (lambda i: f"{i} ", str),
+        (lambda i: f"images/{i}.JPG", str),
+        (str.lower, str),
+        (str, lambda name: name.replace(".jpg", ".JFIF")),
+        (str, lambda name: name.replace(".jpg", "_downsampled.jpg")),
+        (lambda i: f"{i}é", lambda name: name.replace(".jpg", "e\u0301.jpg")),
+    ],
+    ids=["suffix", "space", "folder", "case", "jfif", "downsampled", "composed"],
+)
+def test_names_that_differ_a_little_are_matched_and_counted(bring, capsys, change, of_file, name):
+    assert bring(renamed(change, of_file), name) == 0
+    out = capsys.readouterr().out
+    if of_file("a.jpg") != "a.JFIF":
+        assert "40 images were matched although names differ: " in out
+    metadata = datasets.read_metadata(target())
+    files = datasets.find_images(target(), metadata["image_id"])
+    assert len(files) == 40
+    assert metadata["lesion_id"].tolist() == METADATA["lesion_id"].tolist()
+
+
+def test_masks_are_matched_in_any_case(bring):
+    upper = {n.replace("_segmentation.png", "_Segmentation.PNG"): d for n, d in masks(IDS).items()}
+    assert bring(kaggle() | upper) == 0
+    assert len(datasets.find_masks(target(), IDS)) == len(IDS)
+
+
+def test_what_could_be_two_files_is_not_matched(bring, capsys):
+    files = renamed(str.lower)
+    first = f"{PARTS[0]}/{IDS[0]}"
+    assert bring(files | {f"{first}_downsampled.jpg": jpeg(98)}) == 1
+    error = capsys.readouterr().err
+    assert "1 images have no file, such as" in error and "2 files have no row: " in error
+    assert f"{IDS[0]}.jpg" in error and f"{IDS[0]}_downsampled.jpg" in error
+
+
 def test_a_missing_folder_is_one_clear_line(server, tmp_path, capsys):
     assert get_dataset.main(["--from", str(tmp_path / "nowhere")]) == 1
     assert capsys.readouterr().err == f"error: {tmp_path}/nowhere: no such folder or zip file\n"

@@ -17,7 +17,7 @@ from lib import paths, tables
 from lib.config import CLASS_NAMES
 from lib.data import datasets, survey
 from lib.evaluation import prediction_files, subgroups
-from tools import predict
+from tools import download, predict
 from tools.command_line import run_command
 
 FOLDER = "external"
@@ -42,7 +42,11 @@ def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Pat
     images = images[images["image_id"].isin(files.index)].reset_index(drop=True)
     start = time.monotonic()
     places = [folder / files[image_id] for image_id in images["image_id"]]
-    results = [result for _, result in predict.predict_files(places, network, note, batch_size=32)]
+    results = []
+    with download.progress("images", len(places), unit=" images") as bar:
+        for _, result in predict.predict_files(places, network, note, batch_size=32):
+            results.append(result)
+            bar.update(1)
     usable = np.array([isinstance(result, pd.DataFrame) for result in results], bool)
     for file, result in zip(places, results, strict=True):
         if isinstance(result, Exception):

@@ -28,7 +28,7 @@ from lib import paths, tables
 from lib.data import datasets, quality
 from lib.preprocessing import decode, threads
 from tools import convert as formats
-from tools import download, registry, source_tables
+from tools import download, matching, registry, source_tables
 from tools.command_line import run_command
 from tools.registry import Dataset, File, Source
 
@@ -253,9 +253,7 @@ def _extract_sample(file: File, image_ids: set[str], partial: Path, session) -> 
 
     def attempt(url: str) -> dict:
         names = [
-            name
-            for name in download.list_remote(url, session)
-            if PurePosixPath(name).stem.removesuffix(datasets.MASK_SUFFIX) in image_ids
+            name for name in download.list_remote(url, session) if matching.id_of(name) in image_ids
         ]
         download.extract_remote(url, file.name, partial, names, session)
         return {"name": file.name, "url": url, "members": len(names)}
@@ -309,11 +307,20 @@ def import_copy(
     has_archives |= not any(map(_is_picture, files))
     table = source / datasets.METADATA
     is_simple = table.is_file() and source_tables.is_plain(table) and not (has_archives or convert)
-    if is_simple and not any(map(formats.is_picture, files)):
+    if is_simple and _has_all_files(source, files):
         return link(source, target)
     with _new_folder(target) as partial:
         metadata = _assemble(source, partial, dataset, convert)
         return _finish(partial, target, metadata, {"source": str(source), "sample": None})
+
+
+def _has_all_files(folder: Path, files: list[Path]) -> bool:
+    """Say whether every file of a folder in HAM10000's layout has the name of its row."""
+    listed = source_tables.read_table(folder / datasets.METADATA).get("image_id", pd.Series())
+    ids, names = matching.match(listed, [file for file in files if _is_picture(file)])
+    there = {file.stem for file in files if datasets.is_image_file(file)}
+    others = [file for file in files if _is_picture(file) and not _is_known(file)]
+    return not (ids or names or (others and not there >= set(listed)))
 
 
 def link(source: Path, target: Path) -> pd.DataFrame:
@@ -346,26 +353,61 @@ def _assemble(source: Path, partial: Path, dataset: Dataset, convert: bool = Fal
         )
     wanted = set(metadata["image_id"])
     for first, other in differing:
-        if _image_id(first) in wanted:
+        if matching.id_of(first) in wanted:
             raise ValueError(f"{_base(first)} exists twice, and the two differ: {first}, {other}")
-    _refuse_formats(files, wanted, convert)
+    pictures = [file for file in files if _is_picture(file)]
+    ids, names = matching.match(metadata["image_id"], pictures)
+    _describe_matches(metadata["image_id"], ids, names, pictures)
+    metadata = metadata.assign(image_id=metadata["image_id"].replace(ids))
+    names |= {file: matching.id_of(file) for file in pictures if matching.id_of(file) in wanted}
+    _refuse_formats(list(names), convert)
     for file in files:
-        image_id = _image_id(file)
-        if partial in file.parents:
-            if not _is_picture(file):
-                file.unlink()
-        elif _is_picture(file) and image_id in wanted:
-            folder = partial / ("images" if image_id == file.stem else "masks")
-            folder.mkdir(exist_ok=True)
-            (folder / file.name).symlink_to(file)
+        if file in names:
+            _place(file, names[file], partial)
+        elif partial in file.parents:
+            file.unlink()
     if convert:
         _convert(partial)
     return metadata
 
 
-def _refuse_formats(files: list[Path], wanted: set[str], convert: bool) -> None:
+def _place(file: Path, image_id: str, partial: Path) -> None:
+    """Move an extracted file to its name in HAM10000's layout, or link any other file there."""
+    is_mask = datasets.is_mask_file(file)
+    suffix = ".jpg" if file.suffix.lower() == ".jfif" else file.suffix
+    name = f"{image_id}{datasets.MASK_SUFFIX if is_mask else ''}{suffix.lower()}"
+    if partial in file.parents:
+        if file.name != name:
+            file.rename(file.with_name(name))
+        return
+    folder = partial / ("masks" if is_mask else "images")
+    folder.mkdir(exist_ok=True)
+    (folder / name).symlink_to(file)
+
+
+def _describe_matches(
+    image_ids: pd.Series, ids: dict[str, str], names: dict[Path, str], pictures: list[Path]
+) -> None:
+    """Print how many names differed, and what is left over on both sides."""
+    if ids:
+        old, new = next(iter(ids.items()))
+        file = next(file for file, name in names.items() if name == new)
+        print(f"{len(ids)} images were matched although names differ: {old!r} is {file.name}")
+    there = {matching.id_of(file) for file in pictures}
+    missing = [name for name in image_ids if name not in there and name not in ids]
+    listed = set(image_ids)
+    stray = [f.name for f in pictures if f not in names and matching.id_of(f) not in listed]
+    if missing and stray:
+        print(
+            f"{len(missing)} images have no file, such as {missing[0]!r}; {len(stray)} files have "
+            f"no row: {', '.join(stray[:5])}",
+            file=sys.stderr,
+        )
+
+
+def _refuse_formats(files: list[Path], convert: bool) -> None:
     """Raise ValueError if listed images have formats that are not, or only, to be converted."""
-    listed = [file for file in files if formats.is_picture(file) and file.stem in wanted]
+    listed = list(filter(formats.is_picture, files))
     kinds = Counter(formats.OTHERS.get(file.suffix.lower(), "") for file in listed)
     del kinds[""]
     for file in listed:
@@ -476,17 +518,16 @@ def _unique(files: Iterable, same: Callable, differing: list[tuple]) -> list:
     return list(unique.values())
 
 
-def _image_id(file: Path | str) -> str:
-    return PurePosixPath(file).stem.removesuffix(datasets.MASK_SUFFIX)
-
-
 def _base(file: Path | str) -> str:
     return PurePosixPath(download.slashes(str(file))).name.casefold()
 
 
 def _is_picture(name: str | Path) -> bool:
-    known = datasets.is_image_file(name) or datasets.is_mask_file(name)
-    return known or formats.is_picture(name)
+    return _is_known(name) or formats.is_picture(name) or _base(name).endswith(".jfif")
+
+
+def _is_known(name: str | Path) -> bool:
+    return datasets.is_image_file(name) or datasets.is_mask_file(name)
 
 
 def _is_wanted(name: str | Path, dataset: Dataset) -> bool:

@@ -199,7 +199,7 @@ def _find(folder: Path, is_wanted: Callable[[str], bool], image_ids: Iterable[st
 
 
 def _image_id(path: str) -> str:
-    return Path(path).stem.removesuffix(MASK_SUFFIX)
+    return Path(path).stem.removesuffix(MASK_SUFFIX).removesuffix(MASK_SUFFIX.title())
 
 
 def _list_files(folder: Path) -> list[str]:
