@@ -73,6 +73,6 @@ def _bins(
 def _diagram(bins: dict[str, np.ndarray], confidence: float) -> list[dict]:
     observed = np.where(bins["mass"] > 0, bins["observed"], np.nan)
     return [
-        {"predicted": float(predicted), "observed": bootstrap.interval(draws, confidence)}
+        {"predicted": round(float(predicted), 6), "observed": bootstrap.interval(draws, confidence)}
         for predicted, draws in zip(bins["predicted"][0], observed.T, strict=True)
     ]
