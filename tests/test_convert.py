@@ -82,7 +82,9 @@ def test_several_pages_are_refused():
         convert.to_rgb(data)
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", saved(COLOR, "TIFF")[:200]])
+@pytest.mark.parametrize(
+    "data", [b"", b"no image", saved(COLOR, "TIFF")[:200]], ids=["empty", "text", "cut"]
+)
 def test_what_is_no_image_is_one_clear_error(data):
     with pytest.raises(ValueError, match=r"\w+"):
         convert.to_rgb(data)

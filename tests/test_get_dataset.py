@@ -739,6 +739,7 @@ def test_a_file_that_is_no_archive_is_named(server, tmp_path, capsys):
         (b"copy/".ljust(257, b"\0") + b"ustar", "a tar archive, not a zip archive; unpack it"),
         (zipped({"a.txt": b"a" * 99})[:100], "a zip archive that is cut short or damaged"),
     ],
+    ids=["gzip", "RAR", "7z", "tar", "cut zip"],
 )
 def test_another_archive_is_called_what_it_is(server, tmp_path, capsys, start, reason):
     write(tmp_path, {"copy.tar.gz": start})
