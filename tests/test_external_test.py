@@ -161,7 +161,7 @@ def test_a_published_external_test_is_in_both_pages(reports, tested):
     assert json.loads(target.read_text()) == json.loads(tested.read_text())
     for page in (result_tables.README, result_tables.RESULTS):
         text = page.read_text(encoding="utf-8")
-        assert "On 1,234 images of 567 lesions from elsewhere (`clinic`)" in text
+        assert "On 1,234 images of 567 lesions outside the run (`clinic`)" in text
         assert "a balanced accuracy of 0.432 (0.300 to 0.500) instead of 0." in text
     assert "VGG16, fine-tuned, outside | equal priors | 0.432 (0.300 to 0.500) |" in text
 

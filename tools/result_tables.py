@@ -143,11 +143,10 @@ def headline_section(runs: list[dict]) -> str:
 def external_sentence(external: dict) -> str:
     """Return how good a network is on images from elsewhere, beside its test images."""
     source, model = external["source"], external["source"]["model"]
-    pairs = [("equal_priors", "balanced_accuracy"), ("equal_priors", "macro_auc")]
     texts = []
-    for rule, score in [*pairs, ("training_prior", "accuracy")]:
+    for score in ("balanced_accuracy", "macro_auc"):
         outside, inside = (
-            external["scores"][part]["models"][model]["rules"][rule][score]
+            external["scores"][part]["models"][model]["rules"][priors.PRIMARY_RULE][score]
             for part in ("outside", "inside")
         )
         texts.append(
@@ -155,9 +154,8 @@ def external_sentence(external: dict) -> str:
             f"{inside['value']:.3f}"
         )
     text = (
-        f"On {source['images']:,} images of {source['lesions']:,} lesions from elsewhere "
-        f"(`{source['folder']}`), *{source['title']}* reaches a {texts[0]}, a {texts[1]} and, "
-        f"under the training prior, an {texts[2]}."
+        f"On {source['images']:,} images of {source['lesions']:,} lesions outside the run "
+        f"(`{source['folder']}`), *{source['title']}* reaches a {texts[0]} and a {texts[1]}."
     )
     title, level = findings.TARGET_TITLE, findings.PRIMARY_SPECIFICITY
     if title in external["operating_points"]:
