@@ -280,7 +280,7 @@ clean: | $(CONFIG_FILE) ## Delete the files of a run, CONFIG; data, .venv, other
 	@test -n "$(RUN)" || { echo "error: CONFIG is empty" >&2; exit 1; }
 	rm -rf "$(OUTPUT)/runs/$(RUN)"
 	@if [ -d "$(REPORTS)" ]; then \
-	  find "$(REPORTS)" -mindepth 1 -maxdepth 1 ! -name published -exec rm -rf {} + ; \
+	  find "$(REPORTS)" -mindepth 1 -maxdepth 1 ! -name published ! -name external -exec rm -rf {} + ; \
 	  rmdir "$(REPORTS)" 2>/dev/null || true; fi
 
 # commands of earlier versions name their successor

@@ -131,10 +131,8 @@ def headline_section(runs: list[dict]) -> str:
         against.append(reliability_findings.histopathology(reliability))
         against.append(reliability_findings.shortcuts(reliability))
     against = [f"- {sentence}" for sentence in against]
-    lines = ["", _describe(run), "", findings.headline(run), "", *_table(table, "Model"), ""]
-    lines += [note, ""]
-    for external in run.get("external", []):
-        lines += [external_sentence(external), ""]
+    first = [findings.headline(run), *map(external_sentence, run.get("external", []))]
+    lines = ["", _describe(run), "", " ".join(first), "", *_table(table, "Model"), "", note, ""]
     if against:
         lines += ["What speaks against the networks:", "", *against, ""]
     return "\n".join([*lines, *_variance_section(run)])
