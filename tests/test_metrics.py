@@ -1021,11 +1021,14 @@ def test_clean_leaves_what_was_published_alone(make, tiny_config, tmp_path):
     published = tmp_path / "reports" / "tiny" / "published"
     published.mkdir()
     (published / "metrics.json").touch()
+    external = published.with_name("external")
+    external.mkdir()
     done = make("clean", f"CONFIG={tiny_config}", output=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [p.name for p in (tmp_path / "runs").iterdir()] == []
-    assert [p.name for p in published.parent.iterdir()] == ["published"]
+    assert sorted(p.name for p in published.parent.iterdir()) == ["external", "published"]
     shutil.rmtree(published)
+    external.rmdir()
     make("clean", f"CONFIG={tiny_config}", output=tmp_path)
     assert not published.parent.exists()
 
