@@ -148,7 +148,7 @@ def read_file(file: Path) -> dict[str, np.ndarray]:
     """Read the tensors from our own file, or from Keras's, and check their digest."""
     if file.suffix == ".npz":
         with np.load(file) as members:
-            tensors = dict(members)
+            tensors = {name: members[name] for name in members.files if "/" in name}
     else:
         with h5py.File(file) as h5:
             tensors = {
