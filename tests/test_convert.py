@@ -155,6 +155,18 @@ def test_what_cannot_be_converted_is_called_by_its_name(bring, capsys, suffix, n
     assert f"1 images are {name}, which is not read here, the first: I0{suffix}" in error
 
 
+@pytest.mark.parametrize("options", [[], ["--convert"]])
+def test_another_format_beside_a_jpeg_is_not_needed(tmp_path, monkeypatch, write_folder, options):
+    monkeypatch.setattr(get_dataset, "DATA", tmp_path / "data")
+    folder = write_folder([("I0", "L0", "nv"), ("I1", "L1", "nv")])
+    for name in ("I0", "I1"):
+        COLOR.save(folder / "images" / f"{name}.jpg")
+    COLOR.save(folder / "images" / "I0.tif")
+    assert get_dataset.main(["--from", str(folder), *options]) == 0
+    files = datasets.find_images(tmp_path / "data" / "ham10000", ["I0", "I1"])
+    assert list(files) == ["images/I0.jpg", "images/I1.jpg"]
+
+
 def test_a_damaged_image_is_not_converted(bring, capsys):
     assert bring([(".png", saved(COLOR.convert("L"), "PNG")[:150])], "--convert") == 1
     assert "mode L" in capsys.readouterr().err

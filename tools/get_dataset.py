@@ -360,6 +360,10 @@ def _assemble(source: Path, partial: Path, dataset: Dataset, convert: bool = Fal
     _describe_matches(metadata["image_id"], ids, names, pictures)
     metadata = metadata.assign(image_id=metadata["image_id"].replace(ids))
     names |= {file: matching.id_of(file) for file in pictures if matching.id_of(file) in wanted}
+    # a copy in another format beside a JPEG or PNG file is not needed
+    known = {name for file, name in names.items() if datasets.is_image_file(file)}
+    others = [f for f, name in names.items() if formats.is_picture(f) and name in known]
+    names = {file: name for file, name in names.items() if file not in others}
     _refuse_formats(list(names), convert)
     for file in files:
         if file in names:

@@ -10,8 +10,9 @@ import pandas as pd
 
 from lib.data import datasets
 
-#: Ends of names that are no part of an id; the ISIC Archive adds the second kind.
+#: Ends of names that are no part of an id.
 ENDS = re.compile(r"(\.(jpe?g|jfif|png|webp|tiff?|bmp))?$", re.IGNORECASE)
+#: What the ISIC Archive adds to the names of reduced images.
 DOWNSAMPLED = "_downsampled"
 
 
