@@ -12,15 +12,23 @@
 
 # what a command acts on is said on its own line: in the shell, variables of these names may mean
 # anything
-ARGUMENTS := CONFIG TIMEOUT FROM SAMPLE DATASET CONVERT NAME MODEL IMAGE EXTERNAL
+ARGUMENTS := CONFIG TIMEOUT FROM SAMPLE DATASET CONVERT FAULTY NAME MODEL IMAGE EXTERNAL
 IGNORED   := $(strip $(foreach name,$(ARGUMENTS),$(if $(filter environment,$(origin $(name))),$(name))))
 ifneq ($(IGNORED),)
   $(shell echo "ignored, since they are from the shell: $(IGNORED)" >&2)
-  $(foreach name,$(IGNORED),$(eval undefine $(name)))
+  $(foreach name,$(IGNORED),$(eval $(name) :=))
 endif
 
-CONFIG  ?= demo
-TIMEOUT ?= 21600
+CONFIG  := $(or $(CONFIG),demo)
+TIMEOUT := $(or $(TIMEOUT),21600)
+
+# they reach the shell by the environment, where no character in a folder's name means anything
+$(foreach name,$(ARGUMENTS),$(eval export ARG_$(name) := $$(value $(name))))
+
+# make itself cannot handle some characters in the names of its files
+FORBIDDEN := \# % ' " \ ; & | < > ( ) * ? [ ] { } ! ` , = : $$
+faults     = $(strip $(foreach char,$(FORBIDDEN),$(findstring $(char),$(value $1))) $(if $(word 2,$(value $1)),space))
+$(foreach name,CONFIG SKIN_OUTPUT,$(if $(call faults,$(name)),$(error $(name)=$(value $(name)): in this name make cannot handle: $(call faults,$(name)); choose another)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -32,7 +40,7 @@ TIMEOUT ?= 21600
 # PYTHON is read from the command line only: in the shell, a variable of that name may mean anything.
 
 ifeq ($(origin PYTHON),command line)
-  PY  := $(PYTHON)
+  PY  := "$(PYTHON)"
   ENV := check-python
 else
   PY  := .venv/bin/python
@@ -55,10 +63,6 @@ ifneq ($(abspath $(CONFIG_FILE)),$(abspath configs/$(RUN).yaml))
 endif
 endif
 
-# changed metadata, or a link to another copy of the data, makes a run stale
-FOLDER      := $(shell sed -n 's/^  folder: *"\{0,1\}\([^" ]*\).*/\1/p' $(CONFIG_FILE) 2>/dev/null)
-SPLIT_FILE  := $(wildcard $(shell sed -n 's/^  file: *"\{0,1\}\([^" ]*\).*/\1/p' $(CONFIG_FILE) 2>/dev/null))
-DATA        := $(wildcard $(FOLDER)/HAM10000_metadata.csv $(if $(filter data/ham10000,$(FOLDER)),data/.linked))
 RUNS        := $(OUTPUT)/runs/$(RUN)/notebooks
 REPORTS     := $(OUTPUT)/reports/$(RUN)
 
@@ -75,13 +79,17 @@ STUDY_COPY  := $(STUDIES:%=$(STUDY_RUNS)/%.ipynb)
 STUDY_HTML  := $(STUDIES:%=$(OUTPUT)/reports/studies/%.html)
 
 # Key files say what a notebook depends on: its part of the configuration, and the modules that it
-# imports, without comments and docstrings. Once there are some, they are brought up to date here.
+# imports, without comments and docstrings. data.key says which files the data folder has, of which
+# size and time. Once there are some, they are brought up to date here, if any of this has changed;
+# `watched` lists the data folder and other files that the configuration names.
 KEYS        := $(OUTPUT)/runs/$(RUN)/keys
 STUDY_KEYS  := $(OUTPUT)/runs/studies/keys
 KEY_FILES   := $(NAMES:%=$(KEYS)/%.key) $(STUDIES:%=$(STUDY_KEYS)/%.key)
 ifneq ($(wildcard $(KEYS)/checked),)
   SOURCES := \( -name '*.py' -o -name '*.csv' -o -name '*.ipynb' -o -name '*.yaml' -o -type d ! -name '[_.]*' \)
-  CHANGED := $(shell find $(CONFIG_FILE) $(SPLIT_FILE) lib studies tools notebooks $(SOURCES) -newer $(KEYS)/checked 2>/dev/null)
+  CHANGED := $(shell find $(CONFIG_FILE) lib studies tools notebooks $(SOURCES) -newer $(KEYS)/checked 2>/dev/null; \
+    while IFS= read -r place; do for how in -P -L; do \
+      find $$how "$$place" -cnewer $(KEYS)/checked 2>/dev/null || echo gone; done | head -n 1; done <$(KEYS)/watched)
   ifneq ($(CHANGED)$(filter-out $(wildcard $(KEY_FILES)),$(KEY_FILES)),)
     $(shell SKIN_OUTPUT="$(SKIN_OUTPUT)" $(PY) -m tools.stages $(CONFIG_FILE))
   endif
@@ -94,9 +102,6 @@ COMPUTING   := $(filter 01_% 02_% 03_% 04_%,$(NAMES))
 
 RENDERER    := $(wildcard tools/render.py tools/index_page.py tools/narrow_tables.py tools/notebook_files.py \
                tools/templates/*.j2 tools/templates/report/* tools/templates/report/static/*)
-
-# synthetic images are drawn once; a configuration without the section data.synthetic needs none
-SYNTHETIC   := $(if $(shell grep -s '^  synthetic:' $(CONFIG_FILE)),$(FOLDER)/synthetic.json)
 
 # ---------------------------------------------------------------------------------------- targets
 
@@ -114,17 +119,12 @@ check-python:
 .venv/.ready: requirements.lock tools/make_env.sh
 	@sh tools/make_env.sh .venv
 
-images: $(SYNTHETIC) | $(CONFIG_FILE) ## Draw the synthetic images of a configuration (demo: 30 seconds)
-
-ifneq ($(SYNTHETIC),)
-$(SYNTHETIC): | $(ENV)
-	@$(PY) -m tools.synthetic $(CONFIG_FILE)
-endif
+images: $(KEYS)/data.key ## Draw the synthetic images of a configuration (demo: 30 seconds)
 
 check: | $(CONFIG_FILE) $(ENV) ## Check networks, images, groups, disk and memory of a run; estimate its time (10 to 40 seconds)
 	@$(PY) -m tools.check $(CONFIG_FILE)
 
-$(KEYS)/preflight: $(if $(SYNTHETIC),,$(DATA)) $(COMPUTING:%=$(KEYS)/%.key) $(KEYS)/06_heatmaps.key | $(ENV)
+$(KEYS)/preflight: $(KEYS)/data.key $(COMPUTING:%=$(KEYS)/%.key) $(KEYS)/06_heatmaps.key | $(ENV)
 	@$(PY) -m tools.check $(CONFIG_FILE)
 	@touch $@
 
@@ -139,7 +139,7 @@ LATER := $(filter-out 01_% 02_% 03_% 04_% 05_%,$(NAMES))
 reproduce: $(HTML) $(REPORTS)/index.html $(STUDY_HTML) ## Execute the notebooks, render the reports (demo: 5 to 8 minutes, 0.5 GB)
 	@echo "$(REPORTS)/index.html"
 
-$(RUNS)/01_data_survey.ipynb: $(DATA) $(SYNTHETIC) $(wildcard reports/studies/leakage/*.csv reports/studies/leakage/*.json)
+$(RUNS)/01_data_survey.ipynb: $(KEYS)/data.key $(wildcard reports/studies/leakage/*.csv reports/studies/leakage/*.json)
 $(RUNS)/02_preprocessing.ipynb: $(wildcard reports/studies/preprocessing/*.csv reports/studies/preprocessing/*.json)
 $(RUNS)/%.ipynb: notebooks/%.ipynb $(KEYS)/%.key | $(ENV) $(PREFLIGHT)
 	@mkdir -p $(@D)
@@ -157,6 +157,9 @@ $(KEYS)/page.key: | $(CONFIG_FILE) $(ENV)
 	@$(PY) -m tools.stages $(CONFIG_FILE)
 $(KEY_FILES): | $(KEYS)/page.key ;
 
+$(KEYS)/data.key: | $(KEYS)/page.key
+	@$(PY) -m tools.stages --draw $(CONFIG_FILE)
+
 $(REPORTS)/%.html: $(RUNS)/%.ipynb $(KEYS)/page.key $(RENDERER) | $(ENV)
 	@mkdir -p $(@D)
 	@$(PY) -m tools.reports render $< --config $(CONFIG_FILE) --output $@
@@ -172,14 +175,15 @@ evaluate: ## Execute notebook 05 and what follows again (demo: 1 minute)
 	@$(MAKE) --no-print-directory reproduce
 
 data: $(ENV) ## Download HAM10000 (3 GB), a part of it (SAMPLE=500), or use a copy (FROM=<folder or zip>)
-	@$(PY) -m tools.get_dataset $(if $(FROM),--from "$(FROM)") $(if $(SAMPLE),--sample $(SAMPLE)) \
-	  $(if $(DATASET),--dataset $(DATASET)) $(if $(CONVERT),--convert)
+	@$(PY) -m tools.get_dataset $(if $(value FROM),--from="$$ARG_FROM") \
+	  $(if $(value SAMPLE),--sample="$$ARG_SAMPLE") $(if $(value DATASET),--dataset="$$ARG_DATASET") \
+	  $(if $(value CONVERT),--convert) $(if $(value FAULTY),--faulty)
 
 study: $(ENV) ## Measure a side experiment again: NAME=leakage [FROM=<HAM10000 folder>], NAME=variance CONFIG=<finished run> (minutes to an hour)
 	@test -n "$(and $(NAME),$(filter $(NAME),$(STUDIES)))" || \
 	  { echo "error: NAME=$(NAME): expected one of: $(STUDIES)" >&2; exit 1; }
 	@$(MAKE) --no-print-directory images CONFIG=demo
-	@$(PY) -m studies.$(NAME) "$(if $(filter variance,$(NAME)),$(CONFIG_FILE),$(or $(FROM),data/ham10000))"
+	@$(PY) -m studies.$(NAME) "$(if $(filter variance,$(NAME)),$(CONFIG_FILE),$${ARG_FROM:-data/ham10000})"
 
 studies: $(STUDY_HTML) ## Execute and render only the notebooks of the side experiments (1 minute)
 	@printf '%s\n' $(STUDY_HTML)
@@ -225,15 +229,15 @@ finished:
 # the default is models/ham10000: the networks of the demo have not seen a real image
 predict: $(ENV) ## Classify IMAGE=<file or folder> with a published network, MODEL=vgg16_fine_tuned (15 seconds)
 	@$(PY) -m tools.predict --config "$(if $(filter file,$(origin CONFIG)),ham10000,$(CONFIG))" \
-	  $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),-- "$(IMAGE)")
+	  $(if $(value MODEL),--model="$$ARG_MODEL") $(if $(value IMAGE),-- "$$ARG_IMAGE")
 
 # without a folder, the demonstration draws images as another clinic would photograph them
-ELSEWHERE := $(or $(EXTERNAL),$(if $(filter demo,$(RUN)),data/synthetic_elsewhere))
+ELSEWHERE := "$${ARG_EXTERNAL:-$(if $(filter demo,$(RUN)),data/synthetic_elsewhere)}"
 external-test: $(ENV) ## Test the network of a run on images from elsewhere: CONFIG=ham10000 EXTERNAL=<folder> (notebook 08)
-	@test -n "$(ELSEWHERE)" || { echo "error: EXTERNAL=<folder with images and a table> is missing" >&2; exit 1; }
-	@test -n "$(EXTERNAL)" -o -d "$(ELSEWHERE)" || \
-	  $(PY) -m tools.synthetic --folder "$(ELSEWHERE)" --lesions 120 --seed 8 --elsewhere
-	@$(PY) -m tools.external_test $(RUN) "$(ELSEWHERE)" $(if $(filter demo,$(RUN)),--run-network)
+	@test -n $(ELSEWHERE) || { echo "error: EXTERNAL=<folder with images and a table> is missing" >&2; exit 1; }
+	@test -n "$$ARG_EXTERNAL" || test -d $(ELSEWHERE) || \
+	  $(PY) -m tools.synthetic --folder $(ELSEWHERE) --lesions 120 --seed 8 --elsewhere
+	@$(PY) -m tools.external_test $(RUN) $(ELSEWHERE) $(if $(filter demo,$(RUN)),--run-network)
 	@mkdir -p $(RUNS)
 	@$(PY) -m tools.reports execute notebooks/08_external_test.ipynb --config $(CONFIG_FILE) \
 	  --output $(RUNS)/08_external_test.ipynb --timeout $(TIMEOUT)
@@ -241,7 +245,7 @@ external-test: $(ENV) ## Test the network of a run on images from elsewhere: CON
 	  --output $(REPORTS)/08_external_test.html
 	@echo "$(REPORTS)/08_external_test.html"
 
-lab: $(SYNTHETIC) | $(ENV) ## Open the notebooks in JupyterLab (draws the synthetic images first)
+lab: images ## Open the notebooks in JupyterLab (draws the synthetic images first)
 	$(PY) -m jupyter lab notebooks
 
 # Two processes share the tests, file by file; tests/conftest.py gives all notebooks to one of them.

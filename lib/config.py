@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
 
 from lib import paths
 
@@ -435,10 +435,7 @@ def load_config(path: str | Path) -> Config:
             sorted(f"configs/{p.name}" for p in (paths.ROOT / "configs").glob("*.yaml"))
         )
         raise FileNotFoundError(f"{path}: no such configuration; there are: {known}")
-    try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    values = read_yaml(file, str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected keys and values, found {type(values).__name__}")
     if "name" in values:
@@ -450,15 +447,20 @@ def load_config(path: str | Path) -> Config:
         raise ValueError(f"{path}: not a valid configuration\n{faults}") from None
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """A YAML loader that refuses duplicate keys; PyYAML keeps the last one."""
+def read_yaml(file: Path, name: str) -> Any:
+    """Read a file in YAML 1.2, where `no` is text and `1e-3` and `010` are decimal numbers.
 
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = {str(key) for key in keys if keys.count(key) > 1}
-        if twice:
-            raise yaml.YAMLError(f"key given twice: {', '.join(sorted(twice))}")
-        return super().construct_mapping(node, deep)
+    Raises
+    ------
+    ValueError
+        Not YAML, or a key given twice; the message has the file's `name` and the line.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        fault = f"line {mark.line + 1}: {error.problem}" if mark else " ".join(str(error).split())
+        raise ValueError(f"{name}: not a YAML file: {fault}") from None
 
 
 def _describe(fault: dict, values: dict) -> str:
@@ -479,6 +481,7 @@ def _describe(fault: dict, values: dict) -> str:
     if fault["type"] == "union_tag_invalid":
         return f"{key}.kind = {fault['input']['kind']!r}: should be one of {', '.join(KINDS)}"
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = message.replace("a valid boolean", "true or false")
     if not key:  # about several keys, which it names itself
         return message
     return f"{key} = {fault['input']!r}: {message}"

@@ -21,8 +21,8 @@ def output_root() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """Return `path` as it is when absolute, else relative to the repository."""
-    return ROOT / path
+    """Return `path` as it is when absolute or in a home (`~`), else relative to the repository."""
+    return ROOT / os.path.expanduser(path)
 
 
 def relative(path: str | Path) -> str:

@@ -94,7 +94,11 @@ HEATMAPS = (
             r"unknown key 'name': the file's own name",
         ),
         ("seed: 2023\n\ndata", "data", r"missing key 'seed'"),
-        ("zoom: 0.1", "zoom: 0.1\n  zoom: 0.2", r"key given twice: zoom"),
+        (
+            "zoom: 0.1",
+            "zoom: 0.1\n  zoom: 0.2",
+            r'not a YAML file: line \d+: found duplicate key "zoom"',
+        ),
         ("kind: network\n    name: alexnet", "kind: forest\n    name: alexnet", UNKNOWN_KIND),
         (
             "- kind: network\n    name: alexnet",
@@ -120,7 +124,14 @@ HEATMAPS = (
         (", vgg16_fine_tuned: block5_conv3", "", HEATMAPS),
         ("{baseline_cnn: conv5, vgg16_fine_tuned: block5_conv3}", "{}", r"heatmaps\.layers = {}: "),
         ("seed: 2023}", "seed: -1}", r"split\.seed = -1: .*greater than or equal to 0"),
-        ("zoom: 0.1", "zoom: [0.1", r"not a YAML file"),
+        ("zoom: 0.1", "zoom: [0.1", r"not a YAML file: line \d+: "),
+        ("folds: 5", "folds: 5, duplicates: off", r"split\.duplicates = 'off': .*true or false"),
+        ("batch_size: 32", "batch_size: 1:30", r"batch_size = '1:30': .*integer"),
+        (
+            "title: Demonstration",
+            "title: !!python/name:os.system",
+            r"line \d+: could not",
+        ),
     ],
 )
 def test_an_impossible_value_is_named(load, old, new, message):
@@ -157,6 +168,14 @@ def test_all_faults_are_told_at_once(load):
 def test_a_missing_file_lists_those_there_are():
     with pytest.raises(FileNotFoundError, match=r"configs/nowhere\.yaml: .*configs/demo\.yaml"):
         config.load_config("configs/nowhere.yaml")
+
+
+def test_numbers_and_words_are_read_as_yaml_1_2_has_them(load, tmp_path):
+    assert load("learning_rate: 0.0003", "learning_rate: 3e-4").baseline.learning_rate == 0.0003
+    file = tmp_path / "values.yaml"
+    file.write_text("classes: [nv, no, on]\nseed: 010\nnight: 1:30\n", encoding="utf-8")
+    values = config.read_yaml(file, file.name)
+    assert values == {"classes": ["nv", "no", "on"], "seed": 10, "night": "1:30"}
 
 
 def test_a_file_without_keys_is_refused(tmp_path):

@@ -12,7 +12,6 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from lib import config, paths, tables
 from lib.data import datasets, duplicates, quality
@@ -57,7 +56,7 @@ def test_too_few_groups_are_explained_by_the_lesions_that_were_joined(run, data_
     expected = (
         rf"(?s)class bcc has 1 groups of images; .*joined lesions to groups: bcc {len(lesions)} "
         rf"to 1, mel 10 to 10, nv 20 to 20. The largest group has {len(lesions)} lesions, for "
-        r"example SYN_L\d+ and SYN_L\d+. If .*, set `duplicates: off` under `split`"
+        r"example SYN_L\d+ and SYN_L\d+. If .*, set `duplicates: false` under `split`"
     )
     with pytest.raises(ValueError, match=expected):
         build(data_folder, run, chain)
@@ -96,12 +95,13 @@ def similar(tmp_path):
         cv2.imwrite(str(folder / f"own{i:02d}.png"), image)
     table = pd.DataFrame(rows, columns=["image_id", "lesion_id", "dx"])
     table.to_csv(folder / "HAM10000_metadata.csv", index=False)
-    text = (paths.ROOT / "configs/ham10000_lite.yaml").read_text(encoding="utf-8")
-    values = yaml.safe_load(text) | {"classes": ["corn", "wart"]}
+    values = config.read_yaml(paths.ROOT / "configs/ham10000_lite.yaml", "") | {
+        "classes": ["corn", "wart"]
+    }
     values["class_names"] = {"corn": "corn", "wart": "common wart"}
     values["data"] = {"folder": str(folder), "attribution": "Our own."}
     file = tmp_path / "own.yaml"
-    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    file.write_text(json.dumps(values), encoding="utf-8")
     return file
 
 
@@ -120,14 +120,14 @@ def test_similar_backgrounds_join_lesions_and_the_error_names_the_way_out(simila
     expected = (
         r"(?s)class (corn|wart) has \d groups of images.*needs at least 7.*"
         r"joined lesions to groups: corn 40 to \d, wart 40 to \d. The largest group has \d\d "
-        r"lesions, for example own\d\d and own\d\d. .*`duplicates: off`"
+        r"lesions, for example own\d\d and own\d\d. .*`duplicates: false`"
     )
     with pytest.raises(ValueError, match=expected):
         survey_notebook(similar, monkeypatch)
 
 
 def test_with_duplicates_off_the_lesion_alone_decides_the_split(similar, monkeypatch):
-    text = similar.read_text(encoding="utf-8").replace("split:\n", "split:\n  duplicates: off\n")
+    text = similar.read_text().replace('"split": {', '"split": {"duplicates": false, ')
     similar.write_text(text, encoding="utf-8")
     notebook = survey_notebook(similar, monkeypatch)
     index = notebook["index"]

@@ -10,16 +10,16 @@ import tomllib
 
 import nbformat
 import pytest
-import yaml
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from lib import paths
+from lib.config import read_yaml
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-ENVIRONMENT = yaml.safe_load((paths.ROOT / "environment.yml").read_text(encoding="utf-8"))
+ENVIRONMENT = read_yaml(paths.ROOT / "environment.yml", "")
 LOCK = (paths.ROOT / "requirements.lock").read_text(encoding="utf-8")
 
 #: Values of the markers on the supported platforms.

@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from PIL import ExifTags, Image
 from test_download import Server
 
 from lib import paths
+from lib.config import read_yaml
 from lib.data import datasets
 from tools import download, get_dataset, registry, source_tables
 
@@ -158,13 +158,13 @@ def register(site, target):
         "sources": [source("isic", test)],
     }
     content = {"datasets": {"ham10000": ham10000, "isic2018_test": isic2018_test}}
-    target.write_text(yaml.safe_dump(content))
+    target.write_text(json.dumps(content))
 
 
 def edit(change):
-    content = yaml.safe_load(registry.REGISTRY.read_text())
+    content = read_yaml(registry.REGISTRY, "")
     change(content["datasets"]["ham10000"]["sources"])
-    registry.REGISTRY.write_text(yaml.safe_dump(content))
+    registry.REGISTRY.write_text(json.dumps(content))
 
 
 def target():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 
@@ -264,6 +265,107 @@ def test_a_key_file_that_was_deleted_is_written_again(make, up_to_date):
         key.unlink()
     planned(make, up_to_date)
     assert keys and all(key.is_file() for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("images", "data:\n  folder: {}\n  attribution: Ours."),
+        ("my images", "data:\n  folder: {}   # with spaces\n  attribution: Ours."),
+        ("images", "data:\n  folder: '{}'\n  attribution: Ours."),
+        ("images", "data: {{attribution: Ours., folder: {}}}"),
+        ("a$b 'c", 'data: {{"folder": "{}", attribution: Ours.}}'),
+    ],
+    ids=["plain", "spaces", "quotes", "flow", "special characters"],
+)
+def test_replaced_images_and_changed_tables_run_everything_again(
+    make, up_to_date, name, data, data_folder
+):
+    folder = up_to_date.parent / name
+    paths.write_text(folder / "HAM10000_metadata.csv", "lesion_id,image_id,dx\n")
+    paths.write_text(folder / "images" / "a.jpg", "pixels")
+    text = up_to_date.read_text(encoding="utf-8")
+    text = re.sub(r"(?ms)^data:.*?(?=^split)", f"{data.format(folder)}\n", text)
+    up_to_date.write_text(text, encoding="utf-8")
+    settle(make, up_to_date)
+    assert planned(make, up_to_date) == ([], [])
+    for change in (add_a_row, replace_by_an_older_image, move_another_folder_there):
+        change(folder)
+        assert planned(make, up_to_date) == (NAMES, NAMES), change.__name__
+        settle(make, up_to_date)
+    (folder / ".DS_Store").write_text("a view")
+    assert planned(make, up_to_date) == ([], [])
+
+
+def add_a_row(folder):
+    with (folder / "HAM10000_metadata.csv").open("a") as table:
+        table.write("L1,a,nv\n")
+
+
+def replace_by_an_older_image(folder):
+    image, other = folder / "images" / "a.jpg", folder.parent / "other.jpg"
+    other.write_text("fewer")
+    os.utime(other, (1e9, 1e9))
+    other.rename(image)
+
+
+def move_another_folder_there(folder):
+    shutil.copytree(folder, folder.parent / "copy")
+    (folder.parent / "copy" / "images" / "a.jpg").write_text("other")
+    shutil.rmtree(folder)
+    (folder.parent / "copy").rename(folder)
+
+
+def settle(make, file):
+    """Let the files of a run look as if make had just written them."""
+    planned(make, file)
+    now = time.time()
+    for written in (file.parent / "output").rglob("*.*"):
+        older = written.suffix == ".key"
+        os.utime(written, (now - 60 * older, now - 60 * older))
+
+
+def test_another_link_to_data_runs_everything_again(make, up_to_date):
+    for name in ("one", "two"):
+        paths.write_text(up_to_date.parent / name / "HAM10000_metadata.csv", name)
+    link = up_to_date.parent / "link"
+    link.symlink_to(up_to_date.parent / "one")
+    text = up_to_date.read_text(encoding="utf-8")
+    up_to_date.write_text(re.sub("(?m)^  folder: .*", f"  folder: {link}", text))
+    settle(make, up_to_date)
+    assert planned(make, up_to_date) == ([], [])
+    link.unlink()
+    link.symlink_to(up_to_date.parent / "two")
+    assert planned(make, up_to_date) == (NAMES, NAMES)
+
+
+@pytest.mark.parametrize("name", ["my run.yaml", "run#2.yaml", "a$b.yaml", "it's.yaml"])
+def test_a_name_that_make_cannot_handle_is_refused_in_one_line(make, tmp_path, name):
+    done = make("check", f"CONFIG={name}", output=tmp_path)
+    assert done.returncode != 0
+    assert f"CONFIG={name}: in this name make cannot handle: " in done.stderr
+    assert done.stderr.count("\n") == 1
+    done = make("check", output=tmp_path / "two words")
+    assert "SKIN_OUTPUT=" in done.stderr and "handle: space" in done.stderr
+
+
+#: Stands in for Python: prints its arguments, one a line.
+PRINT = "#!/bin/sh\nprintf '%s\\n' \"$@\"\n"
+
+
+@pytest.mark.parametrize("name", ['a"b', "a$b", "a#b", "it's", "two words", "$(date)", "~/x", "-x"])
+@pytest.mark.parametrize(
+    ("target", "argument"),
+    [("data", "FROM"), ("predict", "IMAGE"), ("predict", "MODEL"), ("external-test", "EXTERNAL")],
+)
+def test_any_character_of_a_folder_reaches_the_command(tmp_path, target, argument, name):
+    python = tmp_path / "python here"
+    python.write_text(PRINT, encoding="utf-8")
+    python.chmod(0o755)
+    command = ["make", f"PYTHON={python}", "-o", "check-python", target, f"{argument}={name}"]
+    done = subprocess.run(command, cwd=paths.ROOT, env=without_make(), capture_output=True)
+    lines = done.stdout.decode().splitlines()
+    assert name in [line.removeprefix("--from=").removeprefix("--model=") for line in lines]
 
 
 #: Stands in for Python: a notebook is executed by copying it, unless its name is in FAILS.

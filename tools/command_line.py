@@ -1,6 +1,7 @@
 """What the commands of this folder share: a message instead of a traceback, and an exit status."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,11 @@ def run_command(
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     return 0
+
+
+def given_path(text: str) -> Path:
+    """Return a path from the command line; a shell leaves `~` in `FROM=~/images` as it is."""
+    return Path(os.path.expanduser(text))
 
 
 def run_on_config(

@@ -18,7 +18,7 @@ from lib.config import CLASS_NAMES
 from lib.data import datasets, survey
 from lib.evaluation import prediction_files, subgroups
 from tools import download, predict
-from tools.command_line import run_command
+from tools.command_line import given_path, run_command
 
 FOLDER = "external"
 
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Test a network on images from elsewhere."""
     parser = argparse.ArgumentParser(prog="python -m tools.external_test", description=__doc__)
     parser.add_argument("run", help="the run, such as ham10000")
-    parser.add_argument("folder", type=Path, help="images and a table, in HAM10000's layout")
+    parser.add_argument("folder", type=given_path, help="images and a table, in HAM10000's layout")
     parser.add_argument("--model", default=predict.DEFAULT_MODEL, help="default: %(default)s")
     parser.add_argument("--run-network", action="store_true", dest="own", help="of runs/<run>")
     options = parser.parse_args(arguments)

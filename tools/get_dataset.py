@@ -29,7 +29,7 @@ from lib.data import datasets, quality
 from lib.preprocessing import decode, threads
 from tools import convert as formats
 from tools import download, matching, registry, source_tables
-from tools.command_line import run_command
+from tools.command_line import given_path, run_command
 from tools.registry import Dataset, File, Source
 
 DATA = paths.ROOT / "data"
@@ -57,7 +57,9 @@ class BadSample(ValueError):
 def main(arguments: list[str] | None = None) -> int:
     """Download HAM10000, or import a copy of it, as data/ham10000."""
     parser = argparse.ArgumentParser(prog="make data", description=main.__doc__)
-    parser.add_argument("--from", dest="source", type=Path, help="a folder or zip file you have")
+    parser.add_argument(
+        "--from", dest="source", type=given_path, help="a folder or zip file you have"
+    )
     parser.add_argument("--sample", type=int, help="download only this number of images")
     parser.add_argument("--convert", action="store_true", help="convert images to 8-bit RGB PNG")
     parser.add_argument("--dataset", default="ham10000", help="a name in data/registry.yaml")
@@ -296,7 +298,7 @@ def import_copy(
     DataFrame
         Numbers of images, lesions and masks of each class.
     """
-    source = source.expanduser().resolve()
+    source = source.resolve()
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such folder or zip file")
     if target.exists() and not target.is_symlink():
@@ -331,7 +333,6 @@ def link(source: Path, target: Path) -> pd.DataFrame:
     new.unlink(missing_ok=True)
     new.symlink_to(source, target_is_directory=True)
     new.replace(target)
-    (target.parent / ".linked").touch()  # tells make that the data have changed
     return counts
 
 

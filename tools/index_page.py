@@ -1,5 +1,6 @@
 """Write the page that reviewers open first: the result, the data, and a card for each report."""
 
+import io
 import json
 import os
 from collections.abc import Iterable
@@ -7,8 +8,8 @@ from pathlib import Path
 
 import jinja2
 import pandas as pd
-import yaml
 from bs4 import BeautifulSoup
+from ruamel.yaml import YAML
 
 from lib import paths
 from lib.config import Config, load_config
@@ -137,4 +138,6 @@ def _provenance(metrics: dict) -> list[tuple[str, str]]:
 def _configuration(metrics: dict) -> str | None:
     """Return the run's configuration as YAML."""
     values = (metrics.get("manifest") or {}).get("configuration")
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else None
+    text = io.StringIO()
+    YAML().dump(values, text)
+    return text.getvalue() if values else None

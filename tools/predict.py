@@ -17,6 +17,7 @@ from lib.networks import inference, probes
 from lib.networks.backend import keras
 from lib.preprocessing import pipeline, threads
 from tools import finished_run, published_networks
+from tools.command_line import given_path
 
 DISCLAIMER = "Research software, not a medical device"
 DEFAULT_RUN, DEFAULT_MODEL = "ham10000", "vgg16_fine_tuned"
@@ -196,7 +197,9 @@ def _prediction(training_prior, equal_priors, strange, classes, names) -> pd.Dat
 def main(arguments: list[str] | None = None) -> int:
     """Classify images; return 1 if one of them could not be classified, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tools.predict", description=__doc__)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a file or a folder")
+    parser.add_argument(
+        "images", nargs="+", type=given_path, metavar="IMAGE", help="a file or a folder"
+    )
     parser.add_argument(
         "--config",
         default=DEFAULT_RUN,

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lib import paths
+from lib.config import read_yaml
 
 REGISTRY = paths.ROOT / "data" / "registry.yaml"
 
@@ -63,9 +63,7 @@ def load_registry(file: Path | None = None) -> dict[str, Dataset]:
     """Read the data sets of `data/registry.yaml`; an error names the file and the key."""
     file = file or REGISTRY
     try:
-        return _Registry.model_validate(yaml.safe_load(file.read_text(encoding="utf-8"))).datasets
-    except yaml.YAMLError as error:
-        raise ValueError(f"{paths.relative(file)}: not a YAML file: {error}") from None
+        return _Registry.model_validate(read_yaml(file, paths.relative(file))).datasets
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
         raise ValueError("\n".join([f"{paths.relative(file)}: not valid", *faults])) from None

@@ -3,10 +3,12 @@
 For each notebook `runs/<run>/keys/<notebook>.key` lists the sections of the configuration that its
 stages depend on (`lib.stages.STAGES`; a notebook without stages there depends on all but the title)
 and the modules that it imports, each with a hash of its syntax tree. A key file is rewritten only
-when its contents change; make compares its time with that of the executed copy. The time of the
-file `checked` beside them says up to when changes have been seen.
+when its contents change; make compares its time with that of the executed copy. `data.key` does the
+same for the files of the data folder. The time of the file `checked` beside them says up to when
+changes have been seen, and `watched` lists what make looks at beside the sources.
 """
 
+import argparse
 import ast
 import functools
 import hashlib
@@ -20,6 +22,7 @@ from pathlib import Path
 from lib import models, paths, source_code
 from lib.config import KINDS, load_config
 from lib.stages import STAGES
+from tools.command_line import run_command
 
 #: Not in the keys of a run, which hold what it makes of the configuration.
 CONFIG = "lib/config.py"
@@ -40,6 +43,7 @@ def write_keys(config: Path) -> None:
     _write(keys / "page.key", {name: sections.get(name) for name in PAGE})
     for notebook in sorted(paths.ROOT.glob("notebooks/studies/*.ipynb")):
         _write(folder / "studies" / "keys" / f"{notebook.stem}.key", modules_of(notebook))
+    _write_data_key(keys, sections)
     (keys / "checked").touch()
     os.utime(keys / "checked", (start, start))
 
@@ -63,6 +67,35 @@ def read_sections(config: Path) -> dict:
     sections["split"]["file_sha256"] = run.index_settings().get("split_file_sha256")
     roles = {"baseline": run.baseline.name, "primary": run.primary}
     return sections | {"class_names": run.names, "roles": roles}
+
+
+def _write_data_key(keys: Path, sections: dict) -> None:
+    """Write `data.key` and `watched`; synthetic images that are not drawn have no key."""
+    folder, split_file = (
+        sections.get(name, {}).get(key) for name, key in (("data", "folder"), ("split", "file"))
+    )
+    places = [paths.resolve(place) for place in (folder, split_file) if place]
+    _write(keys / "watched", "".join(f"{place}\n" for place in places))
+    files = files_of(places[0]) if folder else {}
+    if files or not sections.get("data", {}).get("synthetic"):
+        lines = [f"{name} {size} {changed}" for name, (size, changed) in sorted(files.items())]
+        digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape"))
+        _write(keys / "data.key", {"files": len(files), "sha256": digest.hexdigest()})
+    else:
+        (keys / "data.key").unlink(missing_ok=True)
+
+
+def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size in bytes and time in ns of each file below a folder that is not hidden."""
+    files = {}
+    for top, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for name in names:
+            file = os.path.join(top, name)
+            if name[0] != "." and os.path.exists(file):
+                status = os.stat(file)
+                files[os.path.relpath(file, folder)] = status.st_size, status.st_mtime_ns
+    return files
 
 
 def modules_of(notebook: Path, without: Sequence[str] = ()) -> dict[str, str]:
@@ -110,11 +143,37 @@ def _imported(source: str) -> set[Path]:
     return {file for file in files if file.is_file()}
 
 
-def _write(file: Path, contents: dict) -> None:
-    text = json.dumps(contents, indent=1, default=str) + "\n"
+def _write(file: Path, contents: dict | str) -> None:
+    text = contents
+    if isinstance(contents, dict):
+        text = json.dumps(contents, indent=1, default=str) + "\n"
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
         paths.write_text(file, text)
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Write the key files of a run."""
+    parser = argparse.ArgumentParser(prog="python -m tools.stages", description=main.__doc__)
+    parser.add_argument("config", type=Path, help="the run, such as configs/demo.yaml")
+    parser.add_argument("--draw", action="store_true", help="draw synthetic images first")
+    options = parser.parse_args(arguments)
+
+    def write() -> None:
+        if options.draw:
+            _draw(options.config)
+        write_keys(options.config)
+
+    return run_command(write)
+
+
+def _draw(config: Path) -> None:
+    """Draw the synthetic images of a configuration, if it has any."""
+    from tools import synthetic  # takes a second to import
+
+    run = load_config(config.resolve())
+    if run.data.synthetic:
+        synthetic.draw(run)
+
+
 if __name__ == "__main__":
-    write_keys(Path(sys.argv[1]))
+    sys.exit(main())

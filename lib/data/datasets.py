@@ -321,7 +321,7 @@ def _describe_joins(images: pd.DataFrame) -> str:
     return (
         f"\nNear-duplicate images joined lesions to groups: {joined}. The largest group has "
         f"{len(largest)} lesions, for example {largest[0]} and {largest[1]}. If the pairs in "
-        "duplicates.csv are different lesions, set `duplicates: off` under `split`"
+        "duplicates.csv are different lesions, set `duplicates: false` under `split`"
     )
 
 
