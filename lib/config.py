@@ -66,7 +66,10 @@ class Split(_Section):
     #: for cross-validation, beside the single split
     folds: Annotated[int, Field(ge=2)]
     seed: Seed
-    #: lesions that share a near-duplicate image stay together; off: lesion_id alone decides
+    #: images that stay together: those of a patient, where the metadata name patients, or of a
+    #: lesion only
+    group_by: Literal["patient_id", "lesion_id"] = "patient_id"
+    #: lesions that share a near-duplicate image stay together, too; false: `group_by` alone decides
     duplicates: bool = True
     #: a table of images with their groups, splits and folds, such as a published split.csv, to use
     #: these and no others; absent: all images are used, and divided by the settings above

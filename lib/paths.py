@@ -47,10 +47,16 @@ def report_folder(run: str) -> Path:
 def cache_folder() -> Path:
     """Return the user's cache folder, created if missing, for downloads that all clones share.
 
-    `SKIN_CACHE` names another one, absolute or relative to the repository.
+    `SKIN_CACHE` names another one, absolute or relative to the repository. It is `.cache` in the
+    repository where the user's cannot be written.
     """
-    named = os.environ.get("SKIN_CACHE")
-    return _created(ROOT / (named or platformdirs.user_cache_dir("skin-lesion-notebooks")))
+    if named := os.environ.get("SKIN_CACHE"):
+        return _created(ROOT / named)
+    try:
+        folder = _created(Path(platformdirs.user_cache_dir("skin-lesion-notebooks")))
+    except OSError:
+        folder = ROOT / "there is none"
+    return folder if os.access(folder, os.W_OK) else _created(ROOT / ".cache")
 
 
 def require_space(folder: Path, needed: float, what: str) -> None:

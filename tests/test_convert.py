@@ -174,4 +174,4 @@ def test_a_damaged_image_is_not_converted(bring, capsys):
 
 def test_only_a_copy_is_converted(capsys):
     assert get_dataset.main(["--convert"]) == 1
-    assert "CONVERT needs FROM" in capsys.readouterr().err
+    assert "CONVERT and FAULTY need FROM" in capsys.readouterr().err

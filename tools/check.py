@@ -107,7 +107,8 @@ def check_images(findings: Findings) -> Iterator[str]:
     config = findings.config
     folder, drawn = paths.resolve(config.data.folder), config.data.synthetic
     if drawn and not (folder / datasets.METADATA).is_file():
-        findings.metadata = synthetic.image_plan(drawn.lesions, drawn.seed)
+        plan = synthetic.image_plan(drawn.lesions, drawn.seed)
+        findings.metadata = plan.reindex(columns=[*plan.columns, "patient_id"])
         ids = findings.metadata["image_id"]
         findings.files, findings.listed = pd.Series(ids.to_numpy(), index=ids), len(ids)
         yield f"images: {len(ids):,} synthetic ones, not drawn yet"
@@ -120,9 +121,8 @@ def check_images(findings: Findings) -> Iterator[str]:
         has_file = listed["image_id"].isin(files.index)
         findings.metadata, findings.files = listed[has_file], files
         findings.listed = len(listed)
-        _, _, problem, description = quality.MISSING
-        inspected = listed[["image_id", "dx"]].assign(path="", found=description)
-        inspected["problem"] = np.where(has_file, "", problem)
+        inspected = listed[["image_id", "dx"]].assign(path="", found="no file")
+        inspected["problem"] = np.where(has_file, "", "missing")
         quality.usable(listed, inspected, config)
     except (OSError, ValueError) as error:
         yield Fault(str(error))
@@ -138,7 +138,8 @@ def check_groups(findings: Findings) -> Iterator[str]:
     if findings.metadata is None:
         return
     config, metadata = findings.config, findings.metadata
-    kind, groups = "lesions", metadata.set_index("image_id")["lesion_id"]
+    known, by = pd.DataFrame(columns=["lesion_id_1", "lesion_id_2"]), config.split.group_by
+    kind = "lesions" if by == "lesion_id" or metadata[by].isna().all() else "groups of lesions"
     cached = _run_folder(config) / "duplicates.csv"
     if config.split.duplicates and cached.is_file():
         try:
@@ -146,9 +147,9 @@ def check_groups(findings: Findings) -> Iterator[str]:
         except ValueError as error:
             yield f"{error}; notebook 01 writes it again"
         else:
-            known = pairs[["lesion_id_1", "lesion_id_2"]].isin(set(metadata["lesion_id"]))
-            groups = duplicates.join(metadata, pairs[known.all(axis=1)])
-            kind = "groups of lesions"
+            is_known = pairs[known.columns].isin(set(metadata["lesion_id"])).all(axis=1)
+            known, kind = pairs[is_known], "groups of lesions"
+    groups = duplicates.join(metadata, known, by)
     try:
         index = datasets.build_index(metadata, findings.files, groups, config)
     except ValueError as error:

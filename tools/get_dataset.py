@@ -25,15 +25,16 @@ import pooch
 import requests
 
 from lib import paths, tables
+from lib.config import CLASS_NAMES
 from lib.data import datasets, quality
 from lib.preprocessing import decode, threads
 from tools import convert as formats
-from tools import download, matching, registry, source_tables
+from tools import download, registry, source_tables
 from tools.command_line import given_path, run_command
 from tools.registry import Dataset, File, Source
 
 DATA = paths.ROOT / "data"
-NOTE = "source.json"
+NOTE = datasets.SOURCE_NOTE
 SAMPLE_SEED = 1
 
 EXPECTED = """\
@@ -41,10 +42,16 @@ expected one of
   HAM10000's layout  HAM10000_metadata.csv and <image_id>.jpg anywhere below
   Dataverse          HAM10000_metadata (or .tab), HAM10000_images_part_1.zip and _2.zip, or unpacked
   Kaggle             its zip, or HAM10000_metadata.csv, HAM10000_images_part_1/ and _part_2/
-  ISIC               ISIC2018_Task3_Training_GroundTruth.csv, _LesionGroupings.csv and _Input/"""
+  ISIC 2018          ISIC2018_Task3_Training_GroundTruth.csv, _LesionGroupings.csv and _Input/
+  ISIC 2019          ISIC_2019_Training_GroundTruth.csv and _Metadata.csv, and the images
+  ISIC 2020          ISIC_2020_Training_GroundTruth.csv (or _v2), and the images
+  ISIC Archive       metadata.csv of an export (isic_id, diagnosis_1, ...), and the images"""
 
 
 CONVERT = "make data FROM=... CONVERT=1 converts them to 8-bit RGB PNG"
+FAULTY = (
+    "make data FROM=... FAULTY=1 imports the others; notebook 01 names those that it leaves out"
+)
 
 
 class BadSample(ValueError):
@@ -62,18 +69,23 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--sample", type=int, help="download only this number of images")
     parser.add_argument("--convert", action="store_true", help="convert images to 8-bit RGB PNG")
+    parser.add_argument("--faulty", action="store_true", help="accept images that cannot be used")
     parser.add_argument("--dataset", default="ham10000", help="a name in data/registry.yaml")
     options = parser.parse_args(arguments)
     try:
-        values = options.dataset, options.source, options.sample, options.convert
-        return run_command(lambda: get_dataset(*values))
+        options.name = vars(options).pop("dataset")
+        return run_command(lambda: get_dataset(**vars(options)))
     except KeyboardInterrupt:
         print("\nstopped; repeat the command to resume", file=sys.stderr)
         return 130
 
 
 def get_dataset(
-    name: str, source: Path | None = None, sample: int | None = None, convert: bool = False
+    name: str,
+    source: Path | None = None,
+    sample: int | None = None,
+    convert: bool = False,
+    faulty: bool = False,
 ) -> None:
     """Import a data set from `source`, or download it or a sample of it, and print what it has."""
     known = registry.load_registry()
@@ -81,18 +93,22 @@ def get_dataset(
         raise ValueError(f"no data set {name!r}; there are: {', '.join(known)}")
     if sample is not None and sample < 1:
         raise BadSample(f"a sample of {sample} images; expected at least 1")
-    if convert and not source:
-        raise ValueError("only a copy is converted: CONVERT needs FROM")
+    if (convert or faulty) and not source:
+        raise ValueError(
+            "only a copy may be converted or have faults: CONVERT and FAULTY need FROM"
+        )
     if source and sample:
         raise ValueError("a sample is downloaded, not taken from a copy: FROM or SAMPLE")
     target, dataset = DATA / name, known[name]
     if source:
-        counts = import_copy(source, target, dataset, convert)
+        counts = import_copy(source, target, dataset, convert, faulty)
     else:
         counts = fetch(target, dataset, sample)
     if counts is not None:
-        print(f"{_describe(target)}\n{counts}")
-        print(f"{counts['images'].sum()} images, all readable")
+        print(f"{_describe(target)}\n{counts.drop(columns='unusable')}")
+        unusable = counts["unusable"].sum()
+        usable = f"{unusable} of them cannot be used" if unusable else "all readable"
+        print(f"{counts['images'].sum()} images, {usable}")
 
 
 # --------------------------------------------------------------------------------- from a server
@@ -119,8 +135,8 @@ def fetch(target: Path, dataset: Dataset, sample: int | None = None) -> pd.DataF
         folder = target.parent / ".downloads" / target.name / source.name
         try:
             with _new_folder(target) as partial:
-                metadata, files = _from_source(source, folder, partial, dataset, sample, session)
-                note = {"source": source.name, "sample": sample, "files": files}
+                metadata, note = _from_source(source, folder, partial, dataset, sample, session)
+                note |= {"source": source.name, "sample": sample}
                 counts = _finish(partial, target, metadata, note)
         except (download.DiskFull, BadSample):
             raise
@@ -165,7 +181,7 @@ def _from_source(source, folder, partial, dataset, sample, session):
     download.require_space(folder, needed, f"download {source.name}'s files and unpack them")
     notes = [_fetch_file(file, folder, listing, session) for file in wanted]
     try:
-        metadata = _assemble(folder, partial, dataset)
+        metadata, note = _assemble(folder, partial, dataset)
     except ValueError as error:  # fetch faulty files, and tables without a checksum, once more
         for file, note in zip(wanted, notes, strict=True):
             unverified = note and not note["published"] and file.role in source_tables.KINDS
@@ -176,7 +192,7 @@ def _from_source(source, folder, partial, dataset, sample, session):
         metadata = draw_sample(metadata, sample)
         ids, rest = set(metadata["image_id"]), [file for file in source.files if file not in wanted]
         notes += [_extract_sample(file, ids, partial, session) for file in rest]
-    return metadata, [note for note in notes if note]
+    return metadata, note | {"files": [entry for entry in notes if entry]}
 
 
 def _fetch_file(file: File, folder: Path, listing: dict, session) -> dict | None:
@@ -255,7 +271,9 @@ def _extract_sample(file: File, image_ids: set[str], partial: Path, session) -> 
 
     def attempt(url: str) -> dict:
         names = [
-            name for name in download.list_remote(url, session) if matching.id_of(name) in image_ids
+            name
+            for name in download.list_remote(url, session)
+            if datasets.image_id(name) in image_ids
         ]
         download.extract_remote(url, file.name, partial, names, session)
         return {"name": file.name, "url": url, "members": len(names)}
@@ -286,12 +304,13 @@ def _make_from(name: str) -> str:
 
 
 def import_copy(
-    source: Path, target: Path, dataset: Dataset, convert: bool = False
+    source: Path, target: Path, dataset: Dataset, convert: bool = False, faulty: bool = False
 ) -> pd.DataFrame:
     """Check an existing copy; link it, or convert it if its layout is another one.
 
     The copy is only read. A folder in HAM10000's layout becomes a link; from other layouts, or if
     images are to be converted, the images are linked one by one and zip archives are extracted.
+    With `faulty`, images that cannot be used are accepted; notebook 01 leaves them out.
 
     Returns
     -------
@@ -309,25 +328,27 @@ def import_copy(
     has_archives |= not any(map(_is_picture, files))
     table = source / datasets.METADATA
     is_simple = table.is_file() and source_tables.is_plain(table) and not (has_archives or convert)
-    if is_simple and _has_all_files(source, files):
-        return link(source, target)
+    if is_simple and not _needs_other_formats(table, files):
+        return link(source, target, faulty)
     with _new_folder(target) as partial:
-        metadata = _assemble(source, partial, dataset, convert)
-        return _finish(partial, target, metadata, {"source": str(source), "sample": None})
+        metadata, note = _assemble(source, partial, dataset, convert)
+        note |= {"source": str(source), "sample": None}
+        return _finish(partial, target, metadata, note, faulty)
 
 
-def _has_all_files(folder: Path, files: list[Path]) -> bool:
-    """Say whether every file of a folder in HAM10000's layout has the name of its row."""
-    listed = source_tables.read_table(folder / datasets.METADATA).get("image_id", pd.Series())
-    ids, names = matching.match(listed, [file for file in files if _is_picture(file)])
-    there = {file.stem for file in files if datasets.is_image_file(file)}
-    others = [file for file in files if _is_picture(file) and not _is_known(file)]
-    return not (ids or names or (others and not there >= set(listed)))
+def _needs_other_formats(table: Path, files: list[Path]) -> bool:
+    """Say whether an image of the table has no JPEG or PNG file, but one of another format."""
+    listed = source_tables.read_table(table).get("image_id", pd.Series())
+    matched = _match(listed, list(filter(_is_picture, files)))
+    return any(formats.is_picture(file) for part in matched.values() for file in part)
 
 
-def link(source: Path, target: Path) -> pd.DataFrame:
+def link(source: Path, target: Path, faulty: bool = False) -> pd.DataFrame:
     """Check a folder in HAM10000's layout and link it as `target`; return counts of each class."""
-    counts = _verify(source, datasets.read_metadata(source))
+    metadata = datasets.read_metadata(source)
+    pictures = list(filter(_is_known, _walk(source)))
+    _describe_matches(_match(metadata["image_id"], pictures), pictures)
+    counts = _verify(source, metadata, faulty)
     target.parent.mkdir(parents=True, exist_ok=True)
     new = target.with_name(f".{target.name}.link")
     new.unlink(missing_ok=True)
@@ -336,8 +357,18 @@ def link(source: Path, target: Path) -> pd.DataFrame:
     return counts
 
 
-def _assemble(source: Path, partial: Path, dataset: Dataset, convert: bool = False) -> pd.DataFrame:
-    """Extract and link the files of a folder or archive into `partial`; return the metadata."""
+def _assemble(
+    source: Path, partial: Path, dataset: Dataset, convert: bool = False
+) -> tuple[pd.DataFrame, dict]:
+    """Extract and link the files of a folder or archive into `partial`.
+
+    Returns
+    -------
+    metadata : DataFrame
+        HAM10000's columns.
+    note : dict
+        `converted`: for each image that was converted, what it was.
+    """
     files, differing = _unpack(source, partial, dataset)
     _refuse_synthetic(files, source)
     metadata = source_tables.find_metadata(files, dataset)
@@ -345,63 +376,60 @@ def _assemble(source: Path, partial: Path, dataset: Dataset, convert: bool = Fal
         suffixes = Counter(file.suffix.lower() or file.name for file in _walk(source) or [source])
         listed = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
         columns = "".join(
-            f"; {file.name} has the columns {', '.join(source_tables.read_table(file).columns)}"
-            for file in files
-            if file.suffix.lower() in (".csv", ".tab")
+            f"; {file.name} has the columns {', '.join(source_tables.columns_of(file)[:20])}"
+            for file in filter(source_tables.is_table, files)
         )
         raise ValueError(
             f"{source}: not a layout of {dataset.title}; found: {listed}{columns}; {EXPECTED}"
         )
-    wanted = set(metadata["image_id"])
-    for first, other in differing:
-        if matching.id_of(first) in wanted:
-            raise ValueError(f"{_base(first)} exists twice, and the two differ: {first}, {other}")
     pictures = [file for file in files if _is_picture(file)]
-    ids, names = matching.match(metadata["image_id"], pictures)
-    _describe_matches(metadata["image_id"], ids, names, pictures)
-    metadata = metadata.assign(image_id=metadata["image_id"].replace(ids))
-    names |= {file: matching.id_of(file) for file in pictures if matching.id_of(file) in wanted}
-    # a copy in another format beside a JPEG or PNG file is not needed
-    known = {name for file, name in names.items() if datasets.is_image_file(file)}
-    others = [f for f, name in names.items() if formats.is_picture(f) and name in known]
-    names = {file: name for file, name in names.items() if file not in others}
-    _refuse_formats(list(names), convert)
+    matched = _match(metadata["image_id"], pictures)
+    wanted = {file for part in matched.values() for file in part}
+    names = {_base(file) for file in wanted}
+    for first, other in differing:
+        if _base(first) in names:
+            raise ValueError(f"{_base(first)} exists twice, and the two differ: {first}, {other}")
+    _describe_matches(matched, pictures)
+    _refuse_formats([file for file in pictures if file in wanted], convert)
     for file in files:
-        if file in names:
-            _place(file, names[file], partial)
+        if file in wanted:
+            _place(file, partial)
         elif partial in file.parents:
             file.unlink()
-    if convert:
-        _convert(partial)
-    return metadata
+    return metadata, {"converted": _convert(partial) if convert else {}}
 
 
-def _place(file: Path, image_id: str, partial: Path) -> None:
-    """Move an extracted file to its name in HAM10000's layout, or link any other file there."""
-    is_mask = datasets.is_mask_file(file)
-    suffix = ".jpg" if file.suffix.lower() == ".jfif" else file.suffix
-    name = f"{image_id}{datasets.MASK_SUFFIX if is_mask else ''}{suffix.lower()}"
-    if partial in file.parents:
-        if file.name != name:
-            file.rename(file.with_name(name))
-        return
-    folder = partial / ("masks" if is_mask else "images")
-    folder.mkdir(exist_ok=True)
-    (folder / name).symlink_to(file)
+def _match(image_ids: pd.Series, pictures: list[Path]) -> dict[str, list[Path]]:
+    """Return the files of each image, masks included; other formats only without JPEG or PNG."""
+    matched = datasets.match(image_ids, filter(datasets.is_image_file, pictures))
+    without = [name for name, files in matched.items() if not files]
+    matched |= datasets.match(without, filter(formats.is_picture, pictures))
+    masks = datasets.match(image_ids, filter(datasets.is_mask_file, pictures))
+    return {name: [*files, *masks[name]] for name, files in matched.items()}
 
 
-def _describe_matches(
-    image_ids: pd.Series, ids: dict[str, str], names: dict[Path, str], pictures: list[Path]
-) -> None:
+def _place(file: Path, partial: Path) -> None:
+    """Link a file into the new folder, unless it was extracted there."""
+    if partial not in file.parents:
+        folder = partial / ("masks" if datasets.is_mask_file(file) else "images")
+        folder.mkdir(exist_ok=True)
+        (folder / file.name).symlink_to(file)
+
+
+def _describe_matches(matched: dict[str, list[Path]], pictures: list[Path]) -> None:
     """Print how many names differed, and what is left over on both sides."""
-    if ids:
-        old, new = next(iter(ids.items()))
-        file = next(file for file, name in names.items() if name == new)
-        print(f"{len(ids)} images were matched although names differ: {old!r} is {file.name}")
-    there = {matching.id_of(file) for file in pictures}
-    missing = [name for name in image_ids if name not in there and name not in ids]
-    listed = set(image_ids)
-    stray = [f.name for f in pictures if f not in names and matching.id_of(f) not in listed]
+    other = {
+        name: file
+        for name, files in matched.items()
+        for file in files
+        if not datasets.is_mask_file(file) and datasets.image_id(file) != name
+    }
+    if other:
+        name, file = next(iter(other.items()))
+        print(f"{len(other)} images were matched although names differ: {name!r} is {file.name}")
+    used = {file for files in matched.values() for file in files}
+    stray = [file.name for file in pictures if file not in used]
+    missing = [n for n, files in matched.items() if all(map(datasets.is_mask_file, files))]
     if missing and stray:
         print(
             f"{len(missing)} images have no file, such as {missing[0]!r}; {len(stray)} files have "
@@ -429,26 +457,34 @@ def _refuse_formats(files: list[Path], convert: bool) -> None:
         )
 
 
-def _convert(folder: Path) -> None:
-    """Replace the images of a folder that are not 8-bit RGB in JPEG or PNG, and say how many."""
+def _convert(folder: Path) -> dict[str, str]:
+    """Replace the images of a folder that are not 8-bit RGB in JPEG or PNG, and say how many.
 
-    def convert(file: Path) -> str:
-        data = file.read_bytes()
+    Returns
+    -------
+    dict of str to str
+        What each was, by its new path relative to the folder.
+    """
+
+    def convert(file: Path) -> tuple[str, str]:
+        data, new = file.read_bytes(), file.with_suffix(formats.PNG_SUFFIX)
         if datasets.is_image_file(file) and decode.decode(data, reduced=True)[2] != "wrong mode":
-            return ""  # can be used, or has a fault that stays
+            return "", ""  # can be used, or has a fault that stays
         try:
             png, kind = formats.to_rgb(data)
         except ValueError:
-            return ""  # the check names it
+            return "", ""  # the check names it
         file.unlink()
-        file.with_suffix(formats.PNG_SUFFIX).write_bytes(png)
-        return kind
+        new.write_bytes(png)
+        return new.relative_to(folder).as_posix(), kind
 
     pictures = filter(_is_picture, _walk(folder))
     files = [file for file in pictures if not datasets.is_mask_file(file)]
-    kinds = Counter(filter(None, threads.map_files(convert, files)))
-    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    kinds = dict(filter(any, threads.map_files(convert, files)))
+    counts = Counter(kinds.values()).most_common()
+    listed = ", ".join(f"{count} {kind}" for kind, count in counts)
     print(f"converted to 8-bit RGB PNG: {listed or 'nothing'}")
+    return kinds
 
 
 def _refuse_synthetic(files: list[Path], source: Path) -> None:
@@ -528,7 +564,7 @@ def _base(file: Path | str) -> str:
 
 
 def _is_picture(name: str | Path) -> bool:
-    return _is_known(name) or formats.is_picture(name) or _base(name).endswith(".jfif")
+    return _is_known(name) or formats.is_picture(name)
 
 
 def _is_known(name: str | Path) -> bool:
@@ -538,7 +574,12 @@ def _is_known(name: str | Path) -> bool:
 def _is_wanted(name: str | Path, dataset: Dataset) -> bool:
     stem, _, suffix = _base(name).partition(".")
     known = stem in dataset.stems and suffix in ("", "csv", "tab", "zip")
-    return known or _is_picture(name) or _base(name) == datasets.SYNTHETIC_NOTE
+    return (
+        known
+        or _is_picture(name)
+        or source_tables.is_table(name)
+        or _base(name) == datasets.SYNTHETIC_NOTE
+    )
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -561,10 +602,13 @@ def _new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _finish(partial: Path, target: Path, metadata: pd.DataFrame, note: dict) -> pd.DataFrame:
+def _finish(
+    partial: Path, target: Path, metadata: pd.DataFrame, note: dict, faulty: bool = False
+) -> pd.DataFrame:
     """Check the new folder and rename it; return counts of each class."""
     tables.write_table(metadata, partial / datasets.METADATA)
-    counts = _verify(partial, datasets.read_metadata(partial))
+    names = {*CLASS_NAMES, *filter(None, source_tables.read_diagnoses().values())}
+    counts = _verify(partial, datasets.read_metadata(partial, names), faulty)
     note |= {"images": len(metadata), "made": datetime.date.today().isoformat()}
     paths.write_text(partial / NOTE, json.dumps(note, indent=1) + "\n")
     if target.is_symlink():
@@ -573,23 +617,30 @@ def _finish(partial: Path, target: Path, metadata: pd.DataFrame, note: dict) -> 
     return counts
 
 
-def _verify(folder: Path, metadata: pd.DataFrame) -> pd.DataFrame:
+def _verify(folder: Path, metadata: pd.DataFrame, faulty: bool = False) -> pd.DataFrame:
     """Open every image and mask; return counts of each class."""
     images = quality.inspect(folder, metadata)
-    bad = images[images["problem"] != ""]
-    if len(bad):
-        raise ValueError(
-            f"{folder}: {len(bad)} of {len(images)} images cannot be used\n{quality.describe(bad)}"
-            + (f"\n{CONVERT}" if "wrong mode" in set(bad["problem"]) else "")
-        )
-    masks = datasets.find_masks(folder, metadata["image_id"])
-    sizes = images.set_index("image_id")[["height", "width"]].astype(int)
+    is_bad = images["problem"] != ""
+    if is_bad.any():
+        faults = quality.describe(images[is_bad])
+        convert = f"\n{CONVERT}" if "wrong mode" in set(images["problem"]) else ""
+        text = f"{is_bad.sum()} of {len(images)} images cannot be used\n{faults}{convert}"
+        if not faulty or is_bad.all():
+            raise ValueError(f"{folder}: {text}\n{FAULTY}")
+        print(text, file=sys.stderr)
+    sizes = images[~is_bad].set_index("image_id")[["height", "width"]].astype(int)
+    masks = datasets.find_masks(folder, sizes.index)
     threads.map_files(
         lambda name: decode.read_mask(folder / masks[name], tuple(sizes.loc[name])), masks.index
     )
-    metadata = metadata.assign(mask=metadata["image_id"].isin(masks.index))
+    metadata = metadata.assign(
+        mask=metadata["image_id"].isin(masks.index), unusable=is_bad.to_numpy()
+    )
     return metadata.groupby("dx").agg(
-        images=("image_id", "size"), lesions=("lesion_id", "nunique"), masks=("mask", "sum")
+        images=("image_id", "size"),
+        lesions=("lesion_id", "nunique"),
+        masks=("mask", "sum"),
+        unusable=("unusable", "sum"),
     )
 
 

@@ -54,7 +54,10 @@ def isolated() -> Iterator[None]:
         folders = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_PATH")
         values = dict.fromkeys((*folders, "JUPYTER_RUNTIME_DIR"), own)
         # its cache of fonts takes seconds to build, so it stays
-        values["MPLCONFIGDIR"] = str(paths.cache_folder() / "matplotlib")
+        cache = paths.cache_folder()
+        values |= {"SKIN_CACHE": str(cache), "MPLCONFIGDIR": str(cache / "matplotlib")}
+        if cache == paths.ROOT / ".cache":
+            print("your cache folder cannot be written; .cache is used", file=sys.stderr)
         os.environ.clear()
         os.environ.update({name: before[name] for name in passed} | values)
         try:

@@ -3,6 +3,9 @@
 # With uv where it is installed, else with python3 -m venv and pip; hashes are checked either way.
 set -eu
 target=$1
+# packages belong into the new environment, whatever pip is told elsewhere
+export PIP_USER=0
+unset PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_VIRTUALENV PYTHONHOME
 
 for candidate in python3 python3.13 python3.12 python3.11; do
   if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then

@@ -197,7 +197,7 @@ def train_models(
 def _require_weights(items: list[Network | Transfer]) -> None:
     """Check that VGG16's weights are on this machine: a server may have no connection."""
     backbones = [item.backbone for item in items if getattr(item, "weights", None) == "imagenet"]
-    if "VGG16" in backbones and not vgg16_weights.cached_files():
+    if "VGG16" in backbones and not vgg16_weights.cache_file().is_file():
         raise FileNotFoundError(
             f"{paths.cache_folder()}: no weights of VGG16 there; copy vgg16_notop.npz from the "
             "cache folder of a machine that has them, or name its folder in SKIN_CACHE"

@@ -7,6 +7,9 @@ by `image_id` anywhere below it, and optionally lesion masks `<image_id>_segment
 import filecmp
 import json
 import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -21,7 +24,11 @@ from lib.preprocessing import decode, pipeline
 
 METADATA = "HAM10000_metadata.csv"
 MASK_SUFFIX = "_segmentation"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png")
+#: Ends of names that are no part of an id; the ISIC Archive adds the first to reduced images.
+ENDS = re.compile(r"(_downsampled)?(\.(jpe?g|jfif|png|webp|tiff?|bmp))?$")
+#: What `make data` writes beside the metadata about the origin of images.
+SOURCE_NOTE = "source.json"
 
 SYNTHETIC_NOTE = "synthetic.json"
 #: Increases when the same seed draws other images; images of another version are not used.
@@ -30,7 +37,7 @@ SYNTHETIC_VERSION = 2
 TRUTH = "truth"
 
 #: Optional columns of the metadata; empty where absent. Only later editions have `dataset`.
-OPTIONAL = ("dx_type", "age", "sex", "localization", "dataset")
+OPTIONAL = ("dx_type", "age", "sex", "localization", "dataset", "patient_id")
 
 # -------------------------------------------------------------------------------------- schemas
 
@@ -181,25 +188,58 @@ def find_masks(folder: Path, image_ids: Iterable[str]) -> pd.Series:
 
 def unlisted_files(folder: Path, image_ids: Iterable[str]) -> list[str]:
     """Return the images and then the masks, relative to `folder`, without a row of the metadata."""
-    listed, files = set(image_ids), _list_files(folder)
-    candidates = [*filter(is_image_file, files), *filter(is_mask_file, files)]
-    return [path for path in candidates if _image_id(path) not in listed]
+    unlisted, files = [], _list_files(folder)
+    for is_wanted in (is_image_file, is_mask_file):
+        candidates = list(filter(is_wanted, files))
+        listed = {file for files in match(image_ids, candidates).values() for file in files}
+        unlisted += [file for file in candidates if file not in listed]
+    return unlisted
+
+
+def image_id(path: str | Path) -> str:
+    """Return the image_id that the name of an image or a mask holds.
+
+    >>> image_id("masks/ISIC_0024306_Segmentation.PNG")
+    'ISIC_0024306'
+    """
+    stem = Path(path).stem
+    return stem[: -len(MASK_SUFFIX)] if is_mask_file(path) else stem
+
+
+def match(image_ids: Iterable[str], files: Iterable[str | Path]) -> dict[str, list]:
+    """Return the files of each image, out of either images or masks.
+
+    They have exactly its name. If there are none, it is the one file of nearly its name: without
+    case, folder, spaces around it, ending, and `_downsampled`, in Unicode's composed form.
+    """
+    named, near, listed = defaultdict(list), defaultdict(list), dict.fromkeys(image_ids)
+    for file in files:
+        named[image_id(file)].append(file)
+    for name in named:
+        if name not in listed:
+            near[_key(name)] += named[name]
+    keys = {name: _key(name) for name in listed if name not in named}
+    wanted = Counter(keys.values())
+    for name, key in keys.items():
+        named[name] = near[key] if len(near[key]) == wanted[key] == 1 else []
+    return {name: named[name] for name in listed}
+
+
+def _key(name: str) -> str:
+    name = unicodedata.normalize("NFC", name).strip().replace("\\", "/").rpartition("/")[2]
+    return ENDS.sub("", name.casefold())
 
 
 def _find(folder: Path, is_wanted: Callable[[str], bool], image_ids: Iterable[str]) -> pd.Series:
     """Return the file of each image; copies of one file count once, files without a row never."""
-    files, listed = {}, dict.fromkeys(image_ids)
-    for path in filter(is_wanted, _list_files(folder)):
-        name = _image_id(path)
-        first = files.setdefault(name, path)
-        is_other = name in listed and first != path
-        if is_other and not filecmp.cmp(folder / first, folder / path, shallow=False):
-            raise ValueError(f"{folder.name}: two files of image {name} differ: {first}, {path}")
-    return pd.Series({name: files[name] for name in listed if name in files}, dtype=str)
-
-
-def _image_id(path: str) -> str:
-    return Path(path).stem.removesuffix(MASK_SUFFIX).removesuffix(MASK_SUFFIX.title())
+    found = {}
+    for name, files in match(image_ids, filter(is_wanted, _list_files(folder))).items():
+        if files:
+            found[name] = first = files[0]
+        for other in files[1:]:
+            if not filecmp.cmp(folder / first, folder / other, shallow=False):
+                raise ValueError(f"{folder.name}: two files of {name} differ: {first}, {other}")
+    return pd.Series(found, dtype=str)
 
 
 def _list_files(folder: Path) -> list[str]:

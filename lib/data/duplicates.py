@@ -135,15 +135,17 @@ def name_pairs(pairs: pd.DataFrame, metadata: pd.DataFrame) -> pd.DataFrame:
     return PAIRS_SCHEMA.validate(pd.DataFrame(named).astype(str).join(scores))
 
 
-def join(metadata: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
-    """Join lesions that share an image into groups.
+def join(metadata: pd.DataFrame, pairs: pd.DataFrame, group_by: str = "lesion_id") -> pd.Series:
+    """Join lesions that share an image or a patient into groups.
 
     Parameters
     ----------
     metadata : DataFrame
-        `image_id` and `lesion_id`.
+        `image_id`, `lesion_id` and the column `group_by`, in which values may be missing.
     pairs : DataFrame
         `PAIRS_SCHEMA`.
+    group_by : str
+        `split.group_by`.
 
     Returns
     -------
@@ -152,8 +154,13 @@ def join(metadata: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
     """
     names, lesion = np.unique(metadata["lesion_id"].astype(str), return_inverse=True)
     place = pd.Series(np.arange(len(names)), index=names)
-    edges = (place[pairs["lesion_id_1"]].to_numpy(), place[pairs["lesion_id_2"]].to_numpy())
-    graph = coo_array((np.ones(len(pairs)), edges), shape=(len(names), len(names)))
+    known = metadata.dropna(subset=group_by)
+    first = known.groupby(group_by)["lesion_id"].transform("first")
+    edges = (
+        place[[*pairs["lesion_id_1"], *known["lesion_id"]]].to_numpy(),
+        place[[*pairs["lesion_id_2"], *first]].to_numpy(),
+    )
+    graph = coo_array((np.ones(len(edges[0])), edges), shape=(len(names), len(names)))
     _, group = connected_components(graph, directed=False)
     first = pd.Series(names).groupby(group).transform("min").to_numpy()
     return pd.Series(first[lesion], index=metadata["image_id"].to_numpy(), name="group_id")

@@ -1,12 +1,12 @@
 """Check that every image is there and usable, and report those that are not."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lib import paths, tables
 from lib.config import Config
 from lib.data import datasets
 from lib.preprocessing import decode, threads
@@ -21,7 +21,8 @@ PROBLEMS = {
     "blank": "one colour all over, such as a lens cap",
 }
 
-MISSING = (None, None, "missing", "no file")
+#: What happened to an image.
+TREATMENTS = ("read", "converted", "matched", "refused")
 
 
 def inspect(folder: Path, metadata: pd.DataFrame) -> pd.DataFrame:
@@ -37,8 +38,10 @@ def inspect(folder: Path, metadata: pd.DataFrame) -> pd.DataFrame:
     """
     files = datasets.find_images(folder, metadata["image_id"])
     files = files.reindex(metadata["image_id"], fill_value="")
-
-    results = threads.map_files(lambda p: inspect_image(folder / p) if p else MISSING, files)
+    spare = datasets.unlisted_files(folder, metadata["image_id"]) if (files == "").any() else []
+    names = f"; files without a row: {', '.join(spare[:3])}" if spare else ""
+    missing = (None, None, "missing", "no file" + names)
+    results = threads.map_files(lambda p: inspect_image(folder / p) if p else missing, files)
     sizes_and_problems = pd.DataFrame(results, columns=["width", "height", "problem", "found"])
     table = metadata[["image_id", "dx"]].reset_index(drop=True).assign(path=files.to_numpy())
     return table.join(sizes_and_problems.astype({"width": float, "height": float}))
@@ -52,7 +55,7 @@ def inspect_image(file: Path) -> tuple[int | None, int | None, str, str]:
     try:
         data = file.read_bytes()
     except FileNotFoundError:  # a link to nowhere
-        return *MISSING[:3], "a link to a file that is not there"
+        return None, None, "missing", "a link to a file that is not there"
     except OSError as error:
         return None, None, "unreadable", decode.one_line(error)
     pixels, size, problem, detail = decode.decode(data, reduced=True)
@@ -62,39 +65,56 @@ def inspect_image(file: Path) -> tuple[int | None, int | None, str, str]:
     return *(size or (None, None)), problem, detail
 
 
-def report(inspected: pd.DataFrame, unlisted: Iterable[str], config: Config) -> dict:
-    """Count the images with problems, by problem and class: the contents of `data_quality.json`.
+def treatments(inspected: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Return what happened to each image.
+
+    Returns
+    -------
+    DataFrame
+        `image_id`, `path`, `treatment` (one of `TREATMENTS`) and `why`: what `make data` converted
+        it from, that its name is not exactly that of the file, or why it cannot be used.
+    """
+    note, path = folder / datasets.SOURCE_NOTE, inspected["path"]
+    origin = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    kinds = origin.get("converted", {})
+    is_matched = (path != "") & (path.map(datasets.image_id) != inspected["image_id"])
+    reasons = {
+        "converted": path.map(lambda file: f"from {kinds[file]}" if file in kinds else ""),
+        "matched": np.where(is_matched, "a file of nearly this name", ""),
+        "refused": (inspected["problem"] + ": " + inspected["found"]).str.removeprefix(": "),
+    }
+    table = inspected[["image_id", "path"]].assign(treatment="read", why="")
+    for treatment, reason in reasons.items():
+        table.loc[reason != "", "treatment"] = treatment
+        table["why"] = (table["why"] + "; " + reason).str.strip("; ")
+    return table
+
+
+def report(
+    inspected: pd.DataFrame, treated: pd.DataFrame, unlisted: Iterable[str], config: Config
+) -> dict:
+    """Count images by what happened to them: the contents of `data_quality.json`.
 
     Parameters
     ----------
+    treated : DataFrame
+        From `treatments`.
     unlisted : iterable of str
         Image files without a row, from `datasets.unlisted_files`.
     """
     unlisted, bad = list(unlisted), inspected[inspected["problem"] != ""]
-    by_class = bad.groupby(["problem", "dx"]).size()
-    columns = ["image_id", "dx", "path", "problem", "found"]
     return {
         "folder": config.data.folder,
         "images_listed": len(inspected),
-        "images_usable": len(inspected) - len(bad),
-        "dropped_share": len(bad) / len(inspected),
-        "dropped_share_allowed": config.data.max_dropped,
-        "dropped": {
-            problem: {dx: int(n) for dx, n in by_class[problem].items()}
-            for problem in PROBLEMS
-            if problem in by_class
+        **treated["treatment"].value_counts().reindex(TREATMENTS, fill_value=0).to_dict(),
+        "max_dropped": config.data.max_dropped,
+        "problems": {
+            name: rows.value_counts().to_dict() for name, rows in bad.groupby("problem")["dx"]
         },
+        "images": treated[treated["treatment"] != "read"].head(50).to_dict("records"),
         "files_without_a_row": len(unlisted),
-        "examples": {
-            "dropped": bad[columns].head(50).to_dict("records"),
-            "files_without_a_row": unlisted[:50],
-        },
+        "examples_without_a_row": unlisted[:50],
     }
-
-
-def write_report(contents: dict, config: Config) -> Path:
-    """Write the run's `data_quality.json`."""
-    return tables.write_json(contents, paths.run_folder(config.name) / "data_quality.json")
 
 
 def usable(metadata: pd.DataFrame, inspected: pd.DataFrame, config: Config) -> pd.DataFrame:

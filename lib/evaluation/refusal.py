@@ -82,16 +82,14 @@ def evaluate(table: pd.DataFrame) -> dict:
     names = sorted(set(chosen.values()))
     # each score refuses its part, so that together they accept ACCEPTED or more
     thresholds = validation[names].quantile(1 - (1 - ACCEPTED) / len(names)).to_dict()
+    is_refused = pd.Series(refused(scores, thresholds))
     kind_of = table["kind"].where(~held_out, table["split"])
     return {
         "chosen": chosen,
         "chosen_on": chosen_on,
         "reported_on": reported,
         "thresholds": thresholds,
-        "refused": pd.Series(refused(scores, thresholds))
-        .groupby(kind_of.to_numpy())
-        .mean()
-        .to_dict(),
+        "refused": is_refused.groupby(kind_of.to_numpy()).mean().to_dict(),
         "auroc": auroc.to_dict(),
     }
 

@@ -103,16 +103,13 @@ def _score(table: pd.DataFrame, classes: list[str], weights: np.ndarray, confide
     if lesions["all"] >= FEWEST:
         column = priors.PREDICTED[priors.PRIMARY_RULE]
         draws = rule_draws(table, column, classes, weights)
-    for name, (key, of) in _SCORES.items():
-        known = key in draws and lesions[of] >= FEWEST
+    for name, lesions_of in _SCORES.items():
+        key = name if lesions_of == "all" else f"{name}_{TARGET}"
+        known = key in draws and lesions[lesions_of] >= FEWEST
         result[name] = bootstrap.interval(draws[key], confidence) if known else None
     return result
 
 
-#: For each score of a group its name in `rule_draws`, and the lesions that it rests on.
-_SCORES = {
-    "accuracy": ("accuracy", "all"),
-    "balanced_accuracy": ("balanced_accuracy", "all"),
-    "sensitivity": (f"sensitivity_{TARGET}", "target"),
-    "specificity": (f"specificity_{TARGET}", "others"),
-}
+#: The lesions that each score of a group rests on.
+_SCORES = {"accuracy": "all", "balanced_accuracy": "all"}
+_SCORES |= {"sensitivity": "target", "specificity": "others"}

@@ -15,6 +15,7 @@ Texture: local binary patterns (Ojala, Pietikäinen and Mäenpää, IEEE Trans. 
 from collections.abc import Callable, Sequence
 
 import cv2
+import joblib
 import numpy as np
 import pandas as pd
 from skimage.feature import graycomatrix, graycoprops, local_binary_pattern
@@ -23,13 +24,13 @@ from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier, StackingClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import ParameterGrid, cross_val_score
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from lib.data import splits
-from lib.preprocessing import threads
+from lib.preprocessing import decode, threads
 
 #: Colour channels of HSV and CIELAB, and their histograms: lower end, bin width, number of bins.
 #: Values beyond the ends count in the outer bins. Hue is in degrees from -180 to 180 and cut finely
@@ -154,11 +155,7 @@ def features(image: np.ndarray, mask: np.ndarray | None = None) -> dict[str, flo
     ValueError
         An image or a mask has the wrong type or size.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(
-            f"found an image of {image.dtype}, shape {image.shape}; expected uint8 of shape "
-            "(height, width, 3)"
-        )
+    decode.check_rgb(image)
     if mask is not None and (mask.shape != image.shape[:2] or mask.dtype != bool):
         raise ValueError(
             f"found a lesion mask of {mask.dtype}, shape {mask.shape}; expected bool of the "
@@ -329,13 +326,8 @@ def fit_predict(
     Raises
     ------
     ValueError
-        A class has no training image or is unknown, or `fit` raises.
+        `fit` raises.
     """
-    if set(labels_train) != set(classes):
-        raise ValueError(
-            f"found training images of classes {', '.join(sorted(set(labels_train)))}; expected "
-            f"{', '.join(sorted(classes))}"
-        )
     varying = features_train.columns[features_train.nunique() > 1]
     model = fit(name, features_train[varying], labels_train, groups_train, seed)
     order = [list(model.classes_).index(label) for label in classes]
@@ -370,18 +362,13 @@ def fit(
         raise ValueError(f"{name}: no such classifier; expected one of {', '.join(available)}")
     labels = np.asarray(labels)
     folds = splits.inner_folds(labels, groups, seed)
-    is_forest = "forest" in available[name].named_steps
+    is_forest = "forest" in available[name].named_steps  # which uses all cores itself
     fewer_trees = {"forest__n_estimators": SEARCH_TREES} if is_forest else {}
-
-    def score(parameters: dict) -> float:
-        candidate = clone(available[name]).set_params(**parameters, **fewer_trees)
-        return cross_val_score(
-            candidate, features, labels, scoring="balanced_accuracy", cv=folds
-        ).mean()
-
-    grid = list(ParameterGrid(GRIDS[name]))
-    # a forest uses all cores itself
-    scores = list(map(score, grid)) if is_forest else threads.map_files(score, grid)
-    best = available[name].set_params(**grid[int(np.argmax(scores))])
+    candidate = clone(available[name]).set_params(**fewer_trees)
+    options = {"scoring": "balanced_accuracy", "cv": folds, "refit": False}
+    search = GridSearchCV(candidate, GRIDS[name], n_jobs=1 if is_forest else -1, **options)
+    with joblib.parallel_config("threading"):
+        search.fit(features, labels)
+    best = available[name].set_params(**search.best_params_)
     calibrator = LogisticRegression(C=CALIBRATION_C, max_iter=1000)
     return StackingClassifier([(name, best)], calibrator, cv=folds).fit(features, labels)

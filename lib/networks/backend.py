@@ -129,6 +129,3 @@ def _cpu_info(field: str) -> str:
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     values = [line.partition(":")[2].strip() for line in lines if line.startswith(field)]
     return values[0] if values else ""
-
-
-__all__ = ["computes_bfloat16", "gpus", "keras", "machine", "may_use", "processor", "versions"]

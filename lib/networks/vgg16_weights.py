@@ -5,7 +5,6 @@ import os
 import warnings
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from lib import paths
@@ -15,9 +14,6 @@ from lib.networks.backend import keras
 
 #: SHA-256 over each layer in order: kernel (height, width, in, out), bias; float32 little-endian.
 VGG16_DIGEST = "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"
-
-#: The name of Keras's official file.
-KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 #: VGG16's convolutions: how many each block has, and their names.
 CONVOLUTIONS = {"block1": 2, "block2": 2, "block3": 3, "block4": 3, "block5": 3}
@@ -78,26 +74,17 @@ def vgg16_tensors() -> dict[str, np.ndarray]:
     Raises
     ------
     OSError
-        No file in the cache has the tensors of `VGG16_DIGEST`; the message says what to do.
+        The cache does not have the tensors of `VGG16_DIGEST`; the message says what to do.
     """
-    errors = []
-    for file in cached_files():
-        try:
-            return read_file(file)
-        except array_files.DAMAGE as error:
-            errors.append(f"  {file}: {type(error).__name__}: {first_line(error)}")
-    raise OSError(
-        "VGG16's ImageNet weights are not available:\n"
-        + "\n".join(errors or [f"  no weights in {paths.cache_folder()}"])
-        + "\nRun python -m tools.fetch_weights"
-    )
-
-
-def cached_files() -> list[Path]:
-    """Return the files of VGG16's weights that are on this machine."""
-    folders = paths.cache_folder(), _keras_home() / "models"
-    files = [cache_file(), *(folder / KERAS_FILE for folder in folders)]
-    return [file for file in files if file.is_file()]
+    file = cache_file()
+    try:
+        with np.load(file) as members:
+            return check({name: members[name] for name in members.files if "/" in name})
+    except array_files.DAMAGE as error:
+        raise OSError(
+            f"VGG16's ImageNet weights are not available:\n  {file}: {type(error).__name__}: "
+            f"{first_line(error)}\nRun python -m tools.fetch_weights"
+        ) from None
 
 
 def vgg16_digest(tensors: dict[str, np.ndarray]) -> str:
@@ -120,7 +107,7 @@ def _imagenet_weights(backbone: str) -> dict[str, list[np.ndarray]]:
         raise OSError(
             f"{backbone}'s ImageNet weights are not available: {type(error).__name__}: "
             f"{first_line(error)}\nKeras downloads them from storage.googleapis.com into "
-            f"{_keras_home() / 'models'}: copy that folder from a machine that can, or set "
+            f"{keras_models()}: copy that folder from a machine that can, or set "
             "backbone: VGG16, whose weights have other sources, too"
         ) from error
     weights = {name: layer.get_weights() for name, layer in layers.items()}
@@ -140,25 +127,9 @@ def cache_file() -> Path:
     return paths.cache_folder() / "vgg16_notop.npz"
 
 
-def _keras_home() -> Path:
-    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
-
-
-def read_file(file: Path) -> dict[str, np.ndarray]:
-    """Read the tensors from our own file, or from Keras's, and check their digest."""
-    if file.suffix == ".npz":
-        with np.load(file) as members:
-            tensors = {name: members[name] for name in members.files if "/" in name}
-    else:
-        with h5py.File(file) as h5:
-            tensors = {
-                f"{name}/{part}": np.array(h5[name][weight])
-                for name in VGG16_LAYERS
-                for part, weight in zip(
-                    ("kernel", "bias"), h5[name].attrs["weight_names"], strict=True
-                )
-            }
-    return check(tensors)
+def keras_models() -> Path:
+    """Return the folder to which Keras downloads weights."""
+    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models"
 
 
 def check(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
