@@ -129,6 +129,31 @@ def test_only_the_headless_opencv_is_installed():
     assert not re.search(r"^opencv-python==", LOCK, flags=re.MULTILINE)
 
 
+#: Stands in for Python: makes itself the environment, and prints what pip is told by variables.
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+  *"-m venv"*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  *"-m pip"*) env | grep '^PIP_' | sort ;;
+esac
+"""
+
+
+def test_pip_installs_into_the_environment_whatever_the_shell_says(tmp_path):
+    """Once `PIP_USER=1 make env` failed: pip refuses to install into a home from a venv."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "python3").write_text(FAKE_PYTHON, encoding="utf-8")
+    (tools / "python3").chmod(0o755)
+    environment = {"PATH": f"{tools}:/usr/bin:/bin", "PIP_USER": "1", "PIP_TARGET": "/elsewhere"}
+    environment["PIP_INDEX_URL"] = "https://index.example/simple"
+    command = ["sh", "tools/make_env.sh", str(tmp_path / "new environment")]
+    done = subprocess.run(command, cwd=paths.ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = set(done.stdout.splitlines())
+    assert {"PIP_USER=0", "PIP_INDEX_URL=https://index.example/simple"} < lines
+    assert not any("PIP_TARGET" in line for line in lines)
+
+
 @pytest.mark.parametrize("name", ["CONFIG", "TIMEOUT", "SAMPLE", "MODEL"])
 def test_make_takes_no_argument_from_the_shell(name):
     environment = {key: value for key, value in os.environ.items() if not key.startswith("M")}

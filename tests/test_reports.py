@@ -151,6 +151,18 @@ def test_nothing_in_the_home_or_the_shell_reaches_a_notebook(
     assert {"JUPYTER_PATH", "KERAS_MAX_EPOCHS", "MATPLOTLIBRC"} <= set(names.split(", "))
 
 
+def test_a_notebook_runs_where_the_home_cannot_be_written(tmp_path, output, run, monkeypatch):
+    for name in ("SKIN_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "KERAS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)  # for its .cache
+    monkeypatch.setenv("HOME", "/dev/null/nobody")
+    code = "import os, matplotlib.pyplot\nprint(os.environ['SKIN_CACHE'])"
+    source = write_notebook(tmp_path / "03_cnn.ipynb", parameters(), code, count=False)
+    assert execute(source, output) == 0
+    outputs = [o for c in nbformat.read(output, as_version=4).cells for o in c.get("outputs", [])]
+    assert [o.text for o in outputs] == [f"{tmp_path / '.cache'}\n"]
+
+
 @pytest.mark.parametrize("kernel", [None, {"name": "ir", "language": "R", "display_name": "R"}])
 def test_a_notebook_of_another_kernel_runs_with_python(tmp_path, output, run, kernel):
     source = write_notebook(tmp_path / "03_cnn.ipynb", parameters(), "print(CONFIG)", count=False)

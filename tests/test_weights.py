@@ -117,6 +117,21 @@ def test_a_relative_cache_lies_in_the_repository_wherever_one_stands(monkeypatch
     folder.rmdir()
 
 
+def test_a_cache_that_cannot_be_written_is_replaced_by_a_folder_in_the_repository(
+    tmp_path, monkeypatch, no_network, tensors, capsys
+):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    for name in ("SKIN_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/dev/null/nobody")
+    monkeypatch.setattr(fetch_weights, "_from_keras", lambda: tensors)
+    assert paths.cache_folder() == tmp_path / ".cache"
+    assert fetch_weights.fetch() == "keras"
+    assert fetch_weights.fetch() == "cache"
+    assert (tmp_path / ".cache" / "vgg16_notop.npz").is_file()
+    assert "the user's cache folder cannot be written; .cache is used" in capsys.readouterr().err
+
+
 def damage(file, tensors, how):
     """Write a cache that is no archive, is cut short, has an altered byte, or another's values."""
     if how == "other values":

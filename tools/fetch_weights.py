@@ -47,6 +47,8 @@ def fetch() -> str:
     OSError
         No source has them; the message lists the errors, and where to put the file by hand.
     """
+    if paths.cache_folder() == paths.ROOT / ".cache":
+        print("the user's cache folder cannot be written; .cache is used", file=sys.stderr)
     try:
         vgg16_weights.vgg16_tensors()
     except OSError as error:

@@ -472,8 +472,10 @@ def _convert(folder: Path) -> dict[str, str]:
             return "", ""  # can be used, or has a fault that stays
         try:
             png, kind = formats.to_rgb(data)
-        except ValueError:
-            return "", ""  # the check names it
+        except ValueError as error:
+            if formats.is_picture(file):  # of a JPEG or PNG file the check says it
+                print(f"not converted: {file.name}: {error}", file=sys.stderr)
+            return "", ""
         file.unlink()
         new.write_bytes(png)
         return new.relative_to(folder).as_posix(), kind

@@ -56,8 +56,6 @@ def isolated() -> Iterator[None]:
         # its cache of fonts takes seconds to build, so it stays
         cache = paths.cache_folder()
         values |= {"SKIN_CACHE": str(cache), "MPLCONFIGDIR": str(cache / "matplotlib")}
-        if cache == paths.ROOT / ".cache":
-            print("your cache folder cannot be written; .cache is used", file=sys.stderr)
         os.environ.clear()
         os.environ.update({name: before[name] for name in passed} | values)
         try:

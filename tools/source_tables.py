@@ -45,6 +45,8 @@ RENAMED = {
     "isic_id": "image_id",
     "age_approx": "age",
 }
+#: The columns that are taken from ISIC's tables, beside the body site.
+TAKEN = "image_id dx lesion_id patient_id age sex diagnosis_confirm_type".split()
 #: Where the ISIC Archive has the body site, the most detailed first.
 SITES = ("anatom_site_special", "anatom_site_general", "anatom_site_general_challenge")
 #: The levels of the ISIC Archive's diagnoses, the most detailed first.
@@ -236,22 +238,7 @@ def _in_ham10000_s_columns(name: str, table: pd.DataFrame, diagnoses: pd.DataFra
         is_other = keep & ~table["image_type"].isin(["", "dermoscopic"])
         _count(f"{name}: left out, no dermoscopic images", table.loc[is_other, "image_type"])
         keep &= ~is_other
-    table = (
-        table[keep]
-        .reindex(
-            columns=[
-                "image_id",
-                "dx",
-                "lesion_id",
-                "patient_id",
-                "age",
-                "sex",
-                "diagnosis_confirm_type",
-                *SITES,
-            ]
-        )
-        .fillna("")
-    )
+    table = table[keep].reindex(columns=[*TAKEN, *SITES], fill_value="")
     without = table["lesion_id"] == ""
     if without.any():
         print(
@@ -260,9 +247,11 @@ def _in_ham10000_s_columns(name: str, table: pd.DataFrame, diagnoses: pd.DataFra
         table.loc[without, "lesion_id"] = table.loc[without, "image_id"]
     several = table.groupby("lesion_id")["dx"].transform("nunique") > 1
     _count(f"{name}: left out, lesions with two diagnoses", table.loc[several, "lesion_id"])
-    site = table[list(SITES)].replace("", pd.NA).bfill(axis=1).iloc[:, 0].fillna("unknown")
+    site = table[SITES[0]]
+    for column in SITES[1:]:
+        site = site.where(site != "", table[column])
     table = table.assign(
-        localization=site,
+        localization=site.replace("", "unknown"),
         sex=table["sex"].replace("", "unknown"),
         dx_type=table["diagnosis_confirm_type"].map(ISIC_DX_TYPES).fillna(""),
     )
