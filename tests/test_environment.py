@@ -97,6 +97,18 @@ def test_every_imported_package_is_a_direct_dependency():
         assert names & known, f"{module} is imported, but {names} is not in pyproject.toml"
 
 
+def test_every_platform_that_the_readme_names_is_served_by_the_lock():
+    readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    assert "on Linux (x86-64 or arm64), macOS on Apple silicon, or Windows by WSL" in readme
+    assert {name.rpartition("-")[0] for name in PLATFORMS} == {
+        *("linux-x86_64", "linux-aarch64", "darwin-arm64")
+    }
+    for name, platform in PLATFORMS.items():
+        versions = locked(platform)
+        assert {"tensorflow", "tensorflow-cpu"} & set(versions), name
+        assert "keras" in versions and "jupyterlab" in versions, name
+
+
 def test_every_line_of_the_lock_has_hashes():
     for entry in re.split(r"\n(?=[a-zA-Z0-9])", LOCK)[1:]:
         assert "--hash=sha256:" in entry, entry.splitlines()[0]
