@@ -434,10 +434,8 @@ def load_config(path: str | Path) -> Config:
     """
     file = paths.resolve(path)
     if not file.is_file():
-        known = ", ".join(
-            sorted(f"configs/{p.name}" for p in (paths.ROOT / "configs").glob("*.yaml"))
-        )
-        raise FileNotFoundError(f"{path}: no such configuration; there are: {known}")
+        known = sorted(f"configs/{p.name}" for p in (paths.ROOT / "configs").glob("*.yaml"))
+        raise FileNotFoundError(f"{path}: no such configuration; there are: {', '.join(known)}")
     values = read_yaml(file, str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected keys and values, found {type(values).__name__}")

@@ -9,6 +9,7 @@ import seaborn as sns
 from IPython.display import Markdown, display, update_display
 from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.metrics import ConfusionMatrixDisplay
 
 from lib import paths, tables
 from lib.config import Config
@@ -175,22 +176,25 @@ def confusion_matrices(confusions: dict[str, np.ndarray], classes: list[str]) ->
     few = len(classes) <= 4
     columns = 4 if few and len(confusions) > 3 else 3
     figure, axes, key = panels(len(confusions), columns, PAGE_WIDTH / columns + 0.2)
-    options = {"xticklabels": classes, "yticklabels": classes, "cmap": "Blues", "square": True}
-    options |= {"fmt": "", "vmin": 0, "vmax": 1, "cbar": False}
+    options = {"cmap": "Blues", "colorbar": False, "im_kw": {"vmin": 0, "vmax": 1}}
+    size = 9 if few else 7
     for axis, (title, counts) in zip(axes, confusions.items(), strict=True):
         counts = np.asarray(counts)
         proportions = counts / counts.sum(axis=1, keepdims=True)
         texts = np.vectorize("{}\n{:.2f}".format)(counts, proportions) if few else counts
-        options["annot_kws"] = {"fontsize": 9 if few else 7}
-        sns.heatmap(proportions, annot=texts, ax=axis, **options)
+        # seaborn's heatmap would draw the whole figure once more for each panel
+        matrix = ConfusionMatrixDisplay(proportions, display_labels=classes)
+        cells = matrix.plot(ax=axis, **options).text_.flat
+        for cell, text, value in zip(cells, texts.flat, proportions.flat, strict=True):
+            cell.set(text=text, fontsize=size, color="white" if value > 0.5 else "black")
         axis.set(xlabel="predicted", ylabel="actual")
-        axis.tick_params(rotation=0, labelsize=9 if few else 7)
+        axis.tick_params(labelsize=size)
         axis.set_title(title, fontsize=9)
     if key:
         bar = key.inset_axes([0.3, 0.1, 0.1, 0.8])
         bar.set_in_layout(False)
         label = "proportion of the actual class"
-        figure.colorbar(axes[0].collections[0], cax=bar, label=label)
+        figure.colorbar(axes[0].images[0], cax=bar, label=label)
     return figure
 
 

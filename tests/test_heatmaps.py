@@ -169,3 +169,77 @@ def test_a_uniform_map_scores_the_lesion_s_share_of_the_area():
     mask = np.zeros((1, 10, 10), bool)
     mask[0, :3] = True
     assert lesion_overlap.mass_inside(np.ones((1, 10, 10)), mask)[0] == pytest.approx(0.3)
+
+
+# ------------------------------------------------------------- a lesion in a corner, by hand
+
+
+@pytest.fixture
+def corner():
+    """Return masks of a lesion in the upper left quarter of 4 x 4 pixels, and three heatmaps."""
+    mask = np.zeros((3, 4, 4), bool)
+    mask[:, :2, :2] = True
+    maps = np.zeros((3, 4, 4))
+    maps[0, :2, :2] = 1  # exactly the lesion
+    maps[1, 3, 3], maps[1, 0, 0] = 1.0, 0.6  # highest outside it; the third is zero everywhere
+    return maps, mask
+
+
+def test_the_pointing_game_asks_where_the_highest_value_is(corner):
+    maps, masks = corner
+    np.testing.assert_array_equal(lesion_overlap.points_inside(maps, masks), [1, 0, np.nan])
+    one_map = lesion_overlap.points_inside(maps[:1], masks)
+    np.testing.assert_array_equal(one_map, [1, 1, 1])
+
+
+def test_iou_counts_what_is_at_the_threshold_or_above(corner):
+    maps, masks = corner
+    np.testing.assert_allclose(lesion_overlap.iou(maps, masks, 0.5), [1, 1 / 5, np.nan])
+    np.testing.assert_allclose(lesion_overlap.iou(maps, masks, 0.7), [1, 0, np.nan])
+
+
+def test_the_threshold_is_the_one_with_the_best_mean_iou():
+    """A heatmap that falls from 1 to 0.2: the lesion is where it is 0.6 and more."""
+    maps = np.array([[[1.0, 0.6, 0.4, 0.2]]])
+    masks = np.array([[[True, True, False, False]]])
+    assert lesion_overlap.best_threshold(maps, masks) == pytest.approx(0.45)
+    assert lesion_overlap.best_threshold(0 * maps, masks) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("radius", [0.3, 0.6])
+def test_the_gaussian_is_as_wide_as_the_lesions(radius):
+    """At half its height a Gaussian of width s has the radius 1.18 s."""
+    y, x = np.mgrid[-1:1:101j, -1:1:101j]
+    gaussian = lesion_overlap.best_gaussian((np.hypot(x, y) < radius)[None])
+    assert gaussian.shape == (1, 101, 101) and gaussian.max() == 1
+    width = np.sqrt(-1 / (2 * np.log(gaussian[0, 50, 100])))
+    assert width == pytest.approx(radius / 1.18, abs=0.05)
+
+
+def test_scores_are_a_row_for_each_mask(corner):
+    table = lesion_overlap.scores(*corner, threshold=0.5)
+    assert list(table) == lesion_overlap.SCORES
+    assert table.isna().all(axis=1).tolist() == [False, False, True]
+
+
+@pytest.fixture(scope="module")
+def two_places_model():
+    """One map whose upper half counts for class 1, and whose lower half counts against it."""
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    x = keras.layers.Conv2D(1, 1, use_bias=False, name="light")(x)
+    x = keras.layers.Flatten()(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax", name="out")(x))
+    model.get_layer("light").set_weights([np.full((1, 1, 3, 1), 1 / 3)])
+    weights = np.repeat([1.0, -2.0], 32)
+    model.get_layer("out").set_weights([np.stack([0 * weights, weights], 1), np.zeros(2)])
+    return model
+
+
+def test_hires_cam_counts_each_cell_where_grad_cam_counts_the_mean(two_places_model):
+    """The mean gradient is (1 - 2) / 2 < 0, so Grad-CAM is zero; the upper half speaks for it."""
+    images, ones = np.full((1, 8, 8, 3), 255, np.uint8), np.ones(1, int)
+    assert not gradcam.grad_cam(two_places_model, images, "light", ones)[0].any()
+    by_cell, _ = gradcam.grad_cam(two_places_model, images, "light", ones, pooled=False)
+    np.testing.assert_allclose(by_cell[0, :4], 1, atol=1e-6)
+    assert not by_cell[0, 4:].any()

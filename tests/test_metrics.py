@@ -785,10 +785,12 @@ def finished(run, written, cross_validated, tmp_path, monkeypatch):
     (folder / "vgg16" / "class_balance.csv").write_text("class balance,accuracy\nnone,0.50\n")
     reliability = {"run": run.name, "classes": run.classes, "subgroups": [], "hidden": {}}
     tables.write_json(reliability, folder / "reliability.json")
+    tables.write_json({}, folder / "localisation.json")
     for notebook, names in {
         "03_baseline_cnn": ["3.1_curves.png", "3.2_validation_confusion.png"],
         "04_vgg16_transfer": ["4.1_curves.png"],
         "05_evaluation": ["5.1_confusion.png", "5.3_actual_predicted.png"],
+        "06_heatmaps": ["6.2_grad_cam.png", "6.4_probabilities.png"],
         "07_reliability": ["7.1_subgroups.png"],
     }.items():
         show(run, notebook, {name: (picture(name), picture(name)) for name in names})
@@ -799,17 +801,20 @@ def test_publishing_writes_the_run_and_both_pages_of_results(run, written, finis
     published = publish.publish(run)
     assert sorted(file.name for file in published.iterdir()) == [
         "05_evaluation.html",
+        "06_heatmaps.html",
         "07_reliability.html",
         "3.1_curves.png",
         "3.2_validation_confusion.png",
         "4.1_curves.png",
         "5.1_confusion.png",
+        "6.4_probabilities.png",
         "7.1_subgroups.png",
         "README.md",
         "class_balance.csv",
         "cross_validation.csv",
         "history.csv",
         "index.html",
+        "localisation.json",
         "manifest.json",
         "metrics.json",
         "predictions.csv",

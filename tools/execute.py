@@ -1,6 +1,7 @@
 """Execute a notebook from top to bottom, so that a failure never looks like a finished run."""
 
 import ast
+import logging
 import os
 import signal
 import sys
@@ -109,6 +110,7 @@ def _stoppable(timeout: float | None) -> Iterator[None]:
         # From here on the kernel is being shut down, which a second signal must not interrupt.
         for name in signals:
             signal.signal(name, signal.SIG_IGN)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)  # tasks that lose their kernel
         limit = f"over the time limit of {timeout or 0:g} s"
         name = signal.Signals(number).name
         raise _Stopped(f"stopped: {limit if number == signal.SIGALRM else name}")

@@ -22,20 +22,22 @@ from tools.command_line import run_on_config
 REPORTS = paths.ROOT / "reports"
 #: Figures that may be published: curves, diagrams and confusion matrices of these notebooks.
 FIGURES = re.compile(
-    r"(?P<notebook>[3457])\.\d+_(\w+_)?"
-    r"(curves|confusion|roc|precision_recall|operating_points|calibration|subgroups|risk_coverage)"
+    r"(?P<notebook>[3-7])\.\d+_(\w+_)?"
+    r"(curves|confusion|roc|precision_recall|operating_points|calibration|subgroups|risk_coverage"
+    r"|localisation|probabilities)"
     r"\.png"
 )
 NOTEBOOKS = {"3": "03_baseline_cnn", "4": "04_vgg16_transfer", "5": "05_evaluation"}
-NOTEBOOKS |= {"7": "07_reliability"}
+NOTEBOOKS |= {"6": "06_heatmaps", "7": "07_reliability"}
 
 
 def publish(config: Config) -> Path:
     """Publish a finished run in reports/<run>/published and update the pages of results.
 
-    The folder holds `metrics.json`, `split.csv` (ids only), `predictions.csv`, `history.csv`,
-    `class_balance.csv`, `cross_validation.csv` where the run has one, `manifest.json`, and the
-    figures that show no image. It is replaced completely or not at all.
+    The folder holds `metrics.json`, `localisation.json`, `reliability.json`, `split.csv` (ids
+    only), `predictions.csv`, `history.csv`, `class_balance.csv`, `cross_validation.csv` where the
+    run has one, `manifest.json`, and the figures that show no image. It is replaced completely or
+    not at all.
 
     Raises
     ------
@@ -54,8 +56,8 @@ def publish(config: Config) -> Path:
         if cross_validation is not None:
             tables.write_table(cross_validation, partial / "cross_validation.csv")
         tables.write_table(_histories(config), partial / "history.csv")
-        reliability = paths.run_folder(config.name) / "reliability.json"
-        shutil.copyfile(reliability, partial / reliability.name)
+        for name in ("localisation.json", "reliability.json"):
+            shutil.copyfile(paths.run_folder(config.name) / name, partial / name)
         balance = paths.run_folder(config.name) / config.transfers[0].name / "class_balance.csv"
         shutil.copyfile(balance, partial / balance.name)
         tables.write_json(_manifest(config, results), partial / "manifest.json")

@@ -1,4 +1,4 @@
-"""The pages of a published run, without any photograph: notebooks 05 and 07, an index, a README."""
+"""The pages of a published run, without any photograph: notebooks 05 to 07, an index, a README."""
 
 from pathlib import Path
 

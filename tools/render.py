@@ -18,7 +18,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 BANNER = "Synthetic images: a demonstration of the method, not medical evidence."
 FOOTER = "Research software, not a medical device."
 #: The notebooks whose reports are published, in reports/<run>/published.
-PUBLISHED = ("05_evaluation", "07_reliability")
+PUBLISHED = ("05_evaluation", "06_heatmaps", "07_reliability")
 #: How notebooks begin that have a target of their own, so that a run may lack them.
 SEPARATE = ("08_", "09_")
 #: An element that makes the browser load something, unless it carries the data itself.

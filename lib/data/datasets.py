@@ -232,14 +232,14 @@ def _key(name: str) -> str:
 
 def _find(folder: Path, is_wanted: Callable[[str], bool], image_ids: Iterable[str]) -> pd.Series:
     """Return the file of each image; copies of one file count once, files without a row never."""
-    found = {}
+    chosen = {}
     for name, files in match(image_ids, filter(is_wanted, _list_files(folder))).items():
         if files:
-            found[name] = first = files[0]
+            chosen[name] = first = files[0]
         for other in files[1:]:
             if not filecmp.cmp(folder / first, folder / other, shallow=False):
                 raise ValueError(f"{folder.name}: two files of {name} differ: {first}, {other}")
-    return pd.Series(found, dtype=str)
+    return pd.Series(chosen, dtype=str)
 
 
 def _list_files(folder: Path) -> list[str]:

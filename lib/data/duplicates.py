@@ -156,10 +156,8 @@ def join(metadata: pd.DataFrame, pairs: pd.DataFrame, group_by: str = "lesion_id
     place = pd.Series(np.arange(len(names)), index=names)
     known = metadata.dropna(subset=group_by)
     first = known.groupby(group_by)["lesion_id"].transform("first")
-    edges = (
-        place[[*pairs["lesion_id_1"], *known["lesion_id"]]].to_numpy(),
-        place[[*pairs["lesion_id_2"], *first]].to_numpy(),
-    )
+    ends = [*pairs["lesion_id_1"], *known["lesion_id"]], [*pairs["lesion_id_2"], *first]
+    edges = tuple(place[part].to_numpy() for part in ends)
     graph = coo_array((np.ones(len(edges[0])), edges), shape=(len(names), len(names)))
     _, group = connected_components(graph, directed=False)
     first = pd.Series(names).groupby(group).transform("min").to_numpy()

@@ -24,9 +24,8 @@ def questions(classes: list[str], malignant: list[str]) -> dict[str, list[str]]:
     {'melanoma': ['mel'], 'malignant': ['bcc', 'mel']}
     """
     answers = {"melanoma": [name for name in classes if name == "mel"]}
-    answers["malignant"] = [name for name in classes if name in malignant]
-    if answers["malignant"] == answers["melanoma"]:
-        del answers["malignant"]
+    if (answer := [name for name in classes if name in malignant]) != answers["melanoma"]:
+        answers["malignant"] = answer
     return {name: part for name, part in answers.items() if 0 < len(part) < len(classes)}
 
 

@@ -59,9 +59,7 @@ def operating_points(
     for (above, below), (question, roc) in zip(axes.T, rocs.items(), strict=True):
         _line(above, roc, MODEL, label="test images")
         marks = pd.DataFrame(points[question])
-        x, y = (
-            marks[name].map(lambda score: score["value"]) for name in ("specificity", "sensitivity")
-        )
+        x, y = (marks[n].map(lambda s: s["value"]) for n in ("specificity", "sensitivity"))
         above.plot(1 - x, y, "o", color="black", ms=5, label="thresholds from validation")
         if question == "melanoma":
             x, y = DERMATOLOGISTS["specificity"], DERMATOLOGISTS["sensitivity"]

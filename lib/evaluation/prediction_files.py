@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
-from sklearn.metrics import confusion_matrix
 
 from lib import paths, tables
 from lib.config import Config
@@ -47,18 +46,6 @@ def prediction_table(
         table[column] = np.array(classes)[positions]
     columns = {f"prob_{name}": probabilities[:, i] for i, name in enumerate(classes)}
     return table.assign(**columns)
-
-
-def confusion_matrices(
-    predictions: pd.DataFrame, titles: dict[str, str], classes: list[str]
-) -> dict[str, np.ndarray]:
-    """Return the confusion matrix of each model under equal priors, rows the actual class."""
-    return {
-        titles[name]: confusion_matrix(
-            rows["label"], rows["predicted_equal_priors"], labels=classes
-        )
-        for name, rows in predictions.groupby("model", sort=False)
-    }
 
 
 def predictions_schema(classes: list[str]) -> pa.DataFrameSchema:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import softmax
 
 if TYPE_CHECKING:  # training on a server does without pandas
     import pandas as pd
@@ -122,8 +123,7 @@ def average_views(probabilities: np.ndarray) -> np.ndarray:
     array([[0.25, 0.75]])
     """
     logs = np.log(np.maximum(np.asarray(probabilities, np.float64), SMALLEST)).mean(axis=0)
-    averages = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return averages / averages.sum(axis=1, keepdims=True)
+    return softmax(logs, axis=1)
 
 
 def decide(probabilities: np.ndarray, prior: np.ndarray) -> dict[str, np.ndarray]:

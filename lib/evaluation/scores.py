@@ -23,13 +23,11 @@ class Score:
         class; or, for a score of the probabilities, what `curve_scores` returns.
     of_probabilities : bool
         The decision rule does not matter.
-    higher_is_better : bool
     """
 
     label: str
     function: Callable[..., np.ndarray]
     of_probabilities: bool = False
-    higher_is_better: bool = True
 
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:
@@ -141,11 +139,7 @@ def rule_draws(
         `class_scores`.
     """
     confusion = bootstrap.confusions(table, column, classes, weights)
-    values = {
-        name: score.function(confusion)
-        for name, score in SCORES.items()
-        if not score.of_probabilities
-    }
+    values = {n: s.function(confusion) for n, s in SCORES.items() if not s.of_probabilities}
     return values | _by_class(class_scores(confusion), classes)
 
 
@@ -163,9 +157,7 @@ def probability_draws(
     probabilities = table[[f"prob_{name}" for name in classes]].to_numpy()
     actual = table["label"].to_numpy()[:, None] == np.array(classes)
     of_classes = curve_scores(probabilities, actual, weights)
-    values = {
-        name: score.function(of_classes) for name, score in SCORES.items() if score.of_probabilities
-    }
+    values = {n: s.function(of_classes) for n, s in SCORES.items() if s.of_probabilities}
     return values | _by_class(of_classes, classes)
 
 

@@ -13,6 +13,7 @@ def grad_cam(
     layer: str,
     classes: np.ndarray | None = None,
     batch_size: int = 16,
+    pooled: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute Grad-CAM heatmaps (Selvaraju et al., ICCV 2017).
 
@@ -27,6 +28,9 @@ def grad_cam(
         layer. Paths to the output that bypass this layer are held fixed.
     classes : ndarray of int, shape (n,), optional
         The class to explain in each image; by default the most probable one.
+    pooled : bool
+        False: HiResCAM (Draelos and Carin, arXiv:2011.08891): the gradient of each cell counts,
+        not its mean over the map.
 
     Returns
     -------
@@ -57,13 +61,13 @@ def grad_cam(
         batch = images[start : start + batch_size]
         selected = None if classes is None else classes[start : start + batch_size]
         crossing = to_maps(batch, training=False)
-        maps, selected = _weighted_maps(crossing, to_features, output, selected)
+        maps, selected = _weighted_maps(crossing, to_features, output, selected, pooled)
         heatmaps += [_scale(heatmap, batch.shape[1:3]) for heatmap in maps]
         explained.append(selected)
     return np.array(heatmaps, np.float32), np.concatenate(explained)
 
 
-def _weighted_maps(crossing, to_features, output, classes):
+def _weighted_maps(crossing, to_features, output, classes, pooled):
     import tensorflow as tf
 
     maps, bypass = (crossing[0], crossing[1:]) if isinstance(crossing, list) else (crossing, [])
@@ -75,7 +79,7 @@ def _weighted_maps(crossing, to_features, output, classes):
         classes = np.argmax(logits, axis=1) if classes is None else classes
         score = tf.gather(logits, classes, axis=1, batch_dims=1)
     gradient = tf.cast(tape.gradient(score, maps), "float32")
-    weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
+    weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True) if pooled else gradient
     weighted = tf.cast(maps, "float32") * weights
     return tf.nn.relu(tf.reduce_sum(weighted, axis=-1)).numpy(), classes
 

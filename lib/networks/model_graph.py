@@ -127,9 +127,7 @@ def in_float32(model: keras.Model) -> keras.Model:
 
 def number_formats(model: keras.Model) -> list[str]:
     """Return the names of the dtype policies of a model's layers, each once."""
-    return sorted(
-        {layer.dtype_policy.name for layer in model.layers if hasattr(layer, "dtype_policy")}
-    )
+    return sorted({x.dtype_policy.name for x in model.layers if hasattr(x, "dtype_policy")})
 
 
 def snapshot(model: keras.Model) -> Callable[[], None]:
