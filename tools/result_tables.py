@@ -167,26 +167,23 @@ def external_sentence(external: dict) -> str:
 
 
 def _variance_section(run: dict) -> list[str]:
-    """Return the primary score's interval over lesions beside its spread over trainings."""
-    rows = {}
+    """Return the primary score's spread over trainings beside its interval over lesions."""
+    texts = []
     for row in run.get("variance", []):
         if model := run["models"].get(row["model"]):
-            scores, spread = model["rules"][priors.PRIMARY_RULE], row[PRIMARY_SCORE]
-            rows[model["title"]] = {
-                "interval over lesions": bootstrap.format_interval(scores[PRIMARY_SCORE]),
-                "trainings": f"{row['trainings']} {row['varied']}s",
-                "spread": variance.format_spread(spread),
-                "extremes": f"{spread['low']:.3f} to {spread['high']:.3f}",
-            }
-    if not rows:
+            score = model["rules"][priors.PRIMARY_RULE][PRIMARY_SCORE]
+            texts.append(
+                f"*{model['title']}* {variance.format_spread(row[PRIMARY_SCORE])} over "
+                f"{row['trainings']} {row['varied']}s, {bootstrap.format_interval(score)}"
+            )
+    if not texts:
         return []
     note = (
-        f"How much of a {SCORES[PRIMARY_SCORE].label} is chance? The interval says how it would "
-        "change with other test lesions, the spread how it changes with the seed of the training, "
-        "on the same images. SVMs and linear classifiers have no random start; their spread is "
-        "over folds, which also differ in their images (mean ± standard deviation)."
+        f"How the {SCORES[PRIMARY_SCORE].label} varies with the seed of a training or, where "
+        "nothing is random, from fold to fold (mean ± standard deviation), beside its interval "
+        "over the test lesions: "
     )
-    return [note, "", *_table(pd.DataFrame(rows).T, "Model"), ""]
+    return [f"{note}{'; '.join(texts)}.", ""]
 
 
 def result_tables(runs: list[dict]) -> str:
