@@ -289,7 +289,7 @@ def test_any_error_of_a_builder_is_a_fault(run, monkeypatch):
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> "$CALLS"
 case "$*" in
-  *tools.stages*) exec {python} "$@" ;;
+  *tools.stages*) exec "{python}" "$@" ;;
   *tools.check*) [ -z "$CHECK_FAILS" ] ;;
   *--output*) while [ "$1" != --output ]; do shift; done; mkdir -p "$(dirname "$2")"; : > "$2" ;;
 esac

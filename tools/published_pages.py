@@ -12,7 +12,7 @@ from tools.notebook_files import read_notebook, write_notebook
 #: A cell with this tag shows a diagram and no photograph; pictures of other cells are left out.
 TAG = "no-photographs"
 OMITTED = "*Not published: this figure shows photographs. `make reproduce` draws it.*"
-LARGEST = 3  # megabytes, all pages of a run together
+LARGEST = 3.5  # megabytes, all pages of a run together
 
 
 def write_pages(config: Config, results: dict, folder: Path) -> None:
