@@ -1,8 +1,11 @@
 """An opened run: rows of each split, order of the held-out images, predictions written and read."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from lib import paths
 from lib import run as run_module
 from lib.data import datasets
 from lib.evaluation import priors
@@ -97,3 +100,10 @@ def test_predictions_read_include_the_majority_class_baseline(opened):
 def test_predictions_that_are_missing_name_the_notebook_that_writes_them(opened):
     with pytest.raises(FileNotFoundError, match="03_baseline_cnn"):
         opened.read_predictions()
+
+
+def test_a_tilde_is_the_home_and_other_paths_are_relative_to_the_repository(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert paths.resolve("~/my images") == Path("/home/me/my images")
+    assert paths.resolve("/data/images") == Path("/data/images")
+    assert paths.resolve("data/~images") == paths.ROOT / "data" / "~images"
