@@ -232,14 +232,14 @@ def command(make, tmp_path, *arguments):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.replace("\\\n", " ").splitlines()
     (line,) = [" ".join(line.split()) for line in lines if "tools.predict" in line]
-    return line.removeprefix(sys.executable)
+    return line.removeprefix(f'"{sys.executable}"')
 
 
 def test_make_predict_takes_the_full_experiment_whatever_its_default_run_is(make, tmp_path):
     start = ' -m tools.predict --config "ham10000"'
-    assert command(make, tmp_path, "IMAGE=my lesion.jpg") == f'{start} -- "my lesion.jpg"'
+    assert command(make, tmp_path, "IMAGE=my lesion.jpg") == f'{start} -- "$ARG_IMAGE"'
     given = ("CONFIG=demo", "MODEL=baseline_cnn", "IMAGE=a")
-    expected = ' -m tools.predict --config "demo" --model "baseline_cnn" -- "a"'
+    expected = ' -m tools.predict --config "demo" --model="$ARG_MODEL" -- "$ARG_IMAGE"'
     assert command(make, tmp_path, *given) == expected
     assert command(make, tmp_path) == start
 
