@@ -92,8 +92,8 @@ def test_the_readme_shows_both_for_a_run_that_was_measured(run, measured):
     file = paths.ROOT / "reports" / "demo" / "published" / "metrics.json"
     results = json.loads(file.read_text(encoding="utf-8")) | {"variance": []}
     results["models"]["forest"] = results["models"]["majority"] | {"title": "A forest"}
-    assert "How much of a balanced accuracy" not in result_tables.headline_section([results])
+    assert "How the balanced accuracy varies" not in result_tables.headline_section([results])
     measured = results | {"variance": variance.summarise(run, INDEX)}
     text = result_tables.headline_section([measured])
-    row = "| A forest | 0.333 (0.333 to 0.333) | 3 seeds | 0.830 ± 0.036 | 0.800 to 0.870 |"
-    assert row in text.splitlines()
+    assert "How the balanced accuracy varies" in text
+    assert "*A forest* 0.830 ± 0.036 over 3 seeds, 0.333 (0.333 to 0.333)" in text
