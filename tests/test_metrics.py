@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import cv2
 import nbformat
 import numpy as np
 import pandas as pd
@@ -743,8 +744,9 @@ def test_probabilities_that_do_not_add_up_are_refused(run, written):
 
 
 def picture(name):
-    """Return a PNG's bytes, or what stands for them."""
-    return f"picture of {name}".encode()
+    """Return a small PNG file, another for each name."""
+    pixels = np.frombuffer(name.ljust(48, ".")[:48].encode(), np.uint8).reshape(4, 4, 3)
+    return cv2.imencode(".png", pixels)[1].tobytes()
 
 
 def show(run, notebook, figures):

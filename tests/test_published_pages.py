@@ -1,10 +1,13 @@
 """The pages of a published run show diagrams, and no photograph ever."""
 
 import base64
+import io
 
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4
+from PIL import Image
 
 from lib import paths
 from tools import published_pages, render
@@ -12,8 +15,16 @@ from tools import published_pages, render
 PUBLISHED = sorted((paths.ROOT / "reports").glob("*/published/index.html"))
 
 
+def picture():
+    """Return a picture in a PNG file that is larger than it needs to be."""
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(1).integers(0, 9, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
 def cell(kind, *tags):
-    data = {kind: base64.b64encode(b"a picture").decode(), "text/plain": "Figure"}
+    data = {kind: base64.b64encode(picture()).decode(), "text/plain": "Figure"}
     metadata = {kind: {"alt": "a lesion"}}
     output = v4.new_output("display_data", data, metadata=metadata)
     return v4.new_code_cell("1", outputs=[output], metadata={"tags": list(tags)})
@@ -35,6 +46,13 @@ def test_only_diagrams_of_tagged_cells_stay(kind, tags, stays):
     assert (kind in output["data"]) == stays
     assert (output["data"].get("text/markdown") == published_pages.OMITTED) != stays
     assert ("a lesion" in str(output["metadata"])) == stays
+
+
+def test_a_published_picture_has_fewer_bytes_and_the_same_pixels():
+    small = published_pages.smaller(picture())
+    assert len(small) < len(picture())
+    before, after = (np.array(Image.open(io.BytesIO(png))) for png in (picture(), small))
+    np.testing.assert_array_equal(before, after)
 
 
 def test_text_stays_and_attachments_go():

@@ -138,6 +138,8 @@ def _provenance(metrics: dict) -> list[tuple[str, str]]:
 def _configuration(metrics: dict) -> str | None:
     """Return the run's configuration as YAML."""
     values = (metrics.get("manifest") or {}).get("configuration")
+    if not values:
+        return None
     text = io.StringIO()
     YAML().dump(values, text)
-    return text.getvalue() if values else None
+    return text.getvalue()

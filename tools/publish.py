@@ -62,7 +62,7 @@ def publish(config: Config) -> Path:
         shutil.copyfile(balance, partial / balance.name)
         tables.write_json(_manifest(config, results), partial / "manifest.json")
         for file in _figures(config):
-            shutil.copyfile(file, partial / file.name)
+            (partial / file.name).write_bytes(published_pages.smaller(file.read_bytes()))
         tables.write_json(results, partial / "metrics.json")
         published_pages.write_pages(config, results, partial)
     for part in result_tables.build_pages(REPORTS, results):

@@ -1,8 +1,11 @@
 """The pages of a published run, without any photograph: notebooks 05 to 07, an index, a README."""
 
+import base64
+import io
 from pathlib import Path
 
 from nbformat import NotebookNode
+from PIL import Image
 
 from lib import paths
 from lib.config import Config
@@ -12,7 +15,7 @@ from tools.notebook_files import read_notebook, write_notebook
 #: A cell with this tag shows a diagram and no photograph; pictures of other cells are left out.
 TAG = "no-photographs"
 OMITTED = "*Not published: this figure shows photographs. `make reproduce` draws it.*"
-LARGEST = 3.5  # megabytes, all pages of a run together
+LARGEST = 3  # megabytes, all pages of a run together
 
 
 def write_pages(config: Config, results: dict, folder: Path) -> None:
@@ -44,6 +47,13 @@ def write_pages(config: Config, results: dict, folder: Path) -> None:
         raise ValueError(f"the pages take {size:,} bytes together; expected at most {LARGEST} MB")
 
 
+def smaller(png: bytes) -> bytes:
+    """Return the same picture in fewer bytes: what is published stays in the repository."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def without_photographs(notebook: NotebookNode) -> NotebookNode:
     """Replace the pictures of every cell that is not tagged as free of photographs by a note.
 
@@ -54,7 +64,10 @@ def without_photographs(notebook: NotebookNode) -> NotebookNode:
             data = output.get("data", {})
             kinds = [kind for kind in data if kind.startswith("image/")]
             is_diagram = kinds == ["image/png"] and TAG in cell.metadata.get("tags", [])
-            if kinds and not is_diagram:
+            if is_diagram:
+                png = smaller(base64.b64decode(data["image/png"]))
+                data["image/png"] = base64.b64encode(png).decode()
+            elif kinds:
                 output["data"] = {"text/markdown": OMITTED, "text/plain": OMITTED}
                 output["metadata"] = {}
         if "attachments" in cell:
