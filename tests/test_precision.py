@@ -65,6 +65,12 @@ def test_the_machine_is_described():
     assert isinstance(backend.computes_bfloat16(), bool)
 
 
+def test_numbers_of_threads_that_were_set_are_recorded(monkeypatch):
+    assert "OMP_NUM_THREADS" not in backend.machine() or "OMP_NUM_THREADS" in os.environ
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert "OMP_NUM_THREADS=3" in backend.machine()
+
+
 # ----------------------------------------------------------------------------------------- build
 
 

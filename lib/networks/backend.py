@@ -74,8 +74,9 @@ def may_use(made_with: dict, now: dict, is_finished: bool) -> bool:
 
 
 def machine() -> str:
-    """Return the system, the processor, its cores and the GPUs, for a reader."""
+    """Return system, processor, cores, numbers of threads that were set, and GPUs, for a reader."""
     parts = [f"{platform.system()} {platform.machine()}", processor(), f"{os.cpu_count()} cores"]
+    parts += [f"{name}={n}" for name, n in os.environ.items() if name.endswith("_THREADS")]
     return ", ".join([*parts, *gpus()])
 
 
@@ -127,5 +128,4 @@ def _cpu_info(field: str) -> str:
     """Return a field of Linux's /proc/cpuinfo, or nothing."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    values = [line.partition(":")[2].strip() for line in lines if line.startswith(field)]
-    return values[0] if values else ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
