@@ -271,8 +271,10 @@ TRANSFER_ROWS = {
     "frozen": ", frozen",
     "fine_tuned": ", fine-tuned",
 }
-#: Names that are not free: of the baseline, of folders in runs/<run>, and of keys in manifests.
-RESERVED = "majority stratified keys notebooks configuration run folds seeds split_sha256".split()
+#: What every model must beat: predictions that look at no image, and their titles.
+TRIVIAL = {"majority": "Majority-class baseline", "stratified": "Stratified guessing"}
+#: Names that are not free: of folders in runs/<run>, and of keys in manifests.
+RESERVED = "keys notebooks configuration run folds seeds split_sha256".split()
 #: The kinds of models that `models` may list.
 KINDS = {"handcrafted": Handcrafted, "network": Network, "transfer": Transfer}
 ModelSettings = Annotated[Handcrafted | Network | Transfer, Field(discriminator="kind")]
@@ -386,14 +388,10 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _lists_what_the_notebooks_compare(self):
-        names = [*RESERVED, *(item.name for item in self.models)]
+        names = [*RESERVED, *TRIVIAL, *(item.name for item in self.models)]
         names += [f"{item.name}_{row}" for item in self.transfers for row in TRANSFER_ROWS]
         names += [f"{item.name}_relu" for item in self.networks]
-        titles = [
-            "Majority-class baseline",
-            "Stratified guessing",
-            *(item.title for item in self.models if item.title),
-        ]
+        titles = [*TRIVIAL.values(), *(item.title for item in self.models if item.title)]
         for item in self.transfers:
             titles += [(item.title or item.backbone) + end for end in TRANSFER_ROWS.values()]
         for key, values in (("name", names), ("title", titles)):

@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 
-from lib.config import TRANSFER_ROWS, Config, Handcrafted, Network, Transfer
+from lib.config import TRANSFER_ROWS, TRIVIAL, Config, Handcrafted, Network, Transfer
 from lib.stages import STAGES
-
-#: What every model must beat: predictions that look at no image.
-TRIVIAL = {"majority": "Majority-class baseline", "stratified": "Stratified guessing"}
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def load_features_model(
         model = vgg16_features(image_size, input_size=input_size)
     finally:
         keras.config.set_dtype_policy(previous)
-    vgg16_weights.load_vgg16_weights(model)
+    vgg16_weights.load_backbone_weights(model, "VGG16")
     name = f"vgg16 {model_graph.weights_digest(model)} {input_size or image_size} {number_format}"
     return lambda pictures: inference.forward(model, pictures), name
 
@@ -142,7 +142,10 @@ def vgg16_features(
     x = keras.ops.cast(x, keras.config.dtype_policy().compute_dtype)
     backbone = vgg16.backbone_layers("VGG16", input_tensor=vgg16.expected_input("VGG16", x))
     maps = {f"block{block}_pool": backbone[f"block{block}_pool"].output for block in blocks}
-    averages = vgg16.averages(maps)
+    averages = [
+        keras.layers.GlobalAveragePooling2D(name=f"{name}_average", **common_layers.EXACT)(tensor)
+        for name, tensor in maps.items()
+    ]
     if len(averages) > 1:
         averages = [keras.layers.Concatenate(name="features", **common_layers.EXACT)(averages)]
     return keras.Model(inputs, averages[0], name="vgg16_features")

@@ -106,9 +106,11 @@ def write_run(run, data_folder):
 
 def exact_network(run, name):
     """Build a network of a configuration in float32, with the weights of its backbone."""
-    from lib.networks import building
+    from tools import published_networks
 
-    return building.build_exact(run.model(name), run.preprocessing.image_size, len(run.classes))
+    return published_networks.build_exact(
+        run.model(name), run.preprocessing.image_size, len(run.classes)
+    )
 
 
 def with_model(run, name, **changes):

@@ -1,11 +1,18 @@
-"""Heatmaps: Grad-CAM points at what decides, and its score is worked by hand."""
+"""Heatmaps point at what decides, and their values and scores are worked by hand."""
 
+import json
+import os
+import subprocess
+import sys
+
+import cv2
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
-from lib import config
-from lib.heatmaps import gradcam, lesion_overlap
-from lib.networks import model_graph, vgg16
+from lib import config, paths
+from lib.heatmaps import attribution, gradcam, lesion_overlap
+from lib.networks import baseline_cnn, model_graph, vgg16
 from lib.networks.backend import keras
 
 
@@ -47,7 +54,7 @@ def test_the_predicted_class_is_explained_unless_another_is_asked_for(bright_spo
 
 def test_another_backend_than_tensorflow_is_one_clear_error(bright_spot_model, spot, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(ValueError, match="needs the backend TensorFlow; found jax"):
+    with pytest.raises(ValueError, match="need the backend TensorFlow; found jax"):
         gradcam.grad_cam(bright_spot_model, spot, "spot")
 
 
@@ -243,3 +250,179 @@ def test_hires_cam_counts_each_cell_where_grad_cam_counts_the_mean(two_places_mo
     by_cell, _ = gradcam.grad_cam(two_places_model, images, "light", ones, pooled=False)
     np.testing.assert_allclose(by_cell[0, :4], 1, atol=1e-6)
     assert not by_cell[0, 4:].any()
+
+
+# ------------------------------------------------------------- classes, batches, number formats
+
+
+def test_a_class_that_the_model_does_not_have_is_refused(bright_spot_model, spot):
+    for explain in (
+        lambda classes: gradcam.grad_cam(bright_spot_model, spot, "spot", classes),
+        lambda classes: attribution.integrated_gradients(bright_spot_model, spot, classes),
+        lambda classes: attribution.occlusion(bright_spot_model, spot, classes),
+    ):
+        for outside in (2, -1):
+            with pytest.raises(ValueError, match="expected numbers from 0 to 1"):
+                explain(np.array([outside]))
+
+
+def test_a_model_without_convolutions_has_no_grad_cam_but_other_heatmaps(spot):
+    inputs = keras.Input((16, 16, 3), dtype="uint8")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, "softmax", name="out")(x))
+    with pytest.raises(ValueError, match="layer 'flatten.*' outputs shape"):
+        gradcam.grad_cam(model, spot, model.layers[2].name)
+    assert attribution.integrated_gradients(model, spot, np.array([1]))[0].shape == (1, 16, 16)
+    assert attribution.occlusion(model, spot, np.array([1])).shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_a_batch_of_any_size_gives_the_same_heatmaps(two_places_model, batch_size):
+    images = np.random.default_rng(3).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    options = {"classes": np.array([0, 1, 1]), "pooled": False}
+    expected, _ = gradcam.grad_cam(two_places_model, images, "light", **options)
+    maps, _ = gradcam.grad_cam(two_places_model, images, "light", batch_size=batch_size, **options)
+    np.testing.assert_allclose(maps, expected, atol=1e-6)
+
+
+def test_a_keras_that_is_set_to_channels_first_makes_no_difference(tmp_path):
+    """In the user's keras.json; Keras itself then refuses images as Pillow reads them."""
+    settings = {"image_data_format": "channels_first", "floatx": "float64", "backend": "tensorflow"}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    code = (
+        "import numpy as np\n"
+        "from lib.heatmaps import attribution, gradcam\n"
+        "from lib.networks import baseline_cnn\n"
+        "options = {'filters': [4] * 8, 'dense_units': [8, 8]}\n"
+        "model = baseline_cnn.baseline_cnn(256, 3, None, 0, **options)\n"
+        "image = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)\n"
+        "maps, _ = gradcam.grad_cam(model, image, 'conv5', np.array([1]), pooled=False)\n"
+        "print(maps.shape, maps.any(), model.get_layer('conv5').output.shape[1:])\n"
+    )
+    environment = os.environ | {"KERAS_HOME": str(tmp_path)}
+    options = {"capture_output": True, "text": True, "env": environment, "cwd": paths.ROOT}
+    result = subprocess.run([sys.executable, "-c", code], **options)
+    assert result.stdout == "(1, 256, 256) True (16, 16, 4)\n", result.stderr
+
+
+def test_grad_cam_agrees_with_an_independent_implementation():
+    """Xplique's, which enlarges maps with another interpolation; it is not in the environment."""
+    attributions = pytest.importorskip("xplique.attributions")
+    keras.utils.set_random_seed(1)
+    options = {"filters": [4, 4, 8, 8, 8, 8, 8, 8], "dense_units": [8, 8]}
+    model = baseline_cnn.baseline_cnn(256, 3, None, 0, **options)
+    images = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), dtype=np.uint8)
+    ours, classes = gradcam.grad_cam(model, images, "conv5", np.arange(3))
+    theirs = attributions.GradCAM(gradcam.before_softmax(model), conv_layer="conv5")
+    theirs = theirs.explain(images.astype(np.float32), np.eye(3, dtype=np.float32)[classes])
+    theirs = np.reshape(theirs, ours.shape)
+    assert ours.any(axis=(1, 2)).tolist() == theirs.any(axis=(1, 2)).tolist()
+    for one, other in zip(ours, theirs, strict=True):
+        assert not one.any() or np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.99
+
+
+# ----------------------------------------------------------------------- integrated gradients
+
+
+@pytest.fixture
+def colours():
+    return np.random.default_rng(5).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+
+
+def test_integrated_gradients_of_a_linear_model_are_its_weights_times_the_change(
+    two_places_model, colours, monkeypatch
+):
+    """Class 1 is 1/3 of each channel, times 1 in the upper half and -2 in the lower."""
+    monkeypatch.setattr(attribution, "BLUR", 1e-9)
+    maps, gaps = attribution.integrated_gradients(two_places_model, colours, np.array([1, 1]))
+    light = colours.astype(float) / 255
+    change = (light - light.mean(axis=(1, 2), keepdims=True)).mean(axis=-1)
+    expected = np.maximum(change * np.repeat([1.0, -2.0], 4)[:, None], 0)
+    np.testing.assert_allclose(maps, expected / expected.max(axis=(1, 2), keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(gaps, 0, atol=1e-4)
+
+
+def test_the_values_of_a_path_add_up_to_the_change_of_the_score():
+    """For x^3, whose gradient is 3 x^2: from 1 to 3 that is 26, all of it from the first value."""
+    inputs = keras.Input((2,))
+    cubes = keras.Model(inputs, inputs**3)
+    start, end = np.array([[1.0, 5.0]], np.float32), np.array([[3.0, 5.0]], np.float32)
+    values, change = attribution.path_integral(cubes, start, end, np.array([0]))
+    np.testing.assert_allclose(values, [[26, 0]], rtol=1e-5)
+    np.testing.assert_allclose(change, [26], rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------- occlusion
+
+
+def spot_at(top, left, size=56):
+    """Return an image of noise with a bright spot as large as the squares that cover it."""
+    image = np.random.default_rng(1).integers(0, 60, (size, size, 3), dtype=np.uint8)
+    image[top : top + size // 7, left : left + size // 7] = 255
+    return image[None]
+
+
+@pytest.fixture(scope="module")
+def large_spot_model(bright_spot_model):
+    inputs = keras.Input((56, 56, 3), dtype="uint8")
+    x = inputs
+    for layer in bright_spot_model.layers[1:]:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def test_occlusion_is_highest_where_the_spot_is_covered(large_spot_model):
+    image, ones = spot_at(16, 32), np.ones(1, int)
+    for dense in (True, False):
+        (heatmap,) = attribution.occlusion(large_spot_model, image, ones, dense)
+        assert np.unravel_index(heatmap.argmax(), heatmap.shape) in [
+            (y, x) for y in (19, 20) for x in (35, 36)
+        ]
+
+
+def test_occlusion_is_the_change_of_the_log_odds_worked_by_hand(large_spot_model):
+    """The score of class 1 is 9 x the mean light of three channels; that of class 0 is minus it."""
+    image = spot_at(0, 0)
+    (heatmap,) = attribution.occlusion(large_spot_model, image, np.ones(1, int), dense=True)
+    covered = image[0].astype(float)
+    covered[:8, :8] = image[0].mean(axis=(0, 1)).round()
+    fall = 18 * (image[0] - covered).sum() / 255 / 56**2
+    assert heatmap[0, 0] == heatmap.max() == pytest.approx(fall, rel=1e-3)
+
+
+def test_occlusion_of_a_very_sure_prediction_is_not_zero(large_spot_model):
+    """At a probability of 1 in float32 the softmax hides every change."""
+    sure = keras.models.clone_model(large_spot_model)
+    sure.set_weights([np.ones((1, 1, 3, 1)), np.array([[-700.0, 700.0]]), np.zeros(2)])
+    image = spot_at(16, 32)
+    assert sure(image)[0, 1] == 1
+    assert attribution.occlusion(sure, image, np.ones(1, int)).max() > 1
+
+
+def test_two_passes_order_pixels_as_the_dense_one_with_a_fifth_of_the_squares(monkeypatch):
+    """A small CNN with random weights; most of its squares count for something."""
+    keras.utils.set_random_seed(2)
+    inputs = keras.Input((112, 112, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    for filters in (8, 16, 16):
+        x = keras.layers.Conv2D(filters, 3, 2, activation="relu", kernel_initializer="he_uniform")(
+            x
+        )
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(x))
+    small = np.random.default_rng(4).integers(0, 256, (2, 3, 3, 3), dtype=np.uint8)
+    images = np.stack([cv2.resize(image, (112, 112)) for image in small])
+    counts, forward = [], attribution.inference.forward
+
+    def counted(scores, covered, **options):
+        counts.append(len(covered))
+        return forward(scores, covered, **options)
+
+    monkeypatch.setattr(attribution.inference, "forward", counted)
+    classes = np.array([0, 2])
+    dense = attribution.occlusion(model, images, classes, dense=True)
+    squares = sum(counts)
+    fast = attribution.occlusion(model, images, classes)
+    assert squares / (sum(counts) - squares) > 5
+    for one, other in zip(dense, fast, strict=True):
+        assert spearmanr(one.ravel(), other.ravel()).statistic > 0.9

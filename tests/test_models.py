@@ -27,7 +27,7 @@ def transfer_model():
     settings = run.model("vgg16").model_copy(update={"input_size": 32})
     keras.utils.set_random_seed(4)
     model = vgg16.vgg16_transfer(256, 3, settings, run.augmentation, seed=1)
-    vgg16_weights.load_vgg16_weights(model)
+    vgg16_weights.load_backbone_weights(model, "VGG16")
     spread_answers(model)
     return model
 

@@ -316,7 +316,7 @@ def test_a_kill_after_any_chunk_costs_that_chunk_at_most(plain, draw, monkeypatc
     index, folder = draw(6)
     expected = unbroken(index, folder, plain, monkeypatch, tmp_path)
     break_off(index, folder, with_settings(plain, median_kernel=3))
-    write, left = image_array._write_note, notes
+    write, left = paths.write_text, notes
 
     def write_until_killed(*arguments):
         nonlocal left
@@ -326,7 +326,7 @@ def test_a_kill_after_any_chunk_costs_that_chunk_at_most(plain, draw, monkeypatc
         write(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(image_array, "_write_note", write_until_killed)
+        patch.setattr(paths, "write_text", write_until_killed)
         if notes < 3:
             with pytest.raises(Killed):
                 image_array.write_images(index, folder, plain)

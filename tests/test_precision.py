@@ -71,6 +71,12 @@ def test_numbers_of_threads_that_were_set_are_recorded(monkeypatch):
     assert "OMP_NUM_THREADS=3" in backend.machine()
 
 
+def test_the_cache_folder_is_recorded_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("SKIN_CACHE", str(tmp_path / "weights"))
+    assert "cache folder weights" in backend.machine().split(", ")
+    assert str(tmp_path) not in backend.machine(), "no path of a machine is published"
+
+
 # ----------------------------------------------------------------------------------------- build
 
 

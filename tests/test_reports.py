@@ -18,7 +18,7 @@ from nbformat import v4
 
 from lib import paths
 from lib.evaluation.scores import SCORES
-from tools import index_page, refresh, render, reports
+from tools import index_page, isolation, refresh, render, reports
 
 REPOSITORY = paths.ROOT
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
@@ -144,7 +144,10 @@ def test_nothing_in_the_home_or_the_shell_reaches_a_notebook(
     executed = nbformat.read(output, as_version=4)
     (text,) = (o.text for cell in executed.cells for o in cell.get("outputs", []))
     assert text.splitlines() == ["True False", "upper False", "[]", "2 1"]
-    assert executed.metadata.papermill.environment["OMP_NUM_THREADS"] == "2"
+    environment = executed.metadata.papermill.environment
+    assert environment == {"OMP_NUM_THREADS": "2", "cache_folder": "cache"} | {
+        name: os.environ[name] for name in isolation.ACTING if name in os.environ
+    }
     (line,) = capsys.readouterr().err.splitlines()
     introduction, _, names = line.partition(": ")
     assert introduction == "ignored in notebooks"
@@ -156,11 +159,11 @@ def test_a_notebook_runs_where_the_home_cannot_be_written(tmp_path, output, run,
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(paths, "ROOT", tmp_path)  # for its .cache
     monkeypatch.setenv("HOME", "/dev/null/nobody")
-    code = "import os, matplotlib.pyplot\nprint(os.environ['SKIN_CACHE'])"
+    code = "import os, matplotlib.pyplot\nprint(os.environ['MPLCONFIGDIR'])"
     source = write_notebook(tmp_path / "03_cnn.ipynb", parameters(), code, count=False)
     assert execute(source, output) == 0
     outputs = [o for c in nbformat.read(output, as_version=4).cells for o in c.get("outputs", [])]
-    assert [o.text for o in outputs] == [f"{tmp_path / '.cache'}\n"]
+    assert [o.text for o in outputs] == [f"{tmp_path / '.cache' / 'matplotlib'}\n"]
 
 
 @pytest.mark.parametrize("kernel", [None, {"name": "ir", "language": "R", "display_name": "R"}])

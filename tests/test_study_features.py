@@ -63,7 +63,7 @@ def test_features_of_another_model_are_not_used(file, capsys):
 
 
 def test_features_are_float32_and_the_number_format_is_restored(monkeypatch):
-    monkeypatch.setattr(vgg16_weights, "load_vgg16_weights", lambda model: None)
+    monkeypatch.setattr(vgg16_weights, "load_backbone_weights", lambda *_: None)
     previous = keras.config.dtype_policy().name
     forward, name = features.load_features_model(64, 32, "mixed_bfloat16")
     assert keras.config.dtype_policy().name == previous != "mixed_bfloat16"

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pandera.pandas as pa
 import pytest
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 
@@ -33,6 +34,22 @@ from lib.networks import (
 from lib.networks.backend import keras, machine
 
 CLASSES = ["bcc", "mel", "nv"]
+
+
+def history_schema(classes):
+    """Return the schema of `history.csv`: one row per epoch.
+
+    Validation scores have the prefix `val_`. All scores but the loss are between 0 and 1; those
+    without a class are means over the classes. A class without an image has no recall and no F1.
+    `seconds` is the duration of the epoch, validation included; `kept` is true for the epoch whose
+    weights `training.fit` keeps, one in each stage.
+    """
+    columns = {"epoch": pa.Column(int, pa.Check.ge(1), unique=True), "stage": pa.Column(str)}
+    for name in epoch_scores.names(classes):
+        is_of_class = name.endswith(tuple(f"_{label}" for label in classes))
+        columns[name] = pa.Column(float, nullable=is_of_class)
+    columns |= {"seconds": pa.Column(float), "kept": pa.Column(bool)}
+    return pa.DataFrameSchema(columns, strict=True)
 
 
 def small_model(seed=0, dropout=0.0):
@@ -301,7 +318,7 @@ def test_a_class_missing_in_validation_has_no_recall_and_is_left_out_of_the_mean
 def test_the_history_has_every_score_of_every_epoch(batches, tmp_path, capsys):
     history = fit(small_model(), batches, tmp_path)
     assert history["epoch"].tolist() == [1, 2, 3]
-    assert set(saving.history_schema(CLASSES).columns) == set(history)
+    assert set(history_schema(CLASSES).columns) == set(history)
     assert {"val_recall_mel", "f1_bcc", "val_f1"} <= set(history)
     assert history["val_balanced_accuracy"].iloc[-1] > 1 / 3
     assert len(capsys.readouterr().out.splitlines()) == 3
@@ -894,7 +911,7 @@ def test_what_is_saved_is_read_back(run, batches, tmp_path):
     loaded = saving.read_model(run, "small")
     rows = np.ones((2, 4), np.float32)
     np.testing.assert_allclose(inference.predict(loaded, rows), inference.predict(model, rows))
-    kept = tables.read_table(folder / "history.csv", saving.history_schema(CLASSES))
+    kept = tables.read_table(folder / "history.csv", history_schema(CLASSES))
     pd.testing.assert_frame_equal(kept, history)
     assert manifest["epochs"] == 3
     assert manifest["parameters"] == 4 * 8 + 8 + 8 * 3 + 3
@@ -949,7 +966,7 @@ def test_a_history_without_a_column_is_refused(batches, tmp_path):
     file = tmp_path / "history.csv"
     fit(small_model(), batches, tmp_path).drop(columns="val_f1").to_csv(file, index=False)
     with pytest.raises(ValueError, match=r"(?s)history\.csv: .*no column val_f1"):
-        tables.read_table(file, saving.history_schema(CLASSES))
+        tables.read_table(file, history_schema(CLASSES))
 
 
 def test_a_missing_model_says_what_to_do(run):

@@ -55,7 +55,7 @@ def isolated() -> Iterator[None]:
         values = dict.fromkeys((*folders, "JUPYTER_RUNTIME_DIR"), own)
         # its cache of fonts takes seconds to build, so it stays
         cache = paths.cache_folder()
-        values |= {"SKIN_CACHE": str(cache), "MPLCONFIGDIR": str(cache / "matplotlib")}
+        values["MPLCONFIGDIR"] = str(cache / "matplotlib")
         os.environ.clear()
         os.environ.update({name: before[name] for name in passed} | values)
         try:
@@ -66,5 +66,6 @@ def isolated() -> Iterator[None]:
 
 
 def acting() -> dict[str, str]:
-    """Return the variables that act on purpose and are set."""
-    return {name: os.environ[name] for name in ACTING if name in os.environ}
+    """Return the variables that act on purpose and are set, and the name of the cache folder."""
+    values = {name: os.environ[name] for name in ACTING if name in os.environ}
+    return values | {"cache_folder": paths.relative(paths.cache_folder())}

@@ -10,7 +10,7 @@ import numpy as np
 from lib import paths, tables
 from lib.config import Config
 from lib.models import models_of
-from lib.networks import array_files, building, inference, vgg16_weights
+from lib.networks import array_files, inference, vgg16_weights
 from lib.networks.backend import keras, versions
 from tools import finished_run, published_networks, whole_files
 from tools.command_line import run_on_config
@@ -66,7 +66,7 @@ def _write_model(
 ) -> published_networks.Model:
     """Write the weights that training changed, and describe the file."""
     size = note.preprocessing.image_size
-    built = building.build_exact(note.settings, size, len(note.classes))
+    built = published_networks.build_exact(note.settings, size, len(note.classes))
     before = published_networks.backbone_values(built, note.settings)
     changed = {
         name: _smallest(values)

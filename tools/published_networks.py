@@ -6,6 +6,7 @@ training changed, and is returned only if all its weights have the SHA-256 that 
 training.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -13,9 +14,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lib import paths
-from lib.config import ModelSettings, Network, Preprocessing, Transfer
+from lib.config import ModelSettings, Network, Preprocessing, Training, Transfer
 from lib.evaluation.calibration import Calibration
-from lib.networks import array_files, building, model_graph, probes, vgg16_weights
+from lib.networks import array_files, building, devices, model_graph, probes, vgg16_weights
 from lib.networks.backend import keras
 
 MODELS = paths.ROOT / "models"
@@ -148,7 +149,7 @@ def load(run: str | Path, model: str) -> tuple[keras.Model, Note]:
     parts = [trained_values.pop(name, None) for name in SPACE]
     space = None if entry.refusal is None else probes.Space(*(part.astype(float) for part in parts))
     size = manifest.preprocessing.image_size
-    network = building.build_exact(entry.settings, size, len(classes))
+    network = build_exact(entry.settings, size, len(classes))
     _set_values(network, trained_values, backbone_values(network, entry.settings), file)
     digest = model_graph.weights_digest(network)
     if digest != entry.weights_sha256:
@@ -188,6 +189,11 @@ def read_manifest(file: Path) -> Manifest:
             for fault in error.errors()
         )
         raise ValueError(f"{paths.relative(file)}: not a manifest of networks: {faults}") from None
+
+
+def build_exact(settings: Network | Transfer, image_size: int, n_classes: int) -> keras.Model:
+    """Build a network in float32 and without augmentation, to predict with."""
+    return devices.build(partial(building.build, settings, image_size, n_classes), Training())
 
 
 def backbone_values(network: keras.Model, settings: Network | Transfer) -> dict[str, np.ndarray]:

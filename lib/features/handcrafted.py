@@ -57,10 +57,7 @@ GLCM_PROPERTIES = ("contrast", "correlation", "energy", "homogeneity")
 
 #: Hyperparameters to choose from.
 GRIDS = {
-    "svm": {
-        "svc__C": [1.0, 3.0, 10.0, 30.0],
-        "svc__gamma": [0.0003, 0.001, 0.003, 0.01],
-    },
+    "svm": {"svc__C": [1.0, 3.0, 10.0, 30.0], "svc__gamma": [0.0003, 0.001, 0.003, 0.01]},
     "random_forest": {"forest__min_samples_leaf": [1, 3, 10]},
 }
 #: Trees of the random forest, and of the smaller ones that compare hyperparameters.

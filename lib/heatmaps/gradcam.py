@@ -42,48 +42,60 @@ def grad_cam(
     Raises
     ------
     ValueError
-        The model has no such layer, the layer outputs no feature maps, the model does not end in
-        a dense softmax layer, or Keras does not run on TensorFlow.
+        The model has no such layer, the layer outputs no feature maps, or `before_softmax` raises.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(f"Grad-CAM needs the backend TensorFlow; found {keras.backend.backend()}")
-    output, shape = model.layers[-1], model.get_layer(layer).output.shape
+    import tensorflow as tf
+
+    scores, shape = before_softmax(model, classes), model.get_layer(layer).output.shape
     if len(shape) != 4:
         raise ValueError(f"layer {layer!r} outputs shape {shape}; expected feature maps")
+    to_maps, from_maps = model_graph.split_after(scores, layer)
+    heatmaps, explained = [], []
+    for start in range(0, len(images), batch_size):
+        rows = slice(start, start + batch_size)
+        crossing = to_maps(images[rows], training=False)
+        maps, *bypass = crossing if isinstance(crossing, list) else [crossing]
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            values = from_maps([maps, *bypass] if bypass else maps, training=False)
+            targets = np.argmax(values, axis=1) if classes is None else classes[rows]
+            score = tf.gather(values, targets, axis=1, batch_dims=1)
+        weights = tf.cast(tape.gradient(score, maps), "float32")
+        weights = tf.reduce_mean(weights, axis=(1, 2), keepdims=True) if pooled else weights
+        support = tf.reduce_sum(tf.cast(maps, "float32") * weights, axis=-1)
+        heatmaps += [scale(heatmap, images.shape[1:3]) for heatmap in support.numpy()]
+        explained += list(targets)
+    return np.array(heatmaps, np.float32), np.array(explained)
+
+
+def before_softmax(model: keras.Model, classes: np.ndarray | None = None) -> keras.Model:
+    """Return the model up to the class scores before the softmax, which hides small changes.
+
+    The gradient of the softmax vanishes for confident predictions.
+
+    Raises
+    ------
+    ValueError
+        The model does not end in a dense softmax layer, one of the `classes` is not among its
+        outputs, or Keras does not run on TensorFlow.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(f"heatmaps need the backend TensorFlow; found {keras.backend.backend()}")
+    output = model.layers[-1]
     if not isinstance(output, keras.layers.Dense) or output.activation.__name__ != "softmax":
         raise ValueError(
             f"{model.name} ends in layer {output.name!r}; expected a dense softmax layer"
         )
-    to_maps, from_maps = model_graph.split_after(model, layer)
-    to_features, _ = model_graph.split_before(from_maps, output.name)
-    heatmaps, explained = [], []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        selected = None if classes is None else classes[start : start + batch_size]
-        crossing = to_maps(batch, training=False)
-        maps, selected = _weighted_maps(crossing, to_features, output, selected, pooled)
-        heatmaps += [_scale(heatmap, batch.shape[1:3]) for heatmap in maps]
-        explained.append(selected)
-    return np.array(heatmaps, np.float32), np.concatenate(explained)
+    if classes is not None and not np.isin(classes, range(output.units)).all():
+        raise ValueError(f"classes = {classes}: expected numbers from 0 to {output.units - 1}")
+    scores = keras.layers.Dense(output.units, name="scores", dtype="float32")
+    features, _ = model_graph.split_before(model, output.name)
+    graph = keras.Model(model.input, scores(features.output), name=model.name)
+    scores.set_weights(output.get_weights())
+    return graph
 
 
-def _weighted_maps(crossing, to_features, output, classes, pooled):
-    import tensorflow as tf
-
-    maps, bypass = (crossing[0], crossing[1:]) if isinstance(crossing, list) else (crossing, [])
-    with tf.GradientTape() as tape:
-        tape.watch(maps)
-        features = to_features([maps, *bypass] if bypass else maps, training=False)
-        # class scores before the softmax, whose gradient vanishes for confident predictions
-        logits = tf.matmul(tf.cast(features, "float32"), output.kernel) + output.bias
-        classes = np.argmax(logits, axis=1) if classes is None else classes
-        score = tf.gather(logits, classes, axis=1, batch_dims=1)
-    gradient = tf.cast(tape.gradient(score, maps), "float32")
-    weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True) if pooled else gradient
-    weighted = tf.cast(maps, "float32") * weights
-    return tf.nn.relu(tf.reduce_sum(weighted, axis=-1)).numpy(), classes
-
-
-def _scale(heatmap: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    enlarged = cv2.resize(heatmap, shape[::-1], interpolation=cv2.INTER_LINEAR)
+def scale(heatmap: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return what supports the class, enlarged to an image's shape, from 0 to 1."""
+    enlarged = cv2.resize(np.maximum(heatmap, 0), shape[::-1], interpolation=cv2.INTER_LINEAR)
     return enlarged / max(float(enlarged.max()), 1e-12)

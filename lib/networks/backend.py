@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lib import paths
+
 #: What TensorFlow 2.21 writes to standard error at every start, whatever TF_CPP_MIN_LOG_LEVEL is.
 START_MESSAGES = (
     "WARNING: All log messages before absl::InitializeLog()",
@@ -74,8 +76,9 @@ def may_use(made_with: dict, now: dict, is_finished: bool) -> bool:
 
 
 def machine() -> str:
-    """Return system, processor, cores, numbers of threads that were set, and GPUs, for a reader."""
+    """Return system, processor, cores, threads that were set, cache folder, GPUs, for a reader."""
     parts = [f"{platform.system()} {platform.machine()}", processor(), f"{os.cpu_count()} cores"]
+    parts += [f"cache folder {paths.relative(paths.cache_folder())}"]
     parts += [f"{name}={n}" for name, n in os.environ.items() if name.endswith("_THREADS")]
     return ", ".join([*parts, *gpus()])
 

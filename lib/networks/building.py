@@ -5,7 +5,7 @@ from functools import partial
 
 from pydantic import ConfigDict, ValidationError, validate_call
 
-from lib.config import Augmentation, Config, Network, Training, Transfer
+from lib.config import Augmentation, Config, Network, Transfer
 from lib.networks import alexnet, baseline_cnn, devices, model_graph, vgg16, vgg16_weights
 from lib.networks.backend import keras
 
@@ -57,7 +57,7 @@ def build(
     if isinstance(settings, Transfer):
         model = vgg16.vgg16_transfer(image_size, n_classes, settings, augmentation, seed)
         if settings.weights == "imagenet":
-            vgg16_weights.load_backbone_weights(model, settings)
+            vgg16_weights.load_backbone_weights(model, settings.backbone)
         return model
     if settings.builder not in BUILDERS:
         owner = f"{where}: lib/networks/building.py"
@@ -77,8 +77,3 @@ def build_for_training(config: Config, settings: Network | Transfer, **options) 
     options |= {"augmentation": augmentation, "seed": config.seed}
     builder = partial(build, settings, size, n_classes, **options)
     return devices.build(builder, config.training, config.seed)
-
-
-def build_exact(settings: Network | Transfer, image_size: int, n_classes: int) -> keras.Model:
-    """Build a network in float32 and without augmentation, to predict with."""
-    return devices.build(partial(build, settings, image_size, n_classes), Training())

@@ -78,17 +78,7 @@ class RandomAffine(layers.Layer):
         The ratio of width to height is multiplied by a number from 1 / (1 + aspect) to 1 + aspect.
     """
 
-    def __init__(
-        self,
-        turns: float,
-        zoom: float,
-        flip: str,
-        seed: int,
-        shear: float = 0.0,
-        shift: float = 0.0,
-        aspect: float = 0.0,
-        **kwargs,
-    ):
+    def __init__(self, turns, zoom, flip, seed, shear=0.0, shift=0.0, aspect=0.0, **kwargs):
         super().__init__(**kwargs)
         self.turns, self.zoom, self.flip, self.seed = turns, zoom, flip, seed
         self.shear, self.shift, self.aspect = shear, shift, aspect

@@ -80,7 +80,7 @@ def on_devices(devices: str) -> Iterator[None]:
         with _mirrored_strategy().scope():
             yield
     elif backend == "jax":
-        with _data_parallel():
+        with keras.distribution.DataParallel().scope():
             yield
     else:
         raise ValueError(
@@ -104,7 +104,7 @@ def devices_of(model: keras.Model) -> Iterator[int]:
                 yield strategy.num_replicas_in_sync
             return
     elif backend == "jax" and len(value.sharding.device_set) > 1:
-        with _data_parallel():
+        with keras.distribution.DataParallel().scope():
             yield len(value.sharding.device_set)
         return
     yield 1
@@ -116,13 +116,3 @@ def _mirrored_strategy():
 
     logical_devices = tensorflow.config.list_logical_devices("GPU" if gpus() else "CPU")
     return tensorflow.distribute.MirroredStrategy([device.name for device in logical_devices])
-
-
-@contextlib.contextmanager
-def _data_parallel() -> Iterator[None]:
-    before = keras.distribution.distribution()
-    keras.distribution.set_distribution(keras.distribution.DataParallel())
-    try:
-        yield
-    finally:
-        keras.distribution.set_distribution(before)

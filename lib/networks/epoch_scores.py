@@ -25,15 +25,15 @@ class Scores(keras.metrics.Metric):
     under equal priors, whatever prior the outputs are posteriors under. A class that is never
     predicted has precision 0; a class without an image has no recall and no F1, and is left out of
     the means. The state is the confusion matrix of the epoch.
+
+    Parameters
+    ----------
+    classes : sequence of str
+    prior : sequence of float, optional
+        By default equal priors.
     """
 
-    def __init__(
-        self,
-        classes: Sequence[str],
-        prior: Sequence[float] | None = None,
-        name: str = "scores",
-        dtype: str = "float32",
-    ):
+    def __init__(self, classes, prior=None, name="scores", dtype="float32"):
         super().__init__(name=name, dtype=dtype)
         n = len(classes)
         self.classes = list(classes)

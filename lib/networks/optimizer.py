@@ -1,7 +1,5 @@
 """The optimiser of every training: Adam, with what recipes for fine-tuning add to it."""
 
-from collections.abc import Sequence
-
 from lib.networks.backend import keras
 
 
@@ -28,15 +26,7 @@ class AdamW(keras.optimizers.Adam):
         Gradients whose norm over all variables is larger are scaled down to it; 0: never.
     """
 
-    def __init__(
-        self,
-        learning_rate,
-        factors: Sequence[float],
-        decay: float = 0.0,
-        average: float = 0.0,
-        clip_norm: float = 0.0,
-        **options,
-    ):
+    def __init__(self, learning_rate, factors, decay=0.0, average=0.0, clip_norm=0.0, **options):
         options |= {"use_ema": average > 0, "ema_momentum": average}
         options["global_clipnorm"] = clip_norm or None
         super().__init__(learning_rate, **options)

@@ -3,47 +3,21 @@
 import json
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pandera.pandas as pa
 
 from lib import paths, tables
 from lib.config import Config
 from lib.evaluation import calibration
 from lib.models import Model
-from lib.networks import array_files, batching, epoch_scores, model_graph
-from lib.networks.alexnet import LocalResponseNormalization
+from lib.networks import alexnet, array_files, batching, common_layers, model_graph  # noqa: F401 (their layers register themselves)
 from lib.networks.backend import keras, machine, versions
-from lib.networks.common_layers import RandomAffine, RandomGain
 
 if TYPE_CHECKING:
     from lib.run import Run
-
-#: Layers of our own that a saved model may have.
-OWN_LAYERS = {
-    f"lib>{layer.__name__}": layer
-    for layer in (LocalResponseNormalization, RandomAffine, RandomGain)
-}
-
-
-def history_schema(classes: Sequence[str]) -> pa.DataFrameSchema:
-    """Return the schema of `history.csv`: one row per epoch.
-
-    Validation scores have the prefix `val_`. All scores but the loss are between 0 and 1; those
-    without a class are means over the classes. A class without an image has no recall and no F1.
-    `seconds` is the duration of the epoch, validation included; `kept` is true for the epoch whose
-    weights `training.fit` keeps, one in each stage.
-    """
-    columns = {"epoch": pa.Column(int, pa.Check.ge(1), unique=True), "stage": pa.Column(str)}
-    for name in epoch_scores.names(classes):
-        is_of_class = name.endswith(tuple(f"_{label}" for label in classes))
-        columns[name] = pa.Column(float, nullable=is_of_class)
-    columns |= {"seconds": pa.Column(float), "kept": pa.Column(bool)}
-    return pa.DataFrameSchema(columns, strict=True)
 
 
 def save(
@@ -57,7 +31,7 @@ def save(
     Parameters
     ----------
     history : DataFrame
-        `history_schema`.
+        From `training.fit`.
     **values
         Further entries of the manifest, and those that are not of this machine
         (`training.origin`).
@@ -199,7 +173,7 @@ def load_model(file: Path) -> keras.Model:
         The file is damaged, not a model, or contains code.
     """
     try:
-        return keras.saving.load_model(file, OWN_LAYERS, compile=False, safe_mode=True)
+        return keras.saving.load_model(file, compile=False, safe_mode=True)
     except array_files.DAMAGE as error:
         reason = f"not a model that can be used: {str(error).partition(chr(10))[0]}"
         raise ValueError(f"{paths.relative(file)}: {reason}") from None

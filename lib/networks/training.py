@@ -15,15 +15,7 @@ import numpy as np
 
 from lib import paths, stages
 from lib.config import FineTune, Network, Stage, Transfer
-from lib.networks import (
-    array_files,
-    batching,
-    devices,
-    epoch_scores,
-    model_graph,
-    optimizer,
-    vgg16,
-)
+from lib.networks import array_files, batching, devices, epoch_scores, model_graph, optimizer, vgg16
 from lib.networks.backend import keras, machine, may_use, versions
 from lib.networks.logit_adjustment import LogitAdjusted
 
@@ -95,7 +87,10 @@ def fit(
     Returns
     -------
     list of dict
-        The history: rows of `saving.history_schema(classes)`.
+        The history, an epoch in each row: its number `epoch`, counted on over the stages, and its
+        `stage`; the scores (`epoch_scores.names`) of the training images, and with the prefix
+        `val_` of the validation images; `seconds`; `kept`, true for the epoch whose weights are
+        kept, one in each stage.
 
     Raises
     ------

@@ -153,24 +153,18 @@ def learning_rates(model: keras.Model, settings: Transfer) -> dict[str, float]:
     return {layer.name: rates.get(layer.name, head) for layer in model.layers}
 
 
-def averages(maps: dict) -> list:
-    """Return the average of each of several maps, computed in float32."""
-    return [
-        layers.GlobalAveragePooling2D(name=f"{name}_average", **EXACT)(tensor)
-        for name, tensor in maps.items()
-    ]
-
-
 def _normalized_averages(maps: dict) -> list:
     """Return the averages of maps; those of each layer have mean 0 and variance 1 in each image.
 
     VGG16's blocks differ a hundredfold in scale (root mean square 191, 28 and 2 at blocks 3 to 5
     on dermoscopic images). Without normalisation, a new head starts with probabilities of 0 or 1.
     """
-    return [
-        layers.LayerNormalization(center=False, scale=False, name=f"{name}_scaled", **EXACT)(x)
-        for name, x in zip(maps, averages(maps), strict=True)
-    ]
+    averages = {}
+    for name, tensor in maps.items():
+        x = layers.GlobalAveragePooling2D(name=f"{name}_average", **EXACT)(tensor)
+        options = {"center": False, "scale": False, "name": f"{name}_scaled"} | EXACT
+        averages[name] = layers.LayerNormalization(**options)(x)
+    return list(averages.values())
 
 
 def _maps_of(network: str, backbone: dict[str, keras.Layer], name: str):

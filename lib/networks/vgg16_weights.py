@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from lib import paths
-from lib.config import Transfer
 from lib.networks import array_files, vgg16
 from lib.networks.backend import keras
 
@@ -22,7 +21,7 @@ VGG16_LAYERS = tuple(f"{name}_conv{i + 1}" for name, n in CONVOLUTIONS.items() f
 HEAD = ("dense", "probabilities")
 
 
-def load_backbone_weights(model: keras.Model, settings: Transfer) -> None:
+def load_backbone_weights(model: keras.Model, backbone: str) -> None:
     """Set ImageNet weights on the backbone of a model that `vgg16.vgg16_transfer` built.
 
     VGG16's are in the cache (`vgg16_tensors`); those of other networks are downloaded by
@@ -35,32 +34,24 @@ def load_backbone_weights(model: keras.Model, settings: Transfer) -> None:
     ValueError
         The model is not built on this backbone.
     """
-    if settings.backbone == "VGG16":
-        load_vgg16_weights(model)
-        return
-    weights = _imagenet_weights(settings.backbone)
+    weights = _vgg16_weights() if backbone == "VGG16" else _imagenet_weights(backbone)
     for layer in model.layers:
         if not layer.weights or layer.name in HEAD:
             continue
         if layer.name not in weights:
             raise ValueError(
-                f"{model.name} has layer {layer.name!r}, and {settings.backbone} has none of that "
-                f"name; expected a model built on {settings.backbone}"
+                f"{model.name} has layer {layer.name!r}, and {backbone} has none of that name; "
+                f"expected a model built on {backbone}"
             )
         layer.set_weights(weights[layer.name])
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()  # it computes with copies of its weights
 
 
-def load_vgg16_weights(model: keras.Model) -> None:
-    """Set ImageNet weights on the VGG16 convolutions of `model`."""
+def _vgg16_weights() -> dict[str, list[np.ndarray]]:
     tensors = vgg16_tensors()
-    names = {layer.name for layer in model.layers}
-    if VGG16_LAYERS[0] not in names:
-        raise ValueError(f"{model.name} has no layer {VGG16_LAYERS[0]!r}; expected VGG16's layers")
-    for name in VGG16_LAYERS:
-        if name in names:  # a model may end before block 5
-            model.get_layer(name).set_weights([tensors[f"{name}/kernel"], tensors[f"{name}/bias"]])
+    parts = "kernel", "bias"
+    return {name: [tensors[f"{name}/{part}"] for part in parts] for name in VGG16_LAYERS}
 
 
 def vgg16_tensors() -> dict[str, np.ndarray]:

@@ -72,7 +72,8 @@ def write_images(index: pd.DataFrame, folder: Path, config: Config) -> int:
                 array.write(np.stack(rows))
                 array.flush()
                 os.fsync(array.fileno())
-                _write_note(partial, contents, i + len(rows))
+                note = json.dumps(contents | {"done": i + len(rows)}, indent=1) + "\n"
+                paths.write_text(_note(partial), note)
                 bar.update(len(rows))
     _note(target).unlink(missing_ok=True)  # a note must never lie beside another array
     os.replace(partial, target)
@@ -109,10 +110,6 @@ def _rows_done(array: Path, contents: dict) -> int:
         print(f"{paths.relative(array)} was cut short; it is made again", flush=True)
         return 0
     return done
-
-
-def _write_note(array: Path, contents: dict, done: int) -> None:
-    paths.write_text(_note(array), json.dumps(contents | {"done": done}, indent=1) + "\n")
 
 
 def _note(array: Path) -> Path:

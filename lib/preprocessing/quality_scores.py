@@ -34,9 +34,11 @@ def mask_scores(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     {'dice': 0.6666666666666666, 'precision': 0.5, 'recall': 1.0}
     """
     for name, array in {"mask": mask, "truth": truth}.items():
-        if array.dtype != bool:
-            raise ValueError(f"{name}: an array of {array.dtype}; expected a mask of bool")
-    check_same_shape(mask, truth)
+        if array.dtype != bool or array.shape != mask.shape:
+            raise ValueError(
+                f"{name}: an array of {array.dtype}, shape {array.shape}; expected a mask of bool, "
+                f"shape {mask.shape}"
+            )
     hits, size, true_size = (int(m.sum()) for m in (mask & truth, mask, truth))
     return {
         "dice": 2 * hits / (size + true_size) if size + true_size else 1.0,
@@ -171,9 +173,3 @@ def _check_color(value: np.ndarray) -> np.ndarray:
     if color.shape != (3,) or not np.isfinite(color).all() or not color.any():
         raise ValueError(f"{color.tolist()}: not a colour; expected three numbers, not all 0")
     return color
-
-
-def check_same_shape(a: np.ndarray, b: np.ndarray) -> None:
-    """Raise ValueError unless two arrays have the same shape."""
-    if a.shape != b.shape:
-        raise ValueError(f"shapes differ: found {a.shape} and {b.shape}, expected one shape")

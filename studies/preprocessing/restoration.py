@@ -98,7 +98,7 @@ def image_similarity(
     ValueError
         The shapes differ.
     """
-    quality_scores.check_same_shape(clean, image)
+    _check_same_shape(clean, image)
     clean, image = clean.astype(np.float32), image.astype(np.float32)
     squared_error = np.square(clean - image)
     similarity = structural_similarity(
@@ -112,7 +112,7 @@ def image_similarity(
     )[1]
     scores = {}
     for name, region in regions.items():
-        quality_scores.check_same_shape(clean[..., 0], region)
+        _check_same_shape(clean[..., 0], region)
         ssim = float(similarity[region].mean(dtype=np.float64)) if region.any() else np.nan
         scores[name] = {"psnr": quality_scores.psnr(squared_error[region]), "ssim": ssim}
     return scores
@@ -168,8 +168,8 @@ def flat_skin_noise(
         The shapes differ.
     """
     original = image if original is None else original
-    quality_scores.check_same_shape(image, original)
-    quality_scores.check_same_shape(image[..., 0], lesion_mask)
+    _check_same_shape(image, original)
+    _check_same_shape(image[..., 0], lesion_mask)
     smooth = cv2.GaussianBlur(_gray(original), (0, 0), sigma)
     noise = _gray(image) - cv2.GaussianBlur(_gray(image), (0, 0), sigma)
     on_skin = _blocks(~quality_scores.grow_mask(lesion_mask, distance), block).all(axis=1)
@@ -196,7 +196,7 @@ def border_strength(image: np.ndarray, lesion_mask: np.ndarray, width: int = 2) 
     ValueError
         The shapes differ.
     """
-    quality_scores.check_same_shape(image[..., 0], lesion_mask)
+    _check_same_shape(image[..., 0], lesion_mask)
     band = quality_scores.grow_mask(lesion_mask, width) & quality_scores.grow_mask(
         ~lesion_mask, width
     )
@@ -205,6 +205,11 @@ def border_strength(image: np.ndarray, lesion_mask: np.ndarray, width: int = 2) 
     gray = _gray(image)
     across, down = (cv2.Scharr(gray, cv2.CV_32F, *d) / 32 for d in ((1, 0), (0, 1)))
     return float(np.hypot(across, down)[band].mean())
+
+
+def _check_same_shape(a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"shapes differ: found {a.shape} and {b.shape}, expected one shape")
 
 
 def _blocks(array: np.ndarray, size: int) -> np.ndarray:
