@@ -152,6 +152,7 @@ before :=
 $(foreach name,$(filter-out 04_%,$(NAMES)),$(eval $(RUNS)/$(name).ipynb: $(before))$(eval before := $(RUNS)/$(name).ipynb))
 $(RUNS)/04_vgg16_transfer.ipynb: $(RUNS)/02_preprocessing.ipynb
 $(RUNS)/05_evaluation.ipynb: $(RUNS)/04_vgg16_transfer.ipynb $(wildcard reports/studies/variance/$(RUN).*)
+$(RUNS)/06_heatmaps.ipynb: $(wildcard reports/studies/heatmaps/$(RUN).json)
 
 $(KEYS)/page.key: | $(CONFIG_FILE) $(ENV)
 	@$(PY) -m tools.stages $(CONFIG_FILE)
@@ -179,11 +180,11 @@ data: $(ENV) ## Download HAM10000 (3 GB), a part of it (SAMPLE=500), or use a co
 	  $(if $(value SAMPLE),--sample="$$ARG_SAMPLE") $(if $(value DATASET),--dataset="$$ARG_DATASET") \
 	  $(if $(value CONVERT),--convert) $(if $(value FAULTY),--faulty)
 
-study: $(ENV) ## Measure a side experiment again: NAME=leakage [FROM=<HAM10000 folder>], NAME=variance CONFIG=<finished run> (minutes to an hour)
+study: $(ENV) ## Measure a side experiment again: NAME=leakage [FROM=<HAM10000 folder>], NAME=variance or heatmaps CONFIG=<finished run> (minutes to hours)
 	@test -n "$(and $(NAME),$(filter $(NAME),$(STUDIES)))" || \
 	  { echo "error: NAME=$(NAME): expected one of: $(STUDIES)" >&2; exit 1; }
 	@$(MAKE) --no-print-directory images CONFIG=demo
-	@$(PY) -m studies.$(NAME) "$(if $(filter variance,$(NAME)),$(CONFIG_FILE),$${ARG_FROM:-data/ham10000})"
+	@$(PY) -m studies.$(NAME) "$(if $(filter variance heatmaps,$(NAME)),$(CONFIG_FILE),$${ARG_FROM:-data/ham10000})"
 
 studies: $(STUDY_HTML) ## Execute and render only the notebooks of the side experiments (1 minute)
 	@printf '%s\n' $(STUDY_HTML)

@@ -13,12 +13,12 @@ def grad_cam(
     layer: str,
     classes: np.ndarray | None = None,
     batch_size: int = 16,
-    pooled: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Compute Grad-CAM heatmaps (Selvaraju et al., ICCV 2017).
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute Grad-CAM heatmaps (Selvaraju et al., ICCV 2017), and HiResCAM's beside them.
 
     The feature maps of a convolution are weighted by the mean gradient of the class score before
-    the softmax, summed, and cut off at zero.
+    the softmax, summed, and cut off at zero. HiResCAM (Draelos and Carin, arXiv:2011.08891) weights
+    each cell of a map by its own gradient.
 
     Parameters
     ----------
@@ -28,14 +28,11 @@ def grad_cam(
         layer. Paths to the output that bypass this layer are held fixed.
     classes : ndarray of int, shape (n,), optional
         The class to explain in each image; by default the most probable one.
-    pooled : bool
-        False: HiResCAM (Draelos and Carin, arXiv:2011.08891): the gradient of each cell counts,
-        not its mean over the map.
 
     Returns
     -------
-    heatmaps : ndarray of float32, shape (n, height, width)
-        Each scaled to [0, 1]; all zero where the layer does not support the class.
+    grad_cam, hires_cam : ndarray of float32, shape (n, height, width)
+        Each heatmap scaled to [0, 1]; all zero where the layer does not support the class.
     classes : ndarray of int, shape (n,)
         The explained classes.
 
@@ -50,7 +47,7 @@ def grad_cam(
     if len(shape) != 4:
         raise ValueError(f"layer {layer!r} outputs shape {shape}; expected feature maps")
     to_maps, from_maps = model_graph.split_after(scores, layer)
-    heatmaps, explained = [], []
+    heatmaps, explained = ([], []), []
     for start in range(0, len(images), batch_size):
         rows = slice(start, start + batch_size)
         crossing = to_maps(images[rows], training=False)
@@ -60,12 +57,12 @@ def grad_cam(
             values = from_maps([maps, *bypass] if bypass else maps, training=False)
             targets = np.argmax(values, axis=1) if classes is None else classes[rows]
             score = tf.gather(values, targets, axis=1, batch_dims=1)
-        weights = tf.cast(tape.gradient(score, maps), "float32")
-        weights = tf.reduce_mean(weights, axis=(1, 2), keepdims=True) if pooled else weights
-        support = tf.reduce_sum(tf.cast(maps, "float32") * weights, axis=-1)
-        heatmaps += [scale(heatmap, images.shape[1:3]) for heatmap in support.numpy()]
+        maps, gradient = (np.float32(part) for part in (maps, tape.gradient(score, maps)))
+        weights = gradient.mean(axis=(1, 2), keepdims=True), gradient
+        for part, factor in zip(heatmaps, weights, strict=True):
+            part += [scale(heatmap, images.shape[1:3]) for heatmap in (maps * factor).sum(axis=-1)]
         explained += list(targets)
-    return np.array(heatmaps, np.float32), np.array(explained)
+    return *(np.array(part, np.float32) for part in heatmaps), np.array(explained)
 
 
 def before_softmax(model: keras.Model, classes: np.ndarray | None = None) -> keras.Model:
