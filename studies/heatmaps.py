@@ -11,6 +11,7 @@ they are measured; a study that was stopped continues from its file.
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,8 @@ LIMITS = {"randomised weights": 0.3, "shuffled labels": 0.3, "shift by a pixel":
 LIMITS |= {"deletion": 0.0, "insertion": 0.0, "sticker": 3.0}
 #: Deletion and insertion: cells along each axis, and the proportions of them that are changed.
 CELLS, PROPORTIONS = 16, (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+#: Test images that are also covered at all places.
+DENSE = 3
 #: Images between two writes of the results, and the seed of randomised weights.
 CHUNK, SEED = 5, 1
 #: The side of the sticker in pixels, its colour, and the trainings with and without it.
@@ -471,6 +474,62 @@ def measure_trained(results: Results, images: Images, reference: Explained) -> N
             results.add(check, check, method, part, values)
 
 
+def measure_passes(results: Results, images: Images, network: Explained) -> None:
+    """Compare occlusion in two passes with the dense one, in seconds as well."""
+    rows = results.missing("passes", network.name, "occlusion", images.first("test", DENSE))
+    for part in rows[:, None]:
+        pictures, classes = images.explained(network.name, part)
+        values, maps = {}, []
+        for name, dense in {"two passes": False, "dense": True}.items():
+            started = time.perf_counter()
+            maps.append(attribution.occlusion(network.model, pictures, classes, dense))
+            values[f"{name} seconds"] = [time.perf_counter() - started]
+        values["rank correlation"] = [rank_correlation(*pair) for pair in zip(*maps, strict=True)]
+        results.add("passes", network.name, "occlusion", part, values)
+
+
+def speed(results: Results, images: Images, network: Explained) -> dict[str, float]:
+    """Return how fast Grad-CAM and occlusion in two passes are, as ratios."""
+    table = results.of("passes", network.name, "occlusion")
+    pictures = images.run.images[images.first("test", 16)]
+    ratio = table["dense seconds"].sum() / table["two passes seconds"].sum()
+    return {
+        "Grad-CAM, relative to forward and backward pass": cost_of_grad_cam(network, pictures),
+        "occlusion in two passes, times faster than dense": float(ratio),
+        "their rank correlation": float(table["rank correlation"].mean()),
+    }
+
+
+def cost_of_grad_cam(network: Explained, images: np.ndarray, repeats: int = 3) -> float:
+    """Return the time of Grad-CAM relative to what it cannot do without.
+
+    That is a forward pass, and the backward pass through the layers above the explained one. The
+    smallest ratio of several, each measured side by side.
+    """
+    import tensorflow as tf
+
+    scores = gradcam.before_softmax(network.model)
+    to_maps, from_maps = model_graph.split_after(scores, network.layer)
+    ratios = []
+    for _ in range(repeats):
+        seconds = [time.perf_counter()]
+        gradcam.grad_cam(network.model, images, network.layer, batch_size=len(images))
+        seconds.append(time.perf_counter())
+        inference.call(scores, images)
+        seconds.append(time.perf_counter())
+        crossing = to_maps(images, training=False)
+        maps = crossing if isinstance(crossing, list) else [crossing]
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            score = tf.reduce_max(from_maps(maps if maps[1:] else maps[0], training=False), axis=1)
+        begun = time.perf_counter()
+        tape.gradient(score, maps[0]).numpy()
+        backward = time.perf_counter() - begun
+        whole, forward = np.diff(seconds)
+        ratios.append(whole / (forward + backward))
+    return float(min(ratios))
+
+
 def block_shares(run: Run, network: Explained) -> dict[str, float]:
     """Return the part of the class score that comes through each block of a pretrained backbone.
 
@@ -492,6 +551,16 @@ def block_shares(run: Run, network: Explained) -> dict[str, float]:
     return dict(zip(blocks, np.round(shares, 4).tolist(), strict=True))
 
 
+def read_networks(run: Run) -> list[Explained]:
+    """Read the networks that the configuration explains, the largest one last."""
+    rows = models.models_of(run.config)
+    networks = [
+        Explained(name, saving.read_model(run.config, rows[name].folder, rows[name].network), layer)
+        for name, layer in run.config.heatmaps.layers.items()
+    ]
+    return sorted(networks, key=lambda network: network.name == run.config.primary)
+
+
 def measure(file: Path) -> list[Path]:
     """Measure a finished run; return the files written.
 
@@ -503,12 +572,7 @@ def measure(file: Path) -> list[Path]:
     run = open_run(file)
     training.set_seed(run.config.seed)
     results, images = Results(run), Images.of(run)
-    rows = models.models_of(run.config)
-    networks = [
-        Explained(name, saving.read_model(run.config, rows[name].folder, rows[name].network), layer)
-        for name, layer in run.config.heatmaps.layers.items()
-    ]
-    networks.sort(key=lambda network: network.name == run.config.primary)  # the largest one last
+    networks = read_networks(run)
     if run.config.data.synthetic:
         measure_trained(results, images, networks[0])
     for methods in (FAST, SLOW):
@@ -518,11 +582,23 @@ def measure(file: Path) -> list[Path]:
     for network in networks:
         for method in METHODS:
             measure_threshold(results, images, network, method)
+        measure_passes(results, images, network)
         measure_scores(results, images, network, (RANDOM, CENTER, *METHODS))
-    shares = {network.name: block_shares(run, network) for network in networks}
-    shares = {name: values for name, values in shares.items() if values}
-    note = {"verdicts": verdicts(results), "overlap": overlaps(results), "shares": shares}
-    return [results.write(**note), *sorted(results.folder.glob(f"{file.stem}_*.csv"))]
+    return [
+        summarise(results, images, networks),
+        *sorted(results.folder.glob(f"{file.stem}_*.csv")),
+    ]
+
+
+def summarise(results: Results, images: Images, networks: list[Explained]) -> Path:
+    """Write verdicts, scores and ratios of time of all that is measured so far."""
+    shares = {network.name: block_shares(results.run, network) for network in networks}
+    return results.write(
+        verdicts=verdicts(results),
+        overlap=overlaps(results),
+        shares={name: values for name, values in shares.items() if values},
+        speed={network.name: speed(results, images, network) for network in networks},
+    )
 
 
 # ----------------------------------------------------------------------------------- verdicts

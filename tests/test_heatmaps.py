@@ -46,9 +46,9 @@ def test_grad_cam_points_at_what_decides(bright_spot_model, spot):
 
 def test_the_predicted_class_is_explained_unless_another_is_asked_for(bright_spot_model, spot):
     three = np.concatenate([spot, 255 - spot, 0 * spot])  # no light at all: a tie, the first class
-    maps, classes = gradcam.grad_cam(bright_spot_model, three, "spot", batch_size=2)
+    maps, _, classes = gradcam.grad_cam(bright_spot_model, three, "spot", batch_size=2)
     assert classes.tolist() == [1, 1, 0]
-    asked, _ = gradcam.grad_cam(bright_spot_model, three, "spot", np.array([1, 1, 0]))
+    asked, *_ = gradcam.grad_cam(bright_spot_model, three, "spot", np.array([1, 1, 0]))
     np.testing.assert_array_equal(maps, asked)
 
 
@@ -124,7 +124,7 @@ def test_all_ways_from_a_layer_to_the_answer_count_and_others_are_held_fixed(
     _, top = model_graph.split_after(two_ways_model, "red")
     assert len(top.inputs) == 2, "the maps and what comes from blue"
     ones = np.ones(2, int)
-    found, _ = gradcam.grad_cam(two_ways_model, red_and_blue, "red", ones, batch_size=1)
+    found, *_ = gradcam.grad_cam(two_ways_model, red_and_blue, "red", ones, batch_size=1)
     np.testing.assert_allclose(found, red_and_blue[..., 0] / 255, atol=1e-6)
 
 
@@ -132,7 +132,7 @@ def test_a_layer_s_own_ways_alone_count(two_ways_model, red_and_blue):
     """What comes after red is -2 x red, with a gradient of 1: nothing speaks for class 1."""
     ones = np.ones(2, int)
     assert not gradcam.grad_cam(two_ways_model, red_and_blue, "after", ones)[0].any()
-    blue, _ = gradcam.grad_cam(two_ways_model, red_and_blue, "blue", ones)
+    blue, *_ = gradcam.grad_cam(two_ways_model, red_and_blue, "blue", ones)
     np.testing.assert_allclose(blue, red_and_blue[..., 2] / 255, atol=1e-6)
 
 
@@ -142,7 +142,7 @@ def test_the_weights_are_what_small_changes_of_each_channel_do_to_the_score():
     run = config.load_config("tests/tiny.yaml")
     model = vgg16.vgg16_transfer(256, 3, run.model("vgg16"), run.augmentation, seed=1)
     images = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
-    found, (chosen,) = gradcam.grad_cam(model, images, "block3_pool")
+    found, _, (chosen,) = gradcam.grad_cam(model, images, "block3_pool")
     trunk, top = model_graph.split_after(model, "block3_pool")
     maps = keras.ops.convert_to_numpy(trunk(images, training=False))
     step = 0.02 * maps.std() * np.eye(maps.shape[-1], dtype=np.float32)[:, None, None]
@@ -247,7 +247,7 @@ def test_hires_cam_counts_each_cell_where_grad_cam_counts_the_mean(two_places_mo
     """The mean gradient is (1 - 2) / 2 < 0, so Grad-CAM is zero; the upper half speaks for it."""
     images, ones = np.full((1, 8, 8, 3), 255, np.uint8), np.ones(1, int)
     assert not gradcam.grad_cam(two_places_model, images, "light", ones)[0].any()
-    by_cell, _ = gradcam.grad_cam(two_places_model, images, "light", ones, pooled=False)
+    _, by_cell, _ = gradcam.grad_cam(two_places_model, images, "light", ones)
     np.testing.assert_allclose(by_cell[0, :4], 1, atol=1e-6)
     assert not by_cell[0, 4:].any()
 
@@ -279,10 +279,10 @@ def test_a_model_without_convolutions_has_no_grad_cam_but_other_heatmaps(spot):
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_a_batch_of_any_size_gives_the_same_heatmaps(two_places_model, batch_size):
     images = np.random.default_rng(3).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
-    options = {"classes": np.array([0, 1, 1]), "pooled": False}
-    expected, _ = gradcam.grad_cam(two_places_model, images, "light", **options)
-    maps, _ = gradcam.grad_cam(two_places_model, images, "light", batch_size=batch_size, **options)
-    np.testing.assert_allclose(maps, expected, atol=1e-6)
+    arguments = two_places_model, images, "light", np.array([0, 1, 1])
+    expected, maps = (gradcam.grad_cam(*arguments, batch_size=n) for n in (16, batch_size))
+    for one, other in zip(maps, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_a_keras_that_is_set_to_channels_first_makes_no_difference(tmp_path):
@@ -296,7 +296,7 @@ def test_a_keras_that_is_set_to_channels_first_makes_no_difference(tmp_path):
         "options = {'filters': [4] * 8, 'dense_units': [8, 8]}\n"
         "model = baseline_cnn.baseline_cnn(256, 3, None, 0, **options)\n"
         "image = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)\n"
-        "maps, _ = gradcam.grad_cam(model, image, 'conv5', np.array([1]), pooled=False)\n"
+        "_, maps, _ = gradcam.grad_cam(model, image, 'conv5', np.array([1]))\n"
         "print(maps.shape, maps.any(), model.get_layer('conv5').output.shape[1:])\n"
     )
     environment = os.environ | {"KERAS_HOME": str(tmp_path)}
@@ -312,7 +312,7 @@ def test_grad_cam_agrees_with_an_independent_implementation():
     options = {"filters": [4, 4, 8, 8, 8, 8, 8, 8], "dense_units": [8, 8]}
     model = baseline_cnn.baseline_cnn(256, 3, None, 0, **options)
     images = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), dtype=np.uint8)
-    ours, classes = gradcam.grad_cam(model, images, "conv5", np.arange(3))
+    ours, _, classes = gradcam.grad_cam(model, images, "conv5", np.arange(3))
     theirs = attributions.GradCAM(gradcam.before_softmax(model), conv_layer="conv5")
     theirs = theirs.explain(images.astype(np.float32), np.eye(3, dtype=np.float32)[classes])
     theirs = np.reshape(theirs, ours.shape)
