@@ -116,8 +116,8 @@ def test_a_first_layer_after_the_features_is_refused(run):
 
 
 def test_weights_that_are_not_available_are_a_fault_beside_others(run, monkeypatch):
-    def unavailable(model, settings):
-        raise OSError(f"{settings.backbone}'s ImageNet weights are not available: no network")
+    def unavailable(model, backbone):
+        raise OSError(f"{backbone}'s ImageNet weights are not available: no network")
 
     monkeypatch.setattr(building.vgg16_weights, "load_backbone_weights", unavailable)
     layers = run.heatmaps.model_copy(update={"layers": {"vgg16_fine_tuned": "block4_conv9"}})
