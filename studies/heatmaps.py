@@ -122,7 +122,7 @@ def randomised(model: keras.Model, seed: int) -> Iterator[tuple[str, str, keras.
     """
     keras.utils.set_random_seed(seed)
     fresh, copy = keras.models.clone_model(model), keras.models.clone_model(model)
-    names = [layer.name for layer in model.layers[::-1] if layer.trainable_weights]
+    names = [layer.name for layer in model.layers[::-1] if hasattr(layer, "kernel")]
     for way in ("cascade", "single"):
         copy.set_weights(model.get_weights())
         for name in names:
@@ -149,7 +149,7 @@ def randomisation(network: Explained, method: str, images, classes, seed: int) -
 
 
 def _first_layer(model: keras.Model) -> str:
-    return next(layer.name for layer in model.layers if layer.trainable_weights)
+    return next(layer.name for layer in model.layers if hasattr(layer, "kernel"))
 
 
 # -------------------------------------------------------------------------------------- stability
