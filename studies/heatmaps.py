@@ -54,7 +54,7 @@ CELLS, PROPORTIONS = 16, (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 DENSE = 3
 #: Images between two writes of the results, and the seed of randomised weights.
 CHUNK, SEED = 5, 1
-#: The side of the sticker in pixels, its colour, and the trainings with and without it.
+#: The side of the sticker in pixels, its colour, and the epochs of the training with it.
 STICKER, STICKER_COLOR, STICKER_EPOCHS = 32, (40, 90, 220), 12
 #: Training images whose labels are shuffled, and when that training ends.
 SHUFFLED, SHUFFLED_EPOCHS, MEMORISED = 150, 60, 0.95

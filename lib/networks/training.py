@@ -89,8 +89,8 @@ def fit(
     list of dict
         The history, an epoch in each row: its number `epoch`, counted on over the stages, and its
         `stage`; the scores (`epoch_scores.names`) of the training images, and with the prefix
-        `val_` of the validation images; `seconds`; `kept`, true for the epoch whose weights are
-        kept, one in each stage.
+        `val_` of the validation images; `seconds`; and `kept`, true for one epoch of each stage,
+        the one whose weights stay.
 
     Raises
     ------
