@@ -162,7 +162,8 @@ def test_images_without_a_file_are_counted(run, write_folder):
     (folder / "images" / "I03.jpg").unlink()
     (fault,), groups, _ = images_and_groups(own_images(run, folder))
     assert "1 of 18 images cannot be used, more than data.max_dropped = 0.01 allows" in fault
-    assert "missing (a row of the metadata without a file): 1, the first: I03, no file" in fault
+    assert "missing (no JPEG or PNG file; make data FROM=... CONVERT=1 converts other" in fault
+    assert "the first: I03, no file" in fault
     assert groups == ["images of this run: 17; lesions: bcc 5, mel 6, nv 6"]
 
 

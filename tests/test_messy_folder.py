@@ -120,6 +120,8 @@ def test_notebook_01_shows_what_happened_to_each_image_of_a_messy_folder(
         assert lines.loc[image_id, "treatment"] == treatment, image_id
         if image_id != "r00":
             assert pd.Series([lines.loc[image_id, "why"]]).str.contains(why).all(), (image_id, why)
+    assert len(lines) == 40, "one line an image, also of those that were simply read"
+    assert (lines.loc[READ, ["treatment", "why"]] == ["read", ""]).all(axis=None)
     assert len(variables["metadata"]) == 33
 
 

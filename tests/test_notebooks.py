@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 from lib import paths
+from tools.refresh import LEFT_BEHIND
 
 #: Limits of a notebook, in one place.
 MAX_CELLS = 45
@@ -159,6 +160,7 @@ def test_its_outputs_hold_no_error_no_warning_and_no_path_of_a_machine(notebook)
         text = str({k: v for k, v in output.get("data", {}).items() if k not in IMAGES})
         text += output.get("text", "")
         assert "WARNING" not in text
+        assert not LEFT_BEHIND.search(output.get("text", "")), "missing in a clone without runs/"
         assert " at 0x" not in text, "an address: another one in each execution"
         assert not re.search(r"/(home|root|Users|tmp|work)/|C:\\", text), text
         assert output.get("text", "").count("\n") <= MAX_LINES_OF_PRINTED_OUTPUT

@@ -46,6 +46,7 @@ def test_a_missing_image_is_counted_by_reason_and_class(folder, run):
     found = quality.report(table, treated, unlisted, run)
     assert found["problems"] == {"missing": {"mel": 1}, "unreadable": {"nv": 1}}
     assert [found[name] for name in quality.TREATMENTS] == [8, 0, 0, 2]
+    assert [image["treatment"] for image in found["images"]] == ["refused"] * 2 + ["read"] * 8
     assert found["images"][0] == {
         "image_id": "I0",
         "path": "",
@@ -57,6 +58,15 @@ def test_a_missing_image_is_counted_by_reason_and_class(folder, run):
     assert json.loads(json.dumps(found)) == found
 
 
+def test_of_many_images_those_that_were_simply_read_are_only_counted(folder, run, monkeypatch):
+    monkeypatch.setattr(quality, "LISTED", 9)
+    (folder / "images" / "I4.jpg").unlink()
+    _, table = inspected(folder)
+    report = quality.report(table, quality.treatments(table, folder), [], run)
+    assert report["read"] == 9
+    assert [image["image_id"] for image in report["images"]] == ["I4"]
+
+
 def test_more_than_the_share_allowed_stops_the_run_with_every_reason(folder, run):
     (folder / "images" / "I0.jpg").unlink()
     (folder / "images" / "I3.jpg").write_bytes(b"broken")
@@ -65,7 +75,8 @@ def test_more_than_the_share_allowed_stops_the_run_with_every_reason(folder, run
         quality.usable(metadata, table, run)
     said = str(error.value)
     assert "more than data.max_dropped = 0.01 allows" in said
-    assert "missing (a row of the metadata without a file): 1, the first: I0, no file" in said
+    assert "missing (no JPEG or PNG file; make data FROM=... CONVERT=1 converts other" in said
+    assert "formats): 1, the first: I0, no file" in said
     assert (
         "unreadable (not an image in JPEG or PNG format, or damaged): 1, the first: images/I3.jpg"
         in said

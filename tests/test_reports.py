@@ -330,6 +330,25 @@ def test_refresh_takes_the_outputs_and_nothing_that_varies(source, tmp_path):
     assert after.metadata == {"kernelspec": KERNEL, "language_info": {"name": "python"}}
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "runs/demo/vgg16/frozen.state.npz is from another training or other versions, so this one "
+        "starts anew",
+        "runs/demo/vgg16/frozen.state.npz: not a zip file: damaged, so this training starts over",
+        "runs/demo/vgg16/features: missing or damaged, so it is computed again",
+        "runs/demo/images.npy was cut short; it is made again",
+    ],
+)
+def test_refresh_leaves_out_what_an_earlier_attempt_left(line, source, tmp_path):
+    """A clone has no runs/, so that there the line is missing and nbval finds a difference."""
+    streams = [v4.new_output("stream", text=text) for text in (f"{line}\n", f"a\n{line}\nb\n")]
+    executed = executed_copy(source, tmp_path / "executed.ipynb", {"outputs": streams})
+    refresh.refresh(source, executed)
+    outputs = nbformat.read(source, as_version=4).cells[2].outputs
+    assert [output.text for output in outputs] == ["a\nb\n"]
+
+
 def test_refreshing_twice_changes_nothing(source, tmp_path):
     executed = executed_copy(source, tmp_path / "executed.ipynb")
     refresh.refresh(source, executed)

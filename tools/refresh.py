@@ -1,6 +1,7 @@
 """Copy the outputs of an executed notebook into the committed one."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tools.notebook_files import first_line, read_notebook, source_cells, write_
 
 #: Metadata in which papermill, JupyterLab and their extensions record one execution.
 EXECUTION_METADATA = ("papermill", "execution", "ExecuteTime", "executionInfo")
+#: Lines about what an earlier attempt left in runs/, which another machine does not have.
+LEFT_BEHIND = re.compile(r"^.*(damaged, so|is from another training|was cut short).*\n", re.M)
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 
 
@@ -18,7 +21,8 @@ def refresh(source: Path, executed: Path) -> None:
     """Copy the outputs of an executed copy into the committed notebook.
 
     Whatever differs from one execution to the next without a change in content (timings, paths,
-    execution metadata, counts) is left out, so that a second refresh changes nothing.
+    execution metadata, counts, what an earlier attempt left) is left out, so that a second refresh
+    changes nothing.
 
     Raises
     ------
@@ -43,7 +47,7 @@ def refresh(source: Path, executed: Path) -> None:
             empty = not cell.source.strip()
             count += not empty
             cell.execution_count = None if empty else count
-            cell.outputs = ran.outputs
+            cell.outputs = _without_attempts(ran.outputs)
             for output in cell.outputs:
                 if output.output_type == "execute_result":
                     output.execution_count = count
@@ -69,6 +73,14 @@ def _fault(cell: NotebookNode, ran: NotebookNode) -> str | None:
                 if len(folder) > 1 and folder in text:
                     return f"shows an absolute path of this machine: {folder}"
     return None
+
+
+def _without_attempts(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Return the outputs without the lines of `LEFT_BEHIND`."""
+    for output in outputs:
+        if output.output_type == "stream":
+            output.text = LEFT_BEHIND.sub("", output.text)
+    return [output for output in outputs if output.get("text") != ""]
 
 
 def _texts(output: NotebookNode) -> Iterator[str]:

@@ -13,10 +13,12 @@ from lib.preprocessing import decode, threads
 
 #: grey levels that some channel must span; in HAM10000, decoded small, the flattest image spans 39
 SMALLEST_SPAN = 8
+#: the images of a data set of at most so many are all listed
+LISTED = 50
 
 #: Possible problems of an image.
 PROBLEMS = {
-    "missing": "a row of the metadata without a file",
+    "missing": "no JPEG or PNG file; make data FROM=... CONVERT=1 converts other formats",
     **decode.FAULTS,
     "blank": "one colour all over, such as a lens cap",
 }
@@ -95,6 +97,9 @@ def report(
 ) -> dict:
     """Count images by what happened to them: the contents of `data_quality.json`.
 
+    `images` says what happened to each image, a line each. Of a data set of more than `LISTED`
+    images, those that were simply read are only counted.
+
     Parameters
     ----------
     treated : DataFrame
@@ -103,6 +108,7 @@ def report(
         Image files without a row, from `datasets.unlisted_files`.
     """
     unlisted, bad = list(unlisted), inspected[inspected["problem"] != ""]
+    listed = treated if len(treated) <= LISTED else treated[treated["treatment"] != "read"]
     return {
         "folder": config.data.folder,
         "images_listed": len(inspected),
@@ -111,9 +117,9 @@ def report(
         "problems": {
             name: rows.value_counts().to_dict() for name, rows in bad.groupby("problem")["dx"]
         },
-        "images": treated[treated["treatment"] != "read"].head(50).to_dict("records"),
+        "images": listed[:LISTED].to_dict("records"),
         "files_without_a_row": len(unlisted),
-        "examples_without_a_row": unlisted[:50],
+        "examples_without_a_row": unlisted[:LISTED],
     }
 
 
