@@ -84,6 +84,9 @@ STUDY_HTML  := $(STUDIES:%=$(OUTPUT)/reports/studies/%.html)
 # `watched` lists the data folder and other files that the configuration names.
 KEYS        := $(OUTPUT)/runs/$(RUN)/keys
 STUDY_KEYS  := $(OUTPUT)/runs/studies/keys
+# what the notebook of a study reads of other results
+STUDY_READS_variance := $(wildcard reports/*/published/metrics.json)
+STUDY_READS_speed    := reports/studies/heatmaps/demo.json
 KEY_FILES   := $(NAMES:%=$(KEYS)/%.key) $(STUDIES:%=$(STUDY_KEYS)/%.key)
 ifneq ($(wildcard $(KEYS)/checked),)
   SOURCES := \( -name '*.py' -o -name '*.csv' -o -name '*.ipynb' -o -name '*.yaml' -o -type d ! -name '[_.]*' \)
@@ -190,7 +193,7 @@ studies: $(STUDY_HTML) ## Execute and render only the notebooks of the side expe
 	@printf '%s\n' $(STUDY_HTML)
 
 .SECONDEXPANSION:
-$(STUDY_COPY): $(STUDY_RUNS)/%.ipynb: notebooks/studies/%.ipynb $(STUDY_KEYS)/%.key $$(wildcard reports/studies/$$*/*) $$(if $$(filter variance,$$*),$$(wildcard reports/*/published/metrics.json)) | $(ENV)
+$(STUDY_COPY): $(STUDY_RUNS)/%.ipynb: notebooks/studies/%.ipynb $(STUDY_KEYS)/%.key $$(wildcard reports/studies/$$*/*) $$(STUDY_READS_$$*) | $(ENV)
 	@mkdir -p $(@D)
 	@$(PY) -m tools.reports execute $< --output $@ --timeout $(TIMEOUT)
 
