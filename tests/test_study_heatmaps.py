@@ -137,10 +137,19 @@ def test_a_curve_goes_from_the_image_to_its_mean_colour_and_back(bright_model, b
 
 def test_a_sticker_is_one_square_of_one_colour_in_each_image():
     images = np.zeros((3, 256, 256, 3), np.uint8)
-    marked, masks = heatmaps.with_sticker(images, seed=1)
+    marked, masks = heatmaps.with_sticker(images, np.arange(3))
     assert masks.sum(axis=(1, 2)).tolist() == [heatmaps.STICKER**2] * 3
     assert (marked[masks] == heatmaps.STICKER_COLOR).all() and not marked[~masks].any()
     assert not images.any(), "the originals are left alone"
+
+
+def test_the_place_of_a_sticker_depends_on_the_image_and_not_on_the_others():
+    """Drawn anew for each part of the images, stickers would have the same few places."""
+    images = np.zeros((20, 256, 256, 3), np.uint8)
+    _, masks = heatmaps.with_sticker(images, np.arange(20))
+    assert len({mask.tobytes() for mask in masks}) == 20
+    _, part = heatmaps.with_sticker(images[:3], np.array([7, 0, 11]))
+    assert (part == masks[[7, 0, 11]]).all()
 
 
 # ---------------------------------------------------------------------------- results, verdicts
@@ -195,7 +204,8 @@ def test_verdicts_compare_means_and_intervals_with_limits_that_were_fixed(small_
         f"{d} {p:g}": [0.5] * 4 for d in ("deletion", "insertion") for p in heatmaps.PROPORTIONS
     }
     results.add("scores", network, heatmaps.RANDOM, rows, flat)
-    better = flat | {"deletion 0.3": [0.1] * 4, "insertion 0.3": [0.4] * 4}
+    better = {"mass inside": [0.5, 0.4, 0.5, np.nan]} | flat
+    better |= {"deletion 0.3": [0.1, 0.1, 0.2, 0.9], "insertion 0.3": [0.4] * 4}
     results.add("scores", network, "Grad-CAM", rows, better)
     results.add("sticker", "sticker", "occlusion", rows, {"share": [4.0, 5, 6, np.nan]})
     decided = {row["check"]: row for row in heatmaps.verdicts(results)}
@@ -208,7 +218,29 @@ def test_verdicts_compare_means_and_intervals_with_limits_that_were_fixed(small_
         "sticker": True,
     }
     assert decided["randomised weights"]["value"] == pytest.approx(0.2), "of all weights"
-    assert decided["sticker"]["images"] == 3, "a map that is zero everywhere has no share"
+    assert decided["deletion"]["images"] == 3, "a map that is zero everywhere has no order"
+    assert decided["sticker"]["value"] == pytest.approx(3.75), "and shows no sticker"
+
+
+def test_the_order_from_the_centre_is_an_opponent_without_a_verdict(small_run):
+    results, rows, network = heatmaps.Results(small_run), np.arange(4), network_of(small_run)
+    areas = {f"{d} {p:g}": [p] * 4 for d in ("deletion", "insertion") for p in heatmaps.PROPORTIONS}
+    results.add("scores", network, heatmaps.CENTER, rows, areas)
+    lower = {name: [value / 2 for value in values] for name, values in areas.items()}
+    results.add("scores", network, "occlusion", rows, {"mass inside": [0.5] * 4} | lower)
+    assert {row["direction"]: row["value"] for row in heatmaps.against_centre(results)} == {
+        "deletion": 0.25,
+        "insertion": -0.25,
+    }
+
+
+def test_few_images_have_students_interval(small_run):
+    """Lesions drawn within classes leave an image that is alone in its class as it is."""
+    values = pd.Series([0.1, 0.2, 0.3, 0.4], ["a", "b", "c", "d"])
+    found = heatmaps.mean_with_interval(small_run, values)
+    half = 3.182446 * values.std() / 2
+    assert found["images"] == 4 and found["value"] == pytest.approx(0.25)
+    assert [found["low"], found["high"]] == pytest.approx([0.25 - half, 0.25 + half], abs=1e-5)
 
 
 def test_the_committed_measurements_are_those_that_their_verdicts_follow_from():
