@@ -48,16 +48,13 @@ def test_only_diagrams_of_tagged_cells_stay(kind, tags, stays):
     assert ("a lesion" in str(output["metadata"])) == stays
 
 
-def test_a_published_diagram_has_fewer_bytes_and_nearly_the_same_colours():
-    ramp = np.linspace(0, 255, 600).astype(np.uint8)
-    pixels = np.stack(
-        [np.tile(ramp, (80, 1)), np.full((80, 600), 90), np.tile(ramp[::-1], (80, 1))]
-    )
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.transpose(1, 2, 0).astype(np.uint8)).save(buffer, "PNG")
+def test_a_published_diagram_has_fewer_bytes_and_the_same_colours_if_they_are_few():
+    grey = np.random.default_rng(0).integers(0, 256, (80, 120), dtype=np.uint8)
+    pixels, buffer = np.stack([grey, grey, 255 - grey], axis=2), io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     small = published_pages.smaller(buffer.getvalue())
     assert len(small) < len(buffer.getvalue())
-    after = np.array(Image.open(io.BytesIO(small)).convert("RGB")).transpose(2, 0, 1)
+    after = np.array(Image.open(io.BytesIO(small)).convert("RGB"))
     assert abs(after.astype(int) - pixels).max() <= 2
 
 
