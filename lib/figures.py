@@ -1,6 +1,7 @@
 """Figures: one style, one colour for each class, and one way to show and save."""
 
 import io
+import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,7 +23,7 @@ TRAINING, VALIDATION = "#332288", "#CC6677"
 #: Resolution of figures: sharp on a screen that shows them at the width they were laid out for.
 PIXELS_PER_CSS_PIXEL = 1.6
 PAGE_WIDTH = 9.6  # inches of 100 CSS pixels
-JPEG_QUALITY = 92
+TITLE_WIDTH, JPEG_QUALITY = 30, 92  # characters of a panel's title in one line
 
 
 def use_style(config: Config) -> None:
@@ -87,15 +88,13 @@ def show(
     if table is not None:
         tables.write_table(table, folder / f"{number}_{name}.csv")
     image = Image.open(buffer).convert("RGB")
-    width = round(image.width / PIXELS_PER_CSS_PIXEL)
+    shown = {"alt": alt, "width": round(image.width / PIXELS_PER_CSS_PIXEL)}
     kind, data = "image/png", buffer.getvalue()
     if credit:  # with its colours at full resolution
         image.save(buffer := io.BytesIO(), format="jpeg", quality=JPEG_QUALITY, subsampling=0)
         kind, data = "image/jpeg", buffer.getvalue()
     text = f"Figure {number}: {alt}"
-    display(
-        {kind: data, "text/plain": text}, raw=True, metadata={kind: {"alt": alt, "width": width}}
-    )
+    display({kind: data, "text/plain": text}, raw=True, metadata={kind: shown})
     text = f"**Figure {number}.** {caption}" + (f" {config.data.attribution}" if credit else "")
     display({"text/markdown": text, "text/plain": text}, raw=True)
 
@@ -189,12 +188,11 @@ def confusion_matrices(confusions: dict[str, np.ndarray], classes: list[str]) ->
             cell.set(text=text, fontsize=size, color="white" if value > 0.5 else "black")
         axis.set(xlabel="predicted", ylabel="actual")
         axis.tick_params(labelsize=size)
-        axis.set_title(title, fontsize=9)
+        axis.set_title(textwrap.fill(title, TITLE_WIDTH), fontsize=9)
     if key:
         bar = key.inset_axes([0.3, 0.1, 0.1, 0.8])
         bar.set_in_layout(False)
-        label = "proportion of the actual class"
-        figure.colorbar(axes[0].images[0], cax=bar, label=label)
+        figure.colorbar(axes[0].images[0], cax=bar, label="proportion of the actual class")
     return figure
 
 

@@ -1,14 +1,17 @@
 """Figures: what is saved, what the notebook shows."""
 
 import io
+import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from lib import figures, paths
+from lib import figures, models, paths
 from lib.config import load_config
+from lib.evaluation import plots
 
 
 @pytest.fixture
@@ -57,6 +60,34 @@ def test_figures_are_closed_after_they_are_shown(shown):
     open_before = plt.get_fignums()
     shown(credit=False)
     assert plt.get_fignums() == open_before
+
+
+CLASSES = ["bcc", "mel", "nv"]
+CURVE = pd.DataFrame({"class": CLASSES, "x": 0.5, "y": 0.5})
+LABELS = {"x": "1 − specificity", "y": "sensitivity", "area": "AUC"}
+GRIDS = {
+    "confusion matrices": lambda titles: figures.confusion_matrices(
+        dict.fromkeys(titles, np.eye(3, dtype=int)), CLASSES
+    ),
+    "curves": lambda titles: plots.class_curves(
+        dict.fromkeys(titles, CURVE),
+        dict.fromkeys(titles, dict.fromkeys(CLASSES, 0.5)),
+        LABELS,
+    ),
+}
+
+
+@pytest.mark.parametrize("config", sorted(paths.ROOT.glob("configs/*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("draw", GRIDS.values(), ids=GRIDS)
+def test_no_title_runs_into_that_of_another_panel(draw, config):
+    rows = models.models_of(load_config(config)).values()
+    figures.use_style(load_config(config))
+    figure = draw([row.title for row in rows])
+    figure.canvas.draw()
+    boxes = [a.title.get_window_extent() for a in figure.axes if a.get_title()]
+    plt.close(figure)
+    assert len(boxes) == len(rows)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def pixels(data):

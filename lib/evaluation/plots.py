@@ -1,5 +1,7 @@
 """Figures of the evaluation: curves, operating points and reliability diagrams."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
@@ -37,7 +39,7 @@ def class_curves(
         text = f"{labels['area']}\n" + "\n".join(values)
         axis.text(y=0.03, s=text, va="bottom", fontsize=8, transform=axis.transAxes, **place)
         axis.set(xlabel=labels["x"], ylabel=labels["y"], xlim=(0, 1), ylim=(0, 1.02))
-        axis.set_title(title, fontsize=9)
+        axis.set_title(textwrap.fill(title, figures.TITLE_WIDTH), fontsize=9)
     figures.add_key(axes[0], key)
     return figure
 
@@ -77,9 +79,8 @@ def _decision_curve(axis: plt.Axes, curve: pd.DataFrame) -> None:
     _line(axis, model.assign(x=curve["threshold"]), MODEL, label="model")
     axis.plot(curve["threshold"], curve["all"], color="gray", ls="--", label="biopsy all")
     axis.axhline(0, color="gray", lw=0.8, label="biopsy none")
-    highest = model["high"].max()
-    axis.set(xlabel="threshold probability", ylabel="net benefit")
-    axis.set_ylim(-0.25 * highest, 1.1 * highest)
+    top = model["high"].max()
+    axis.set(xlabel="threshold probability", ylabel="net benefit", ylim=(-0.25 * top, 1.1 * top))
 
 
 def reliability_diagrams(parts: dict[str, dict | None], classes: list[str]) -> Figure:

@@ -75,17 +75,20 @@ def path_integral(
     """
     import tensorflow as tf
 
+    @tf.function  # a graph leaves out the gradients of the weights
+    def at(points):
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            score = tf.gather(scores(points, training=False), classes, axis=1, batch_dims=1)
+        return score, tape.gradient(score, points)
+
     places, weights = np.polynomial.legendre.leggauss(POINTS)
     mean, change = 0.0, 0.0
     for place, weight in [(-1, 0), *zip(places, weights, strict=True), (1, 0)]:
         points = tf.constant(start + (place + 1) / 2 * (end - start), "float32")
-        with tf.GradientTape() as tape:
-            tape.watch(points)
-            score = tf.gather(scores(points, training=False), classes, axis=1, batch_dims=1)
-        if weight:
-            mean += weight / 2 * tape.gradient(score, points).numpy()
-        else:
-            change = score.numpy() - change
+        score, gradient = (part.numpy() for part in at(points))
+        mean += weight / 2 * gradient
+        change = change if weight else score - change
     return (end - start) * mean, change
 
 
@@ -110,7 +113,10 @@ def occlusion(
     ndarray of float32, shape (n, size, size)
         In nats, at the centre of the square; negative where covering the image raises the odds.
     """
-    scores, size, step = before_softmax(model, classes), images.shape[1], 1 if dense else STEP
+    import tensorflow as tf
+
+    scores = tf.function(before_softmax(model, classes), reduce_retracing=True)
+    size, step = images.shape[1], 1 if dense else STEP
     side = round(SQUARE * size)
     corners = np.linspace(0, size - side, POSITIONS).round().astype(int)
     places = (np.arange(size) - (side - 1) / 2) * (POSITIONS - 1) / (size - side)
@@ -130,8 +136,7 @@ def occlusion(
         grid, near = np.zeros(first.shape), np.zeros_like(first)
         grid[first] = drops(image, target, first)
         if not dense:
-            largest = np.argsort(-abs(grid), axis=None)[:REFINED]
-            near.flat[largest] = True
+            near.flat[np.argsort(-abs(grid), axis=None)[:REFINED]] = True
             near = ndimage.binary_dilation(near, np.ones((STEP, STEP))) & ~first
             coarse = grid[::STEP, ::STEP]
             grid = ndimage.zoom(coarse, POSITIONS / len(coarse), order=1)
