@@ -14,6 +14,7 @@ from lib.data import datasets
 from lib.preprocessing import decode
 from studies import command
 from studies.speed import preprocessing as benchmark
+from studies.speed import recipe
 from studies.speed import training as bench
 
 
@@ -152,6 +153,36 @@ def test_the_training_benchmark_writes_every_figure_that_is_committed(quick):
     steps = committed["what"].str.startswith(("training", "inference"))  # of fewer networks here
     keys = committed.loc[~counted & ~steps, ["what", "variant"]]
     assert set(map(tuple, keys.to_numpy())) <= measured
+
+
+def test_the_arithmetic_of_a_step_is_counted_layer_by_layer():
+    """64 places with 27 x 4 products and a layer of 4 x 2: 13,824 and 16 operations forward.
+
+    Backward twice as many, but for the gradient of the images. With the convolution frozen, its
+    gradients and that of the averages are not needed.
+    """
+    inputs = bench.keras.Input((8, 8, 3))
+    x = bench.keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    outputs = bench.keras.layers.Dense(2)(bench.keras.layers.GlobalAveragePooling2D()(x))
+    model = bench.keras.Model(inputs, outputs)
+    assert recipe.arithmetic(model) == pytest.approx((2 * 13_824 + 3 * 16) * 1e-9)
+    model.layers[1].trainable = False
+    assert recipe.arithmetic(model) == pytest.approx((13_824 + 2 * 16) * 1e-9)
+
+
+def test_the_recipe_is_timed_beside_a_product_of_matrices(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "FILE", tmp_path / "recipe.json")
+    monkeypatch.setattr(recipe, "ROWS", 64)
+    (file,) = recipe.measure(bench.configuration(bench.QUICK))
+    measured = json.loads(file.read_text(encoding="utf-8"))
+    committed = paths.ROOT / "reports" / "studies" / "speed" / "recipe.json"
+    committed = json.loads(committed.read_text(encoding="utf-8"))
+    assert measured.keys() == committed.keys()
+    for note in (measured, committed):
+        for row in note["formats"].values():
+            rate = row["images per second"] * row["GFLOP per image"]
+            product = np.mean(row["matrix product GFLOP/s"])
+            assert row["relative to the product"] == pytest.approx(rate / product)
 
 
 def test_an_interrupted_benchmark_measures_only_what_is_missing(quick):
