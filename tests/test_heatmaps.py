@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from lib import config, paths
 from lib.heatmaps import attribution, gradcam, lesion_overlap
-from lib.networks import baseline_cnn, model_graph, vgg16
+from lib.networks import alexnet, baseline_cnn, model_graph, vgg16
 from lib.networks.backend import keras
 
 
@@ -42,6 +42,30 @@ def test_grad_cam_points_at_what_decides(bright_spot_model, spot):
     assert heatmap.max() == pytest.approx(1)
     assert heatmap[2:6, 9:13].min() > 0.9
     assert heatmap.sum() == pytest.approx(16, rel=0.01)
+
+
+def test_grad_cam_of_two_filters_is_worked_by_hand():
+    """The maps are red and green, the score of class 1 is 3 x mean(red) - mean(green).
+
+    So the weights are 3/16 and -1/16, and the sums of the four coloured cells, times 16: 3 x 1,
+    3 x 0.2 - 1, which is cut off, 3 x 0.4 - 0.6 = 0.6, and -1. Class 0 has a score of 0 everywhere.
+    """
+    inputs = keras.Input((4, 4, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    x = keras.layers.Conv2D(2, 1, use_bias=False, name="two")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, "softmax", name="out")(x))
+    model.get_layer("two").set_weights([np.eye(3)[None, None, :, :2]])
+    model.get_layer("out").set_weights([np.array([[0.0, 3.0], [0.0, -1.0]]), np.zeros(2)])
+    image = np.zeros((1, 4, 4, 3), np.uint8)
+    image[0, 0, 0] = 255, 0, 0
+    image[0, 1, 1] = 51, 255, 0
+    image[0, 2, 2] = 102, 153, 0
+    image[0, 3, 3] = 0, 255, 0
+    expected = np.diag([1, 0, 0.2, 0])
+    for heatmaps in gradcam.grad_cam(model, image, "two", np.array([1]))[:2]:
+        np.testing.assert_allclose(heatmaps[0], expected, atol=1e-6)
+    assert not np.any(gradcam.grad_cam(model, image, "two", np.array([0]))[:2])
 
 
 def test_the_predicted_class_is_explained_unless_another_is_asked_for(bright_spot_model, spot):
@@ -276,6 +300,20 @@ def test_a_model_without_convolutions_has_no_grad_cam_but_other_heatmaps(spot):
     assert attribution.occlusion(model, spot, np.array([1])).shape == (1, 16, 16)
 
 
+def test_alexnet_is_explained_by_every_method(monkeypatch):
+    monkeypatch.setattr(attribution, "POSITIONS", 4)
+    options = {"filters": [4] * 5, "dense_units": [8, 8], "dropout": 0.5}
+    model = alexnet.alexnet(256, 3, None, 0, **options)
+    image = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
+    for maps in (
+        *gradcam.grad_cam(model, image, "conv5", np.array([2]))[:2],
+        attribution.integrated_gradients(model, image, np.array([2]))[0],
+        attribution.occlusion(model, image, np.array([2])),
+    ):
+        assert maps.shape == (1, 256, 256)
+        assert np.isfinite(maps).all()
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_a_batch_of_any_size_gives_the_same_heatmaps(two_places_model, batch_size):
     images = np.random.default_rng(3).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
@@ -296,13 +334,17 @@ def test_a_keras_that_is_set_to_channels_first_makes_no_difference(tmp_path):
         "options = {'filters': [4] * 8, 'dense_units': [8, 8]}\n"
         "model = baseline_cnn.baseline_cnn(256, 3, None, 0, **options)\n"
         "image = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)\n"
-        "_, maps, _ = gradcam.grad_cam(model, image, 'conv5', np.array([1]))\n"
-        "print(maps.shape, maps.any(), model.get_layer('conv5').output.shape[1:])\n"
+        "attribution.POSITIONS, classes = 4, np.array([1])\n"
+        "_, maps, _ = gradcam.grad_cam(model, image, 'conv5', classes)\n"
+        "gradients, _ = attribution.integrated_gradients(model, image, classes)\n"
+        "covered = attribution.occlusion(model, image, classes)\n"
+        "print(*(heatmap.shape == (1, 256, 256) for heatmap in (maps, gradients, covered)))\n"
+        "print(maps.any(), model.get_layer('conv5').output.shape[1:])\n"
     )
     environment = os.environ | {"KERAS_HOME": str(tmp_path)}
     options = {"capture_output": True, "text": True, "env": environment, "cwd": paths.ROOT}
     result = subprocess.run([sys.executable, "-c", code], **options)
-    assert result.stdout == "(1, 256, 256) True (16, 16, 4)\n", result.stderr
+    assert result.stdout == "True True True\nTrue (16, 16, 4)\n", result.stderr
 
 
 def test_grad_cam_agrees_with_an_independent_implementation():
@@ -340,6 +382,16 @@ def test_integrated_gradients_of_a_linear_model_are_its_weights_times_the_change
     expected = np.maximum(change * np.repeat([1.0, -2.0], 4)[:, None], 0)
     np.testing.assert_allclose(maps, expected / expected.max(axis=(1, 2), keepdims=True), atol=1e-5)
     np.testing.assert_allclose(gaps, 0, atol=1e-4)
+
+
+def test_integrated_gradients_do_not_depend_on_the_batch(two_places_model, monkeypatch):
+    images = np.random.default_rng(3).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    arguments = two_places_model, images, np.array([1, 1, 1])
+    expected, gaps = attribution.integrated_gradients(*arguments)
+    monkeypatch.setattr(attribution, "BATCH", 2)
+    maps, same = attribution.integrated_gradients(*arguments)
+    np.testing.assert_allclose(maps, expected, atol=1e-6)
+    np.testing.assert_allclose(same, gaps, atol=1e-6)
 
 
 def test_the_values_of_a_path_add_up_to_the_change_of_the_score():
