@@ -134,7 +134,13 @@ def headline_section(runs: list[dict]) -> str:
     first = [findings.headline(run), *map(external_sentence, run.get("external", []))]
     lines = ["", _describe(run), "", " ".join(first), "", *_table(table, "Model"), "", note, ""]
     if against:
-        lines += ["What speaks against the networks:", "", *against, ""]
+        lines += [
+            "What speaks against the networks (differences with their intervals; detectable: p < "
+            "0.05 after Holm's correction for the number of pairs):",
+            "",
+            *against,
+            "",
+        ]
     return "\n".join([*lines, *_variance_section(run)])
 
 
@@ -218,7 +224,7 @@ def _run_section(run: dict) -> str:
         lines += [
             "",
             f"{folds['folds']}-fold cross-validation on all {folds['images']:,} images, each "
-            "predicted by models trained without its fold. This is another experiment than the "
+            "predicted by models trained without its fold. This experiment differs from the "
             "table above: it trains on more images, some of them test images, and uses one view "
             "of each image.",
             "",

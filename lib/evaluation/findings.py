@@ -18,8 +18,7 @@ WITH_ARTICLE = {"equal_priors": "equal priors", "training_prior": "the training 
 
 def headline(metrics: dict) -> str:
     """Return the primary result, and what the same classifier is worth in accuracy."""
-    classifier = _classifier(metrics, metrics["primary"])
-    majority = _classifier(metrics, "majority")
+    classifier, majority = (_classifier(metrics, m) for m in (metrics["primary"], "majority"))
     text = (
         f"On {metrics['images']['test']} test images of {metrics['lesions']['test']} lesions, "
         f"*{metrics['titles'][metrics['primary']]}* reaches a balanced accuracy of "
@@ -27,19 +26,19 @@ def headline(metrics: dict) -> str:
         f"majority-class baseline has {majority['balanced_accuracy']['value']:.3f}."
     )
     if TARGET_TITLE in metrics.get("operating_points", {}):
-        point = operating_point(
-            metrics, metrics["primary"], TARGET_TITLE, "specificity", PRIMARY_SPECIFICITY
-        )
+        arguments = metrics["primary"], TARGET_TITLE, "specificity", PRIMARY_SPECIFICITY
+        point = operating_point(metrics, *arguments)
         text += (
-            f" At a specificity of {PRIMARY_SPECIFICITY:.0%} it finds "
-            f"**{_percent(point['roc_sensitivity'])}** of the melanomas."
+            f" At a specificity of {PRIMARY_SPECIFICITY:.0%} on their ROC curve it finds "
+            f"**{_percent(point['roc_sensitivity'])}** of the melanomas; the threshold chosen on "
+            f"validation images finds {_percent(point['sensitivity'])} at a specificity of "
+            f"{point['specificity']['value']:.0%}."
         )
-    difference = classifier["accuracy"]["value"] - majority["accuracy"]["value"]
-    place = "below" if difference < 0 else "above" if difference > 0 else "as high as"
+    ours, theirs = (scores["accuracy"]["value"] for scores in (classifier, majority))
+    place = "below" if ours < theirs else "above" if ours > theirs else "as high as"
     return (
-        f"{text} The same classifier has an accuracy of "
-        f"{format_interval(classifier['accuracy'])}, {place} that of always predicting the "
-        f"majority class ({majority['accuracy']['value']:.3f})."
+        f"{text} The same classifier has an accuracy of {format_interval(classifier['accuracy'])}, "
+        f"{place} that of always predicting the majority class ({theirs:.3f})."
     )
 
 
@@ -74,7 +73,8 @@ def differences(metrics: dict) -> list[str]:
         for pair in metrics["differences"]:
             if pair["rule"] == rule:
                 key = pair["model"], outcome(pair, score, confidence)
-                text = f"{metrics['titles'][pair['less']]} ({pair[score]['value']:+.3f})"
+                value = "{value:+.3f}, {low:+.3f} to {high:+.3f}".format(**pair[score])
+                text = f"{metrics['titles'][pair['less']]} ({value})"
                 groups.setdefault(key, []).append(text)
         sentences += [
             f"In {SCORES[score].label} under {WITH_ARTICLE[rule]}, *{metrics['titles'][model]}* is "

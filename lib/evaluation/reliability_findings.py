@@ -14,8 +14,7 @@ def groups(reliability: dict) -> str:
         f" with {format_interval(row['balanced_accuracy'])}"
         for row in scored[:1] + scored[-1:]
     ]
-    text = "Balanced accuracy is lowest {} and highest {}; ".format(*ends or "––")
-    return text + (
+    return "Balanced accuracy is lowest {} and highest {}; ".format(*ends or "––") + (
         f"{len(rows) - len(scored)} of {len(rows)} subgroups have fewer than {subgroups.FEWEST} "
         "lesions or lack a class."
     )
@@ -24,11 +23,12 @@ def groups(reliability: dict) -> str:
 def histopathology(reliability: dict) -> str:
     """Return the scores of the lesions whose diagnosis histopathology has confirmed."""
     rows = {(row["attribute"], row["group"]): row for row in reliability["subgroups"]}
-    row = rows.get(("diagnosis", "histopathology"), {"lesions": 0})
+    row, other = (rows.get(("diagnosis", k), {"lesions": 0}) for k in ("histopathology", "other"))
     return (
         f"Of the test lesions {row['lesions']} are confirmed by histopathology; on these accuracy "
-        f"is **{format_interval(row.get('accuracy'))}** and balanced accuracy "
-        f"{format_interval(row.get('balanced_accuracy'))}."
+        f"under equal priors is **{format_interval(row.get('accuracy'))}**, on the others "
+        f"{format_interval(other.get('accuracy'))}; balanced accuracy is "
+        f"{format_interval(row.get('balanced_accuracy'))} on these."
     )
 
 
@@ -65,8 +65,8 @@ def strangers(reliability: dict) -> str:
     share = {kind: f"{value:.1%}" for kind, value in result["refused"].items()}
     listed = ", ".join(f"{share[kind]} of *{kind}*" for kind in result["reported_on"])
     return (
-        f"A high {scores} makes the network refuse {share['test']} of the test images, and of the "
-        f"kinds of strange images that chose no score **{listed}**."
+        f"By a high {scores}, the network refuses {share['test']} of the test images and, of the "
+        f"kinds of strange images that were not used to select these scores, **{listed}**."
     )
 
 
