@@ -320,7 +320,8 @@ from tools import train
 sys.exit(train.main(sys.argv[2:]))
 """
 MISSING = (
-    "pandas pandera matplotlib seaborn IPython ipykernel jupyterlab papermill nbformat cv2 numba"
+    "pandas pandera matplotlib seaborn IPython ipykernel jupyterlab papermill nbformat cv2 numba "
+    "nbconvert sklearn skimage PIL crepes jinja2 joblib onnx pooch remotezip threadpoolctl"
 )
 
 

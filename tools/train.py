@@ -5,10 +5,10 @@ much scores vary. Then what they output for the images that they were not traine
 `outputs.csv` in runs/<run>/folds/<K>/<model> or runs/<run>/seeds/<S>/<model>.
 
 For a server without a desktop. It needs Keras with one of its backends (`KERAS_BACKEND`), and of
-the project's other libraries only h5py, NumPy, platformdirs, pydantic, PyYAML and tqdm. It opens no
-connection: pretrained weights must be in the cache (`SKIN_CACHE`). It reads `index.csv` and
-`images.npy`, which notebooks 01 and 02 have written to runs/<run>, and leaves the same training
-states there as notebooks 03 and 04, which find a finished training and use it.
+the project's other libraries only h5py, NumPy, platformdirs, pydantic, ruamel.yaml, SciPy and tqdm.
+It opens no connection: pretrained weights must be in the cache (`SKIN_CACHE`). It reads
+`index.csv` and `images.npy`, which notebooks 01 and 02 have written to runs/<run>, and leaves the
+same training states there as notebooks 03 and 04, which find a finished training and use it.
 """
 
 import argparse
