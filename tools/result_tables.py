@@ -189,7 +189,8 @@ def _variance_section(run: dict) -> list[str]:
         "nothing is random, from fold to fold (mean ± standard deviation), beside its interval "
         "over the test lesions: "
     )
-    return [f"{note}{'; '.join(texts)}.", ""]
+    end = "A fold is scored on its own images, so its mean does not compare with the score beside it."
+    return [f"{note}{'; '.join(texts)}. {end} Models that are not listed were trained once.", ""]
 
 
 def result_tables(runs: list[dict]) -> str:
