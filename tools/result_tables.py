@@ -189,7 +189,9 @@ def _variance_section(run: dict) -> list[str]:
         "nothing is random, from fold to fold (mean ± standard deviation), beside its interval "
         "over the test lesions: "
     )
-    end = "A fold is scored on its own images, so its mean does not compare with the score beside it."
+    end = (
+        "A fold is scored on its own images, so its mean does not compare with the score beside it."
+    )
     return [f"{note}{'; '.join(texts)}. {end} Models that are not listed were trained once.", ""]
 
 
