@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 
 import numpy as np
 import pytest
@@ -69,6 +70,13 @@ def test_text_stays_and_attachments_go():
 
 def test_the_demonstration_has_its_pages():
     assert "demo" in [file.parent.parent.name for file in PUBLISHED]
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.parent.parent.name)
+def test_the_page_of_the_evaluation_has_the_spread_that_was_measured(file):
+    measured = json.loads(file.with_name("metrics.json").read_text(encoding="utf-8"))["variance"]
+    page = file.with_name("05_evaluation.html").read_text(encoding="utf-8")
+    assert bool(measured) != ("The spread over seeds has not been measured" in page)
 
 
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.parent.parent.name)
