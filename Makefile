@@ -86,7 +86,7 @@ KEYS        := $(OUTPUT)/runs/$(RUN)/keys
 STUDY_KEYS  := $(OUTPUT)/runs/studies/keys
 # what the notebook of a study reads of other results
 STUDY_READS_variance := $(wildcard reports/*/published/metrics.json)
-STUDY_READS_speed    := reports/studies/heatmaps/demo.json
+STUDY_READS_speed    := $(wildcard reports/studies/heatmaps/*.json)
 KEY_FILES   := $(NAMES:%=$(KEYS)/%.key) $(STUDIES:%=$(STUDY_KEYS)/%.key)
 ifneq ($(wildcard $(KEYS)/checked),)
   SOURCES := \( -name '*.py' -o -name '*.csv' -o -name '*.ipynb' -o -name '*.yaml' -o -type d ! -name '[_.]*' \)
