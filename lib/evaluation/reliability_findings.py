@@ -27,8 +27,8 @@ def histopathology(reliability: dict) -> str:
     return (
         f"Of the test lesions {row['lesions']} are confirmed by histopathology; on these accuracy "
         f"under equal priors is **{format_interval(row.get('accuracy'))}**, on the others "
-        f"{format_interval(other.get('accuracy'))}; balanced accuracy is "
-        f"{format_interval(row.get('balanced_accuracy'))} on these."
+        f"{format_interval(other.get('accuracy'))}; balanced accuracy on the confirmed ones is "
+        f"{format_interval(row.get('balanced_accuracy'))}."
     )
 
 
