@@ -31,7 +31,7 @@ from lib.heatmaps import attribution, gradcam, lesion_overlap
 from lib.networks import building, inference, model_graph, saving, training
 from lib.networks.backend import keras
 from lib.run import Run, open_run
-from studies import command
+from studies import command, leakage
 
 FAST, SLOW = ("Grad-CAM", "HiResCAM"), ("integrated gradients", "occlusion")
 METHODS = (*FAST, *SLOW)
@@ -164,8 +164,7 @@ def shifted(images: np.ndarray) -> np.ndarray:
 
 def compressed(images: np.ndarray) -> np.ndarray:
     """Return images as they look after JPEG compression of quality 80."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, 80]
-    return np.stack([cv2.imdecode(cv2.imencode(".jpg", i, options)[1], 1) for i in images])
+    return np.stack([leakage.as_jpeg(image, 80) for image in images])
 
 
 def noisy(images: np.ndarray) -> np.ndarray:

@@ -327,7 +327,7 @@ def alter(image: np.ndarray, alteration: str, random: np.random.Generator) -> np
     if alteration == "quarter turn":
         return np.ascontiguousarray(np.rot90(image, random.integers(1, 4)))
     if alteration == "JPEG quality 60":
-        return _as_jpeg(image, 60)
+        return as_jpeg(image, 60)
     if alteration == "crop of 10 %":
         height, width = image.shape[:2]
         top, left = random.integers(height // 10 + 1), random.integers(width // 10 + 1)
@@ -360,7 +360,7 @@ def planted_recall(
     alterations = [ALTERATIONS[i % len(ALTERATIONS)] for i in range(len(sources))]
     altered = [
         duplicates.thumbnail(
-            _as_jpeg(alter(decode.read_image(folder / files.iloc[i]), alteration, random), 90)
+            as_jpeg(alter(decode.read_image(folder / files.iloc[i]), alteration, random), 90)
         )
         for i, alteration in zip(sources, alterations, strict=True)
     ]
@@ -374,7 +374,8 @@ def planted_recall(
     return table.groupby("alteration", sort=False)["found"].agg(planted="size", found="sum")
 
 
-def _as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+def as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Return an RGB image as it looks after JPEG compression of a quality of 1 to 100."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)

@@ -1,10 +1,12 @@
 """The sanity checks of heatmaps, each on maps and networks whose result is known."""
 
+import io
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from lib import config
 from lib.networks import baseline_cnn
@@ -94,6 +96,13 @@ def test_images_that_look_the_same_are_hardly_changed():
     for change in (heatmaps.compressed, heatmaps.noisy):
         difference = np.abs(change(smooth).astype(int) - smooth)
         assert 0 < difference.mean() < 3 and change(smooth).dtype == np.uint8
+
+
+def test_images_are_compressed_as_another_encoder_would():
+    """OpenCV's encoder takes the first channel for blue, not for red."""
+    image = RANDOM.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(image).save(file := io.BytesIO(), "JPEG", quality=80)
+    np.testing.assert_array_equal(heatmaps.compressed(image[None])[0], np.asarray(Image.open(file)))
 
 
 # ----------------------------------------------------------------------- deletion and insertion
