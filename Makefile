@@ -139,7 +139,7 @@ LATER := $(filter-out 01_% 02_% 03_% 04_% 05_%,$(NAMES))
 
 # A notebook runs when the notebook or its key file changed, or when a notebook before it ran. It is
 # written to a temporary file and renamed; a failed one is kept as NN_*.failed.ipynb.
-reproduce: $(HTML) $(REPORTS)/index.html $(STUDY_HTML) ## Execute the notebooks, render the reports (demo: 5 to 8 minutes, 0.5 GB)
+reproduce: $(HTML) $(REPORTS)/index.html $(STUDY_HTML) ## Execute the notebooks, render the reports (demo: 5 to 20 minutes, 0.5 GB)
 	@echo "$(REPORTS)/index.html"
 
 $(RUNS)/01_data_survey.ipynb: $(KEYS)/data.key $(wildcard reports/studies/leakage/*.csv reports/studies/leakage/*.json)
@@ -174,7 +174,7 @@ $(REPORTS)/index.html: $(HTML) $(KEYS)/page.key $(RENDERER)
 $(CONFIG_FILE):
 	@echo "error: $@: no such configuration; available: $(wildcard configs/*.yaml)" >&2; exit 1
 
-evaluate: ## Execute notebook 05 and what follows again (demo: 1 minute)
+evaluate: ## Execute notebook 05 and what follows again (demo: 1 to 3 minutes)
 	@rm -f $(RUNS)/05_evaluation.ipynb
 	@$(MAKE) --no-print-directory reproduce
 
@@ -183,13 +183,13 @@ data: $(ENV) ## Download HAM10000 (3 GB), a part of it (SAMPLE=500), or use a co
 	  $(if $(value SAMPLE),--sample="$$ARG_SAMPLE") $(if $(value DATASET),--dataset="$$ARG_DATASET") \
 	  $(if $(value CONVERT),--convert) $(if $(value FAULTY),--faulty)
 
-study: $(ENV) ## Measure a side experiment again: NAME=leakage [FROM=<HAM10000 folder>], NAME=variance or heatmaps CONFIG=<finished run> (minutes to hours)
+study: $(ENV) ## Measure a side experiment again: NAME=leakage [FROM=<HAM10000 folder>], NAME=variance or heatmaps CONFIG=<finished run>; not tuning (minutes to hours)
 	@test -n "$(and $(NAME),$(filter $(NAME),$(STUDIES)))" || \
 	  { echo "error: NAME=$(NAME): expected one of: $(STUDIES)" >&2; exit 1; }
 	@$(MAKE) --no-print-directory images CONFIG=demo
 	@$(PY) -m studies.$(NAME) "$(if $(filter variance heatmaps,$(NAME)),$(CONFIG_FILE),$${ARG_FROM:-data/ham10000})"
 
-studies: $(STUDY_HTML) ## Execute and render only the notebooks of the side experiments (1 minute)
+studies: $(STUDY_HTML) ## Execute and render only the notebooks of the side experiments (1 to 3 minutes)
 	@printf '%s\n' $(STUDY_HTML)
 
 .SECONDEXPANSION:
@@ -201,7 +201,7 @@ $(OUTPUT)/reports/studies/%.html: $(STUDY_RUNS)/%.ipynb $(RENDERER) | $(ENV)
 	@mkdir -p $(@D)
 	@$(PY) -m tools.reports render $< --output $@
 
-notebooks: ## Refresh the outputs of the committed notebooks: demo and side experiments (5 to 8 minutes)
+notebooks: ## Refresh the outputs of the committed notebooks: demo and side experiments (6 to 25 minutes)
 	@$(MAKE) --no-print-directory reproduce CONFIG=demo
 	@$(MAKE) --no-print-directory external-test CONFIG=demo
 	@$(MAKE) --no-print-directory refresh CONFIG=demo
@@ -257,7 +257,7 @@ lab: images ## Open the notebooks in JupyterLab (draws the synthetic images firs
 PARALLEL := -n 2 --no-loadscope-reorder
 NBVAL    := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 1200
 
-test: lint $(ENV) ## Run everything CI checks (10 to 20 minutes on two cores)
+test: lint $(ENV) ## Run everything CI checks (20 to 60 minutes on two cores)
 	@$(MAKE) --no-print-directory images CONFIG=demo
 	@rm -rf runs/.nbval
 	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest $(PARALLEL) $(NBVAL) --doctest-modules notebooks tests lib
@@ -265,7 +265,7 @@ test: lint $(ENV) ## Run everything CI checks (10 to 20 minutes on two cores)
 test-unit: $(ENV) ## Run the unit tests, the docstring examples and a tiny run from end to end (7 to 15 minutes)
 	$(PY) -m pytest $(PARALLEL) --doctest-modules tests lib
 
-test-notebooks: $(ENV) ## Execute the committed notebooks again and compare their outputs (5 to 8 minutes)
+test-notebooks: $(ENV) ## Execute the committed notebooks again and compare their outputs (5 to 20 minutes)
 	@$(MAKE) --no-print-directory images CONFIG=demo
 	@rm -rf runs/.nbval
 	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest $(NBVAL) notebooks

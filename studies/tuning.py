@@ -6,9 +6,8 @@ from pathlib import Path
 from studies import command
 
 ARCHIVED = (
-    "reports/studies/tuning holds archived results of full trainings; to repeat one, change "
-    "views or fine_tune (learning_rate, epochs) of the model vgg16 in a copy of "
-    "configs/ham10000.yaml and run `make reproduce CONFIG=<copy>`"
+    "reports/studies/tuning holds archived results of full trainings, whose configuration was "
+    "another than today's configs/ham10000.yaml (reports/studies/tuning/README.md)"
 )
 
 

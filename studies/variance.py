@@ -210,13 +210,18 @@ def _fold_table(run: Run, name: str, fold: int, posteriors: np.ndarray) -> pd.Da
     return prediction_files.prediction_table(name, rows, posteriors, run.classes, prior)
 
 
-def score(name: str, predictions: pd.DataFrame, classes: list[str]) -> dict:
-    """Return the number of images and each of `SCORES`, under the primary rule."""
-    settings = {"draws": 1, "confidence": 0.95, "seed": 0}  # intervals are not used
-    scored = metrics.evaluate_models(predictions, classes, {name: name}, **settings)
+def score(run: Run, name: str, predictions: pd.DataFrame) -> dict:
+    """Return the number of images, and each of `SCORES` with its interval over lesions."""
+    scored = metrics.evaluate_models(
+        predictions,
+        run.classes,
+        {name: name},
+        draws=run.config.evaluation.bootstrap_draws,
+        confidence=run.config.evaluation.confidence,
+        seed=run.config.seed,
+    )
     scores = scored["models"][name]["rules"][priors.PRIMARY_RULE]
-    values = {key: round(scores[key]["value"], 6) for key in SCORES}
-    return {"images": len(predictions)} | values
+    return {"images": len(predictions), "scores": {key: scores[key] for key in SCORES}}
 
 
 def _work(run: Run) -> Path:
@@ -261,6 +266,18 @@ def summarise(table: pd.DataFrame) -> list[dict]:
     return summary
 
 
+def first_seeds(rows: list[dict], titles: dict[str, str]) -> dict:
+    """Return each model's training with the lowest seed, in the form of `metrics.json`.
+
+    For runs that are not published: its intervals over lesions stand beside the spread over seeds.
+    """
+    seeds = [row for row in rows if row["varied"] == "seed"]
+    return {
+        row["model"]: {"title": titles[row["model"]], "rules": {priors.PRIMARY_RULE: row["scores"]}}
+        for row in sorted(seeds, key=lambda row: -row["number"])
+    }
+
+
 def measure(file: Path) -> list[Path]:
     """Score every training of a finished run; return the files written.
 
@@ -271,7 +288,8 @@ def measure(file: Path) -> list[Path]:
     """
     run = open_run(file)
     training.set_seed(run.config.seed)
-    state, key = _work(run) / "scores.json", variance.key(run.config, run.index) | {"code": _CODE}
+    state, key = _work(run) / "scores.json", variance.key(run.config, run.index)
+    key |= {"code": _CODE, "evaluation": run.config.evaluation.model_dump(mode="json")}
     done = paths.read_note(state, {"key", "rows"}, "everything is measured again")
     before, rows = done["rows"] if done.get("key") == key else {}, {}
     for name, varied, number, source, predict in trainings(run):
@@ -279,14 +297,17 @@ def measure(file: Path) -> list[Path]:
             f" {array_files.file_digest(source)}" if source else ""
         )
         row = {"model": name, "varied": varied, "number": number}
-        rows[label] = before.get(label) or row | score(name, predict(), run.classes)
+        rows[label] = before.get(label) or row | score(run, name, predict())
         tables.write_json({"key": key, "rows": before | rows}, state)
         print(rows[label], flush=True)
-    order = list(models.models_of(run.config))
-    table = schema().validate(pd.DataFrame(list(rows.values())))
+    rows, titles = list(rows.values()), models.titles(run.config)
+    order, values = list(titles), [{k: row["scores"][k]["value"] for k in SCORES} for row in rows]
+    table = pd.DataFrame(rows).drop(columns="scores").join(pd.DataFrame(values).round(6))
+    table = schema().validate(table)
     table = table.sort_values("model", key=lambda names: names.map(order.index), kind="stable")
     note = {"run": run.config.name} | variance.key(run.config, run.index)
     note |= command.describe_machine() | {"summary": summarise(table)}
+    note["first_seeds"] = first_seeds(rows, titles)
     target = variance.FOLDER / f"{run.config.name}.csv"
     target.with_suffix(".json").unlink(missing_ok=True)
     return [

@@ -443,14 +443,17 @@ def test_the_variance_study_scores_every_training(server, tiny_config, varied):
     assert set(of_seeds["images"]) == {(index["split"] == "test").sum()}
 
 
-def test_the_seed_of_the_run_gives_the_scores_of_the_run(server, tiny_config, varied):
+def test_the_seed_of_the_run_gives_the_scores_of_the_run(server, tiny_config, varied, tmp_path):
     """Training, prediction and calibration are those of the notebooks."""
+    note = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))
+    first = note["first_seeds"]["vgg16_fine_tuned"]["rules"]["equal_priors"]
     metrics = json.loads((server / "runs" / "tiny" / "metrics.json").read_text(encoding="utf-8"))
     rows = varied.set_index(["model", "varied", "number"])
     row = rows.loc["vgg16_fine_tuned", "seed", load_config(tiny_config).seed]
     for name in SCORES:
-        expected = metrics["models"]["vgg16_fine_tuned"]["rules"]["equal_priors"][name]["value"]
-        assert row[name] == pytest.approx(expected, abs=1e-5), name
+        expected = metrics["models"]["vgg16_fine_tuned"]["rules"]["equal_priors"][name]
+        assert row[name] == pytest.approx(expected["value"], abs=1e-5), name
+        assert first[name] == pytest.approx(expected, abs=1e-3), "the same interval over lesions"
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

@@ -168,6 +168,16 @@ def test_the_score_is_chosen_on_two_diagnoses_and_reported_on_all_else(strange):
     assert result["refused"]["test"] == pytest.approx(0.05)
 
 
+def test_no_test_image_has_a_say_in_which_score_is_chosen(strange):
+    """On other test images energy would tell nothing; it is reported, and changes no choice."""
+    changed = strange.copy()
+    is_test = strange["split"] == "test"
+    changed.loc[is_test, ["energy", "distance"]] = [9.0, 0.0]
+    result, before = refusal.evaluate(changed), refusal.evaluate(strange)
+    assert (result["chosen"], result["thresholds"]) == (before["chosen"], before["thresholds"])
+    assert result["auroc"]["energy"]["diagnosis akiec"] == 0
+
+
 def test_a_second_score_refuses_images_without_a_lesion(strange):
     strip = probe_rows("strip", 5, 0.1, 8.0)
     result = refusal.evaluate(pd.concat([strange, strip], ignore_index=True))
@@ -297,7 +307,11 @@ def test_a_network_that_reads_the_background_is_exposed():
     )
     network = {"title": "A network", **part}
     text = findings.shortcuts({"classes": CLASSES, "hidden": {"m": network}})
-    assert "background only 1.000 (1.000 to 1.000), **above chance**" in text
+    assert "(chance 0.333): *A network*, background only **1.000 (1.000 to 1.000)**; " in text
+    assert text.endswith("lesion covered **1.000 (1.000 to 1.000)**.")
+    box = {"value": 0.5, "low": 0.4, "high": 0.6}
+    text = findings.shortcuts({"classes": CLASSES, "hidden": {"m": network}, "lesion_box": box})
+    assert text.endswith("; from size and place of the lesion's box alone 0.500 (0.400 to 0.600).")
 
 
 def test_the_most_confident_errors_are_listed_once_a_lesion():

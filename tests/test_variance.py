@@ -27,6 +27,16 @@ MODEL = {
 MODELS = {"models": {"forest": MODEL, "svm": MODEL}}
 
 
+def test_the_interval_beside_the_spread_is_that_of_the_lowest_seed():
+    rows = [
+        {"model": "forest", "varied": "seed", "number": number, "scores": {"accuracy": number}}
+        for number in (3, 2, 4)
+    ]
+    rows.append({"model": "svm", "varied": "fold", "number": 0, "scores": {}})
+    expected = {"title": "A forest", "rules": {"equal_priors": {"accuracy": 2}}}
+    assert study.first_seeds(rows, {"forest": "A forest"}) == {"forest": expected}
+
+
 @pytest.fixture
 def measured(run, tmp_path, monkeypatch):
     """Write the scores of three trainings; return the folder."""
@@ -74,8 +84,8 @@ def test_the_interval_over_lesions_is_beside_the_spread_over_trainings(run, meas
 def test_the_model_that_varies_most_is_named(run, measured):
     text = variance.finding(MODELS | {"variance": variance.summarise(run, INDEX)})
     assert text == (
-        "Balanced accuracy varies most for *A forest*: **0.800 to 0.870** over 3 seeds, "
-        "on the same test images."
+        "Of the models trained with several seeds, *A forest* varies most in balanced accuracy: "
+        "**0.800 to 0.870**, on the same test images."
     )
     assert "has not been measured" in variance.finding(MODELS | {"variance": []})
 

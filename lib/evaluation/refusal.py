@@ -65,32 +65,35 @@ def evaluate(table: pd.DataFrame) -> dict:
     -------
     dict
         `auroc` of each score for each kind, against the test images; `chosen`, for each sort the
-        score with the highest mean of it; `chosen_on` and `reported_on`, the kinds; `thresholds`
-        of the chosen scores; `refused`, the proportion of each kind above one of them.
+        score with the highest mean of it against the validation images; `chosen_on` and
+        `reported_on`, the kinds; `thresholds` of the chosen scores, from the validation images;
+        `refused`, the proportion of each kind above one of them.
     """
-    scores = strangeness(table)
-    held_out = table["kind"] == "held_out"
+    scores, held_out = strangeness(table), table["kind"] == "held_out"
     validation, test = (scores[held_out & (table["split"] == s)] for s in ("validation", "test"))
     choosing, reported = strange_kinds(table)
     chosen_on = list(chain(*choosing.values()))
-    auroc = pd.DataFrame(index=chosen_on + reported, columns=list(SCORES), dtype=float)
-    for kind in auroc.index:
-        strange = scores[table["kind"] == kind]
-        actual = np.repeat([0, 1], [len(test), len(strange)])
-        auroc.loc[kind] = [roc_auc_score(actual, [*test[s], *strange[s]]) for s in SCORES]
-    chosen = {sort: auroc.loc[kinds].mean().idxmax() for sort, kinds in choosing.items()}
+
+    def auroc(ordinary, kinds):
+        rows = {}
+        for kind in kinds:
+            strange = scores[table["kind"] == kind]
+            actual = np.repeat([0, 1], [len(ordinary), len(strange)])
+            rows[kind] = [roc_auc_score(actual, [*ordinary[s], *strange[s]]) for s in SCORES]
+        return pd.DataFrame(rows, index=list(SCORES), dtype=float).T
+
+    chosen = {sort: auroc(validation, kinds).mean().idxmax() for sort, kinds in choosing.items()}
     names = sorted(set(chosen.values()))
     # each score refuses its part, so that together they accept ACCEPTED or more
     thresholds = validation[names].quantile(1 - (1 - ACCEPTED) / len(names)).to_dict()
-    is_refused = pd.Series(refused(scores, thresholds))
-    kind_of = table["kind"].where(~held_out, table["split"])
+    kind_of = table["kind"].where(~held_out, table["split"]).to_numpy()
     return {
         "chosen": chosen,
         "chosen_on": chosen_on,
         "reported_on": reported,
         "thresholds": thresholds,
-        "refused": is_refused.groupby(kind_of.to_numpy()).mean().to_dict(),
-        "auroc": auroc.to_dict(),
+        "refused": pd.Series(refused(scores, thresholds)).groupby(kind_of).mean().to_dict(),
+        "auroc": auroc(test, chosen_on + reported).to_dict(),
     }
 
 

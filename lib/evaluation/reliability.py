@@ -67,8 +67,7 @@ def hidden_parts(
         rows = probes[probes["kind"] == ("held_out" if kind == WHOLE else kind)]
         table = groups.merge(rows, on="image_id")
         probabilities = table[[f"prob_{name}" for name in note["classes"]]].to_numpy()
-        positions = priors.decide(probabilities, prior)[column]
-        table[column] = np.array(note["classes"])[positions]
+        table[column] = np.array(note["classes"])[priors.decide(probabilities, prior)[column]]
         weights = bootstrap.lesion_weights(table, draws, 0)
         values = rule_draws(table, column, note["classes"], weights)["balanced_accuracy"]
         scores[kind] = bootstrap.interval(values, confidence)

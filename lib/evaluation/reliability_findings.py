@@ -38,10 +38,10 @@ def shortcuts(reliability: dict) -> str:
     for network in reliability["hidden"].values():
         scores = network["balanced_accuracy"]
         for kind in ("background only", "lesion covered") if scores else ():
-            above = "" if scores[kind]["low"] > chance else "not detectably "
-            text = f"{kind} {format_interval(scores[kind])}, **{above}above chance**"
-            texts.append(f"*{network['title']}*, {text}")
+            texts.append(f"*{network['title']}*, {kind} **{format_interval(scores[kind])}**")
     text = "; ".join(texts) or "no image has a lesion mask"
+    if box := reliability.get("lesion_box"):
+        text += f"; from size and place of the lesion's box alone {format_interval(box)}"
     return f"Balanced accuracy without the lesion (chance {chance:.3f}): {text}."
 
 

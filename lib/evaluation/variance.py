@@ -69,8 +69,9 @@ def finding(metrics: dict, score: str = "balanced_accuracy") -> str:
     row = max(rows, key=lambda row: row[score]["deviation"])
     title, spread = metrics["models"][row["model"]]["title"], row[score]
     return (
-        f"{SCORES[score].label.capitalize()} varies most for *{title}*: **{spread['low']:.3f} to "
-        f"{spread['high']:.3f}** over {row['trainings']} seeds, on the same test images."
+        f"Of the models trained with several seeds, *{title}* varies most in "
+        f"{SCORES[score].label}: **{spread['low']:.3f} to {spread['high']:.3f}**, on the same "
+        "test images."
     )
 
 
