@@ -29,10 +29,10 @@ def headline(metrics: dict) -> str:
         arguments = metrics["primary"], TARGET_TITLE, "specificity", PRIMARY_SPECIFICITY
         point = operating_point(metrics, *arguments)
         text += (
-            f" At a specificity of {PRIMARY_SPECIFICITY:.0%} on their ROC curve it finds "
-            f"**{_percent(point['roc_sensitivity'])}** of the melanomas; the threshold chosen on "
-            f"validation images finds {_percent(point['sensitivity'])} at a specificity of "
-            f"{point['specificity']['value']:.0%}."
+            f" With a threshold of {PRIMARY_SPECIFICITY:.0%} specificity on these images it finds "
+            f"**{_percent(point['roc_sensitivity'])}** of the melanomas; the threshold "
+            f"chosen on validation images finds {_percent(point['sensitivity'])} at a specificity "
+            f"of {point['specificity']['value']:.0%}."
         )
     ours, theirs = (scores["accuracy"]["value"] for scores in (classifier, majority))
     place = "below" if ours < theirs else "above" if ours > theirs else "as high as"
@@ -133,8 +133,8 @@ def net_benefit(metrics: dict) -> str:
         where = f"{min(better):.2f} to {max(better):.2f}" if better else "no threshold"
         texts.append(f"{question}: {where}")
     return (
-        "Threshold probabilities at which the whole interval of the net benefit is above a biopsy "
-        f"of all lesions and of none: {'; '.join(texts)}."
+        f"Threshold probabilities up to {curve[-1]['threshold']:.2f} at which the interval of the "
+        f"net benefit is wholly above a biopsy of all lesions and of none: {'; '.join(texts)}."
     )
 
 

@@ -65,7 +65,7 @@ def strangers(reliability: dict) -> str:
     share = {kind: f"{value:.1%}" for kind, value in result["refused"].items()}
     listed = ", ".join(f"{share[kind]} of *{kind}*" for kind in result["reported_on"])
     return (
-        f"By a high {scores}, the network refuses {share['test']} of the test images and, of the "
+        f"Images with a high {scores} are refused: {share['test']} of the test images and, of the "
         f"kinds of strange images that were not used to select these scores, **{listed}**."
     )
 
