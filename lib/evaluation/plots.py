@@ -67,10 +67,10 @@ def operating_points(
             x, y = DERMATOLOGISTS["specificity"], DERMATOLOGISTS["sensitivity"]
             label = "58 dermatologists, other images"
             above.plot(1 - x, y, "D", color=BEFORE, ms=7, label=label)
-        above.set(xlabel="1 − specificity", ylabel="sensitivity", title=question)
+        above.set(xlabel="1 − specificity", ylabel="sensitivity", title=question, ylim=(0, 1.02))
         _decision_curve(below, pd.DataFrame(curves[question]))
-        for axis in (above, below):
-            axis.legend(frameon=False, fontsize=8)
+        for axis, place in ((above, "lower right"), (below, "lower left")):
+            axis.legend(loc=place, frameon=False, fontsize=8)
     return figure
 
 
@@ -80,7 +80,7 @@ def _decision_curve(axis: plt.Axes, curve: pd.DataFrame) -> None:
     axis.plot(curve["threshold"], curve["all"], color="gray", ls="--", label="biopsy all")
     axis.axhline(0, color="gray", lw=0.8, label="biopsy none")
     top = model["high"].max()
-    axis.set(xlabel="threshold probability", ylabel="net benefit", ylim=(-0.25 * top, 1.1 * top))
+    axis.set(xlabel="threshold probability", ylabel="net benefit", ylim=(-0.5 * top, 1.1 * top))
 
 
 def reliability_diagrams(parts: dict[str, dict | None], classes: list[str]) -> Figure:
