@@ -69,8 +69,8 @@ def operating_points(
             above.plot(1 - x, y, "D", color=BEFORE, ms=7, label=label)
         above.set(xlabel="1 − specificity", ylabel="sensitivity", title=question, ylim=(0, 1.02))
         _decision_curve(below, pd.DataFrame(curves[question]))
-        for axis, place in ((above, "lower right"), (below, "lower left")):
-            axis.legend(loc=place, frameon=False, fontsize=8)
+        for axis in (above, below):
+            axis.legend(frameon=False, fontsize=8)
     return figure
 
 
