@@ -135,6 +135,8 @@ def test_the_contracts_are_written(reproduced):
             assert (run / folder / name).is_file()
     for name in ("localisation.json", "reliability.json", "subgroups.csv", "survey_scores.json"):
         assert (run / name).is_file()
+    reliability = json.loads((run / "reliability.json").read_text(encoding="utf-8"))
+    assert 0 <= reliability["lesion_box"]["value"] <= 1, "what the lesion's box alone predicts"
     for folder in ("baseline_cnn", "vgg16"):
         probes = pd.read_csv(run / folder / "probes.csv")
         assert {"held_out", "noise", "lesion covered"} <= set(probes["kind"])
