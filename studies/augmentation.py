@@ -207,16 +207,9 @@ def predict_all(
 
 def score(predictions: pd.DataFrame, data: Data) -> pd.DataFrame:
     """Return scores over all seeds, and their paired differences, with intervals over lesions."""
-    evaluation = data.settings.evaluation
-    scored = metrics.evaluate_models(
-        predictions,
-        data.settings.classes,
-        dict(zip(KINDS, KINDS, strict=True)),
-        draws=evaluation.bootstrap_draws,
-        confidence=evaluation.confidence,
-        seed=data.settings.seed,
-        comparisons=DIFFERENCES,
-    )
+    options = metrics.settings(data.settings.model_dump())
+    titles = dict(zip(KINDS, KINDS, strict=True))
+    scored = metrics.evaluate_models(predictions, titles, **options, comparisons=DIFFERENCES)
     rows = []
     for name, rule in RULES.items():
         entries = [(kind, None, part["rules"][rule]) for kind, part in scored["models"].items()]

@@ -212,14 +212,8 @@ def _fold_table(run: Run, name: str, fold: int, posteriors: np.ndarray) -> pd.Da
 
 def score(run: Run, name: str, predictions: pd.DataFrame) -> dict:
     """Return the number of images, and each of `SCORES` with its interval over lesions."""
-    scored = metrics.evaluate_models(
-        predictions,
-        run.classes,
-        {name: name},
-        draws=run.config.evaluation.bootstrap_draws,
-        confidence=run.config.evaluation.confidence,
-        seed=run.config.seed,
-    )
+    options = metrics.settings(run.config.model_dump())
+    scored = metrics.evaluate_models(predictions, {name: name}, **options)
     scores = scored["models"][name]["rules"][priors.PRIMARY_RULE]
     return {"images": len(predictions), "scores": {key: scores[key] for key in SCORES}}
 

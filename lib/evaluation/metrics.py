@@ -93,24 +93,24 @@ def evaluate_run(
         `operating_points.questions`; `calibration` of each model, before and after (None where
         there is nothing to undo); `cross_validation`, scored by `evaluate_models` as well.
     """
-    settings = note["manifest"]["configuration"]["evaluation"]
-    options = {"classes": note["classes"], "titles": note["titles"]}
-    options |= {"confidence": settings["confidence"], "draws": settings["bootstrap_draws"]}
-    options |= {"seed": note["manifest"]["configuration"]["seed"]}
+    options = settings(note["manifest"]["configuration"])
+    malignant = note["manifest"]["configuration"]["evaluation"]["malignant"]
+    questions = operating_points.questions(note["classes"], malignant)
     validation, test = (
         _by_model(predictions[predictions["split"] == split], note["titles"])
         for split in ("validation", "test")
     )
     weights = _weights(test, options["draws"], options["seed"])
     drawn = weights, options["confidence"]
-    questions = operating_points.questions(note["classes"], settings["malignant"])
     folds = None
     if cross_validation is not None:
         columns = {"images": "image_id", "lesions": "lesion_id", "folds": "fold"}
         folds = {key: cross_validation[name].nunique() for key, name in columns.items()}
-        folds |= evaluate_models(cross_validation, **options)
+        folds |= evaluate_models(cross_validation, note["titles"], **options)
     return {
-        **evaluate_models(pd.concat(test.values()), **options, comparisons=note["comparisons"]),
+        **evaluate_models(
+            pd.concat(test.values()), note["titles"], **options, comparisons=note["comparisons"]
+        ),
         "operating_points": {
             question: {
                 name: operating_points.evaluate(validation[name], rows, positive, *drawn)
@@ -130,11 +130,24 @@ def evaluate_run(
     }
 
 
+def settings(configuration: dict) -> dict:
+    """Return what `evaluate_models` takes from a run's configuration.
+
+    Parameters
+    ----------
+    configuration : dict
+        `config.model_dump()`, or what `metrics.json` has of it.
+    """
+    draws, confidence = (configuration["evaluation"][k] for k in ("bootstrap_draws", "confidence"))
+    options = {name: configuration[name] for name in ("classes", "seed")}
+    return options | {"draws": draws, "confidence": confidence}
+
+
 def evaluate_models(
     table: pd.DataFrame,
-    classes: list[str],
     titles: dict[str, str],
     *,
+    classes: list[str],
     draws: int,
     confidence: float,
     seed: int,
@@ -149,8 +162,9 @@ def evaluate_models(
     titles : dict of str to str
         The title of each model, in the order of the result; models that are not in the table
         are left out.
-    draws, confidence, seed : int, float, int
-        Number of bootstrap draws, confidence level of the intervals, seed of the draws.
+    classes, draws, confidence, seed : list of str, int, float, int
+        From `settings`: the classes, the number of bootstrap draws, the confidence level of the
+        intervals, and the seed of the draws.
     comparisons : sequence of (str, str)
         A model and the one it is compared with.
 

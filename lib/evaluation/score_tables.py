@@ -16,7 +16,7 @@ def classifier_table(metrics: dict, rules: list[str] | None = None) -> pd.DataFr
     Parameters
     ----------
     metrics : dict
-        `metrics.json`, or a part that `metrics.evaluate_models` has returned.
+        `metrics.json`, or what `metrics.evaluate_models` has returned.
     rules : list of str, optional
         By default both of `priors.RULES`.
     """
@@ -44,7 +44,7 @@ def difference_table(metrics: dict, rule: str = priors.PRIMARY_RULE) -> pd.DataF
             row[label] = format_difference(pair[name])
             row[f"p ({label})"] = format_p(pair[name]["p_holm"])
         row["p (McNemar)"] = format_p(pair["mcnemar"]["p"])
-        titles = (metrics["titles"][pair[side]] for side in ("model", "less"))
+        titles = (metrics["models"][pair[side]]["title"] for side in ("model", "less"))
         rows[tuple(titles)] = row
     return pd.DataFrame(rows).T.rename_axis(["model", "minus"])
 

@@ -172,10 +172,3 @@ def point_scores(table: pd.DataFrame, rule: str = priors.PRIMARY_RULE) -> dict[s
     classes = [name.removeprefix("prob_") for name in table if name.startswith("prob_")]
     draws = rule_draws(table, priors.PREDICTED[rule], classes, np.ones((1, len(table))))
     return {name: float(draws[name][0]) for name in SCORES if name in draws}
-
-
-def score_table(predictions: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
-    """Return `point_scores` of several models, one row per model, named by its title."""
-    models = predictions.groupby("model", sort=False)
-    table = pd.DataFrame({titles[name]: point_scores(rows) for name, rows in models}).T
-    return table.rename(columns={name: score.label for name, score in SCORES.items()})
