@@ -52,8 +52,9 @@ LIMITS |= {"deletion": 0.0, "insertion": 0.0, "sticker": 3.0}
 CELLS, PROPORTIONS = 16, (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 #: With fewer images than this, an interval is Student's, not the bootstrap's.
 FEW = 10
-#: Test images that are also covered at all places.
-DENSE = 3
+#: Test images that are also covered at all places; images on which Grad-CAM is timed, and how many
+#: at a time.
+DENSE, TIMED, BATCH = 3, 1000, 16
 #: Images between two writes of the results, and the seed of randomised weights.
 CHUNK, SEED = 5, 1
 #: The side of the sticker in pixels, its colour, and the epochs of the training with it.
@@ -505,10 +506,9 @@ def measure_passes(results: Results, images: Images, network: Explained) -> None
 def speed(results: Results, images: Images, network: Explained) -> dict[str, float]:
     """Return how fast Grad-CAM and occlusion in two passes are, as ratios."""
     table = results.of("passes", network.name, "occlusion")
-    pictures = images.run.images[images.run.rows("test")[:16]]
-    ratios = {
-        "Grad-CAM, relative to forward and backward pass": cost_of_grad_cam(network, pictures)
-    }
+    n = min(TIMED, len(images.run.index))
+    cost = cost_of_grad_cam(network, images.run.images, n)
+    ratios = {"images": n, "Grad-CAM, relative to forward and backward pass": cost}
     if len(table):
         ratio = table["dense seconds"].sum() / table["two passes seconds"].sum()
         ratios["occlusion in two passes, times faster than dense"] = float(ratio)
@@ -516,34 +516,34 @@ def speed(results: Results, images: Images, network: Explained) -> dict[str, flo
     return ratios
 
 
-def cost_of_grad_cam(network: Explained, images: np.ndarray, repeats: int = 5) -> float:
-    """Return the time of Grad-CAM relative to what it cannot do without.
+def cost_of_grad_cam(network: Explained, images: np.ndarray, n: int) -> float:
+    """Return the time of Grad-CAM on the first n images relative to what it cannot do without.
 
-    That is a forward pass, and the backward pass through the layers above the explained one. The
-    median ratio of several, each measured side by side.
+    That is a forward pass, and the backward pass through the layers above the explained one. They
+    are measured side by side in each batch, and added over all batches.
     """
     import tensorflow as tf
 
     scores = gradcam.before_softmax(network.model)
     to_maps, from_maps = model_graph.split_after(scores, network.layer)
-    ratios = []
-    for _ in range(repeats):
-        seconds = [time.perf_counter()]
-        gradcam.grad_cam(network.model, images, network.layer, batch_size=len(images))
-        seconds.append(time.perf_counter())
-        inference.call(scores, images)
-        seconds.append(time.perf_counter())
-        crossing = to_maps(images, training=False)
+    batches = [np.arange(first, min(first + BATCH, n)) for first in range(0, n, BATCH)]
+    seconds = []
+    for rows in (batches[0], *batches):
+        batch, started = images[rows], time.perf_counter()
+        gradcam.grad_cam(network.model, batch, network.layer, batch_size=BATCH)
+        explained = time.perf_counter()
+        inference.call(scores, batch)
+        whole, forward = explained - started, time.perf_counter() - explained
+        crossing = to_maps(batch, training=False)
         maps = crossing if isinstance(crossing, list) else [crossing]
         with tf.GradientTape() as tape:
             tape.watch(maps)
             score = tf.reduce_max(from_maps(maps if maps[1:] else maps[0], training=False), axis=1)
         begun = time.perf_counter()
         tape.gradient(score, maps[0]).numpy()
-        backward = time.perf_counter() - begun
-        whole, forward = np.diff(seconds)
-        ratios.append(whole / (forward + backward))
-    return float(np.median(ratios))
+        seconds.append((whole, forward + time.perf_counter() - begun))
+    whole, needed = np.sum(seconds[1:], axis=0)  # the first batch is slower
+    return float(whole / needed)
 
 
 def block_shares(run: Run, network: Explained) -> dict[str, float]:
