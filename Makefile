@@ -262,7 +262,7 @@ test: lint $(ENV) ## Run everything CI checks (20 to 60 minutes on two cores)
 	@rm -rf runs/.nbval
 	SKIN_OUTPUT=runs/.nbval $(PY) -m pytest $(PARALLEL) $(NBVAL) --doctest-modules notebooks tests lib
 
-test-unit: $(ENV) ## Run the unit tests, the docstring examples and a tiny run from end to end (7 to 15 minutes)
+test-unit: $(ENV) ## Run the unit tests, the docstring examples and a tiny run from end to end (10 to 35 minutes)
 	$(PY) -m pytest $(PARALLEL) --doctest-modules tests lib
 
 test-notebooks: $(ENV) ## Execute the committed notebooks again and compare their outputs (5 to 20 minutes)

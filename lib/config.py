@@ -274,7 +274,7 @@ TRANSFER_ROWS = {
 #: What every model must beat: predictions that look at no image, and their titles.
 TRIVIAL = {"majority": "Majority-class baseline", "stratified": "Stratified guessing"}
 #: Names that are not free: of folders in runs/<run>, and of keys in manifests.
-RESERVED = "keys notebooks configuration run folds seeds split_sha256".split()
+RESERVED = "keys notebooks configuration run folds seeds external split_sha256".split()
 #: The kinds of models that `models` may list.
 KINDS = {"handcrafted": Handcrafted, "network": Network, "transfer": Transfer}
 ModelSettings = Annotated[Handcrafted | Network | Transfer, Field(discriminator="kind")]

@@ -196,12 +196,12 @@ def confusion_matrices(confusions: dict[str, np.ndarray], classes: list[str]) ->
     return figure
 
 
-def overlay(image: np.ndarray, heatmap: np.ndarray, strength: float = 0.75) -> np.ndarray:
+def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     """Lay a heatmap in [0, 1] over an image; higher values are more opaque.
 
     Returns
     -------
     ndarray of float in [0, 1], shape (height, width, 3), RGB
     """
-    opacity = strength * heatmap[..., None]
+    opacity = 0.75 * heatmap[..., None]
     return (1 - opacity) * image / 255 + opacity * plt.get_cmap("inferno")(heatmap)[..., :3]

@@ -124,12 +124,16 @@ def check_note(file: Path, expected: dict, maker: str) -> None:
     FileNotFoundError
         The file or its note is missing.
     ValueError
-        The note has another value.
+        The note is damaged, or has another value.
     """
     note = file.with_suffix(".json")
-    if not file.is_file() or not note.is_file():
-        raise FileNotFoundError(f"{relative(file)}: no such file; run {maker}, which writes it")
-    contents = json.loads(note.read_text(encoding="utf-8"))
+    for part in (file, note):
+        if not part.is_file():
+            raise FileNotFoundError(f"{relative(part)}: no such file; run {maker}, which writes it")
+    try:
+        contents = json.loads(note.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{relative(note)}: damaged; run {maker} again") from None
     for key, value in expected.items():
         if contents.get(key) != value:
             raise ValueError(

@@ -1,5 +1,6 @@
 """Open a run: its configuration, index, images and class prior; write and read predictions."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -53,6 +54,17 @@ class Run:
     def data_folder(self) -> Path:
         """The folder of the original images and masks."""
         return datasets.open_folder(self.config)
+
+    @cached_property
+    def has_mask(self) -> np.ndarray:
+        """Whether each image has a lesion mask, ndarray of bool, shape (n,)."""
+        masks = datasets.find_masks(self.data_folder, self.index["image_id"])
+        return self.index["image_id"].isin(masks.index).to_numpy()
+
+    @cached_property
+    def read_mask(self) -> Callable[[int], np.ndarray | None]:
+        """The function that `datasets.lesion_mask_reader` returns for these images."""
+        return datasets.lesion_mask_reader(self.data_folder, self.index, self.config.preprocessing)
 
     def rows(self, split: str) -> np.ndarray:
         """Return the rows of a split (`train`, `validation` or `test`), ndarray of int."""

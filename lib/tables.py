@@ -24,18 +24,16 @@ def read_table(file: Path, schema: pa.DataFrameSchema) -> pd.DataFrame:
         Not CSV, or not as the schema requires: the message names the file and lists all faults
         with their rows.
     """
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{paths.relative(file)}: no such file; run the notebook that writes it"
-        )
     name = paths.relative(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"{name}: no such file; run the notebook that writes it")
     text = {key: str for key, column in schema.columns.items() if dtypes.is_string(column.dtype)}
-    words = {name: [""] if name in text else ["", "NA", "NaN", "nan"] for name in schema.columns}
+    words = {key: [""] if key in text else ["", "NA", "NaN", "nan"] for key in schema.columns}
     missing = {"keep_default_na": False, "na_values": words}
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             table = pd.read_csv(file, dtype=text, index_col=False, **missing)
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserWarning) as error:
+    except (ValueError, pd.errors.ParserWarning) as error:
         raise ValueError(f"{name}: not a readable CSV table: {error}") from None
     try:
         return schema.validate(table, lazy=True)

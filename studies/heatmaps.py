@@ -25,7 +25,6 @@ from skimage.metrics import structural_similarity
 
 from lib import models, paths, tables
 from lib.config import Transfer
-from lib.data import datasets
 from lib.evaluation import bootstrap, variance
 from lib.heatmaps import attribution, gradcam, lesion_overlap
 from lib.networks import building, inference, model_graph, saving, training
@@ -384,13 +383,10 @@ class Images:
 
     @classmethod
     def of(cls, run: Run) -> "Images":
-        masks = datasets.find_masks(run.data_folder, run.index["image_id"])
-        has_mask = run.index["image_id"].isin(masks.index).to_numpy()
         random, rows = np.random.default_rng(run.config.seed), {}
         for split in ("test", "validation"):
-            rows[split] = random.permutation([row for row in run.rows(split) if has_mask[row]])
-        reader = datasets.lesion_mask_reader(run.data_folder, run.index, run.config.preprocessing)
-        return cls(run, rows, run.read_predictions(), reader)
+            rows[split] = random.permutation([row for row in run.rows(split) if run.has_mask[row]])
+        return cls(run, rows, run.read_predictions(), run.read_mask)
 
     def first(self, split: str, n: int) -> np.ndarray:
         return self.rows[split][:n].astype(int)

@@ -18,7 +18,6 @@ import pandera.pandas as pa
 
 from lib import models, paths, stages, tables
 from lib.config import Handcrafted, Transfer
-from lib.data import datasets
 from lib.evaluation import metrics, prediction_files, priors, variance
 from lib.evaluation.scores import SCORES
 from lib.features import handcrafted
@@ -96,12 +95,7 @@ def _fit_handcrafted(run, item, inside, outside, seed) -> np.ndarray:
 @functools.cache
 def _features(run: Run) -> pd.DataFrame:
     """Return the hand-crafted features of all images, as notebook 03 computes them."""
-    masks = datasets.find_masks(run.data_folder, run.index["image_id"])
-    settings = run.config.preprocessing
-    read_mask = datasets.lesion_mask_reader(run.data_folder, run.index, settings)
-    return handcrafted.feature_table(
-        run.images, read_mask if len(masks) == len(run.index) else None
-    )
+    return handcrafted.feature_table(run.images, run.read_mask if run.has_mask.all() else None)
 
 
 def _head_trainings(run: Run, item: Transfer) -> Iterator[Training]:

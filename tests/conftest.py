@@ -33,8 +33,8 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """Start with what takes longest: the notebooks and the run from end to end."""
-    first = (".ipynb", "test_end_to_end.py")
+    """Start with what takes longest, so that no process waits for the other in the end."""
+    first = (".ipynb", "test_end_to_end.py", "test_extending.py", "test_training.py")
     items.sort(key=lambda item: not item.path.name.endswith(first))
 
 
@@ -52,7 +52,7 @@ def data_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory, data_folder):
-    """Return the path of a configuration that runs every step in about a minute."""
+    """Return the path of a configuration that runs every step in a few minutes."""
     file = tmp_path_factory.mktemp("configs") / "tiny.yaml"
     text = TINY.read_text(encoding="utf-8").replace("{folder}", data_folder.as_posix())
     file.write_text(text, encoding="utf-8")

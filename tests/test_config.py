@@ -118,6 +118,7 @@ HEATMAPS = (
             r"a title is there twice: .*VGG16, frozen, V",
         ),
         ("name: alexnet", "name: keys", r"a name is there twice: .*keys, keys"),
+        ("name: alexnet", "name: external", r"a name is there twice: .*external, .*external"),
         ("builder: baseline_cnn", "builder: alexnet", r"missing: network with builder = baseline"),
         ("{baseline_cnn: conv5", "{baseline: conv5", HEATMAPS),
         ("{baseline_cnn: conv5", "{vgg16_linear: conv5", HEATMAPS),

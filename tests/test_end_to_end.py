@@ -297,7 +297,7 @@ def test_an_image_that_is_not_an_image_is_one_clear_error(make, changed, data_fo
     shutil.copytree(data_folder, copy)
     (copy / "images" / "SYN_0000005.jpg").write_bytes(b"not an image")
     config = changed(data_folder.as_posix(), copy.as_posix())
-    done = make(*RUN, f"CONFIG={config}", output=output)
+    done = make(*RUN, "PREFLIGHT=", f"CONFIG={config}", output=output)
     assert done.returncode != 0
     message = "): 1, the first: images/SYN_0000005.jpg, not an image in JPEG or PNG format, 12"
     assert "images cannot be used, more than data.max_dropped = 0.01 allows" in done.stderr
@@ -419,6 +419,7 @@ def varied(server, tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(spread, "FOLDER", tmp_path)
     monkeypatch.setattr(variance, "SEEDS", (1, 2))
     monkeypatch.setattr(handcrafted, "TREES", 20)
+    monkeypatch.setattr(handcrafted, "SEARCH_TREES", 5)
     file, _ = variance.measure(tiny_config)
     again = file.read_bytes()
     monkeypatch.setattr(variance, "score", None)  # nothing is scored twice

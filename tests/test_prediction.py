@@ -254,10 +254,12 @@ def test_make_predict_takes_the_full_experiment_whatever_its_default_run_is(make
 )
 @pytest.mark.parametrize("model", NETWORKS)
 def test_the_published_networks_reproduce_the_published_predictions(ham10000, model):
+    """On few images where each is predicted in eight views of VGG16."""
+    n = 24 if model == "baseline_cnn" else 6
     table = pd.read_csv(REAL)
-    table = table[table["model"] == model].sample(24, random_state=2023).set_index("image_id")
+    table = table[table["model"] == model].sample(n, random_state=2023).set_index("image_id")
     files = datasets.find_images(ham10000, table.index)
-    assert len(files) == 24
+    assert len(files) == n
     size = decode.read_image(ham10000 / files.iloc[0]).shape[:2]
     if size != (224, 224):
         pytest.skip(f"the run was made on a copy stored at 224 x 224 pixels; these are {size}")

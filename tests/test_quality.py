@@ -67,6 +67,16 @@ def test_of_many_images_those_that_were_simply_read_are_only_counted(folder, run
     assert [image["image_id"] for image in report["images"]] == ["I4"]
 
 
+def test_a_list_that_is_cut_off_begins_with_the_refused_images(folder, run, monkeypatch):
+    monkeypatch.setattr(quality, "LISTED", 3)
+    (folder / "images" / "I9.jpg").unlink()
+    _, table = inspected(folder)
+    treated = quality.treatments(table, folder)
+    treated.loc[:5, "treatment"] = "converted"
+    report = quality.report(table, treated, [], run)
+    assert [image["image_id"] for image in report["images"]] == ["I9", "I0", "I1"]
+
+
 def test_more_than_the_share_allowed_stops_the_run_with_every_reason(folder, run):
     (folder / "images" / "I0.jpg").unlink()
     (folder / "images" / "I3.jpg").write_bytes(b"broken")

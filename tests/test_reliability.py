@@ -4,7 +4,9 @@ import copy
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,6 +127,12 @@ def test_sets_cover_every_class_rare_ones_as_well(level):
         assert np.mean(covered[i]) == pytest.approx(level, abs=0.02)
 
 
+@pytest.mark.parametrize("level", conformal.LEVELS)
+def test_a_p_value_of_exactly_one_minus_the_level_is_outside(level):
+    p = np.array([[round(1 - level, 2), round(1.01 - level, 2)]])
+    assert conformal.prediction_sets(p, level).tolist() == [[False, True]]
+
+
 # ----------------------------------------------------------------------------------------- refusal
 
 
@@ -234,6 +242,26 @@ def test_hidden_parts_have_the_colour_of_the_skin():
 @pytest.mark.parametrize("value", [False, True])
 def test_a_mask_that_hides_nothing_or_all_gives_no_image(value):
     assert probes.hide(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), value)) == {}
+
+
+def test_an_image_of_another_diagnosis_that_cannot_be_used_is_left_out(write_folder, run):
+    rows = [(f"I{i}", f"L{i}", dx) for i, dx in enumerate(["bkl", "bkl", "nv", "df", "vasc"])]
+    folder = write_folder(rows)
+    for i in (0, 2, 3):
+        pixels = np.random.default_rng(i).integers(0, 255, (64, 80, 3), np.uint8)
+        cv2.imwrite(str(folder / "images" / f"I{i}.jpg"), pixels)
+    broken = folder / "images" / "I3.jpg"
+    broken.write_bytes(broken.read_bytes()[:-2000])
+    nothing = run_of(folder, run)
+    strange = [row for row, _ in probes._all_images(nothing) if row["label"] != "none"]
+    assert [(row["image_id"], row["kind"]) for row in strange] == [("I0", "diagnosis bkl")]
+
+
+def run_of(folder, config):
+    """Return a run on a folder that holds out no image."""
+    held_out = pd.DataFrame(columns=["image_id", "split", "label"])
+    names = {"config": config, "classes": config.classes, "data_folder": folder}
+    return SimpleNamespace(held_out=held_out, read_mask=None, images=None, **names)
 
 
 def test_images_without_a_lesion_repeat_and_differ():

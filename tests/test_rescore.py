@@ -81,7 +81,8 @@ def test_files_that_do_not_belong_together_change_nothing(demo, name, found):
     assert contents(demo) == before
 
 
-def test_a_page_that_cannot_be_written_changes_nothing(demo):
+def test_a_page_that_cannot_be_written_changes_nothing(demo, monkeypatch):
+    monkeypatch.setattr(rescore, "rescored", read)
     result_tables.RESULTS.write_text("no marks\n")
     before = contents(demo)
     with pytest.raises(ValueError, match=r"RESULTS\.md: expected one"):

@@ -65,6 +65,25 @@ def test_images_that_are_missing_are_an_error_when_they_are_first_used(opened):
         len(opened.images)
 
 
+def test_a_missing_or_damaged_note_is_named(opened, tiny_config):
+    note = opened.folder / "index.json"
+    note.write_text("{")
+    with pytest.raises(ValueError, match=r"index\.json: damaged; run notebook 01 again"):
+        run_module.open_run(tiny_config)
+    note.unlink()
+    with pytest.raises(FileNotFoundError, match=r"index\.json: no such file; run notebook 01"):
+        run_module.open_run(tiny_config)
+
+
+def test_an_image_has_a_mask_or_none(opened, monkeypatch):
+    masks = datasets.find_masks(opened.data_folder, opened.index["image_id"])
+    monkeypatch.setattr(datasets, "find_masks", lambda *_: masks[1:])
+    assert opened.has_mask.sum() == len(masks) - 1
+    (without,) = np.flatnonzero(~opened.has_mask)
+    assert opened.read_mask(without) is None
+    assert opened.read_mask(without - 1).any()
+
+
 def test_predictions_are_read_as_they_were_written(opened):
     write_all(opened)
     written = posteriors(opened)

@@ -289,7 +289,8 @@ def test_replaced_images_and_changed_tables_run_everything_again(
     up_to_date.write_text(text, encoding="utf-8")
     settle(make, up_to_date)
     assert planned(make, up_to_date) == ([], [])
-    for change in (add_a_row, replace_by_an_older_image, move_another_folder_there):
+    changes = [add_a_row, replace_by_an_older_image, move_another_folder_there]
+    for change in changes if name in ("a$b 'c", "my images") else changes[:1]:
         change(folder)
         assert planned(make, up_to_date) == (NAMES, NAMES), change.__name__
         settle(make, up_to_date)

@@ -266,11 +266,9 @@ def test_the_committed_measurements_are_those_that_their_verdicts_follow_from():
             assert row["network"] in (*run.heatmaps.layers, "shuffled", "sticker")
 
 
-def test_images_without_a_mask_are_left_out(small_run, monkeypatch):
-    masks = pd.Series({"b": "masks/b.png", "d": "masks/d.png"})
-    monkeypatch.setattr(heatmaps.datasets, "find_masks", lambda folder, ids: masks)
-    monkeypatch.setattr(heatmaps.datasets, "lesion_mask_reader", lambda *arguments: len)
-    small_run.data_folder, small_run.read_predictions = None, lambda: None
+def test_images_without_a_mask_are_left_out(small_run):
+    small_run.has_mask = small_run.index["image_id"].isin(["b", "d"]).to_numpy()
+    small_run.read_mask, small_run.read_predictions = None, lambda: None
     small_run.rows = lambda split: np.flatnonzero(small_run.index["split"] == split)
     images = heatmaps.Images.of(small_run)
     assert set(images.first("test", 10)) == {1, 3} and len(images.first("validation", 10)) == 0

@@ -60,6 +60,7 @@ def pictures(data_folder, settings):
 def small(monkeypatch):
     """Few trees and few hyperparameters: minutes become seconds."""
     monkeypatch.setattr(handcrafted, "TREES", 15)
+    monkeypatch.setattr(handcrafted, "SEARCH_TREES", 15)
     grids = {
         "svm": {"svc__C": [1.0], "svc__gamma": [0.1, 0.3]},
         "random_forest": {"forest__min_samples_leaf": [1, 5]},

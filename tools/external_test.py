@@ -56,9 +56,9 @@ def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Pat
     results = [result for result, is_usable in zip(results, usable, strict=True) if is_usable]
     classes = list(note.classes)
     is_known = images["dx"].isin(classes).to_numpy()
-    if not is_known.any():
+    if missing := [name for name in classes if name not in set(images["dx"])]:
         raise ValueError(
-            f"{folder.name}: no image of {', '.join(classes)} that the run has not seen; left out: "
+            f"{folder.name}: no image of {', '.join(missing)} that the run has not seen; left out: "
             f"{left_out}"
         )
     target = paths.run_folder(note.run) / FOLDER

@@ -77,7 +77,7 @@ def _strangeness(
     if note.refusal is None:
         return [{}] * len(images)
     thresholds = note.refusal.thresholds
-    scores = refusal.strangeness(probes.answers(network, images, note.space, note.calibration))
+    scores = refusal.strangeness(probes.assess(network, images, note.space, note.calibration))
     rows = zip(scores.to_dict("records"), refusal.refused(scores, thresholds), strict=True)
     return [
         {"refused": bool(is_refused), "strange": strange, "thresholds": thresholds}

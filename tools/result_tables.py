@@ -163,7 +163,7 @@ def external_sentence(external: dict) -> str:
     )
     title, level = findings.TARGET_TITLE, findings.PRIMARY_SPECIFICITY
     if title in external["operating_points"]:
-        point = findings.operating_point(external, model, title, "specificity", level)
+        point = findings.operating_point(external, model, title)
         text += (
             f" The threshold with a specificity of {level:.0%} on validation images finds "
             f"{point['sensitivity']['value']:.0%} of the melanomas there, at a specificity of "

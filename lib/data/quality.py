@@ -97,8 +97,9 @@ def report(
 ) -> dict:
     """Count images by what happened to them: the contents of `data_quality.json`.
 
-    `images` says what happened to each image, a line each. Of a data set of more than `LISTED`
-    images, those that were simply read are only counted.
+    `images` says what happened to each image, a line each, refused ones first. Of a data set of
+    more than `LISTED` images, those that were simply read are only counted, and at most `LISTED`
+    others are listed.
 
     Parameters
     ----------
@@ -108,7 +109,9 @@ def report(
         Image files without a row, from `datasets.unlisted_files`.
     """
     unlisted, bad = list(unlisted), inspected[inspected["problem"] != ""]
-    listed = treated if len(treated) <= LISTED else treated[treated["treatment"] != "read"]
+    order = treated["treatment"].map({"refused": 0, "read": 2}).fillna(1)
+    listed = treated.loc[order.sort_values(kind="stable").index]
+    listed = listed[(listed["treatment"] != "read") | (len(treated) <= LISTED)]
     return {
         "folder": config.data.folder,
         "images_listed": len(inspected),

@@ -80,12 +80,6 @@ class Calibration(BaseModel):
         return softmax(logs / self.scale, axis=1)
 
 
-def conversion(before: np.ndarray, after: np.ndarray, classes: list[str]) -> Calibration:
-    """Return the calibration that only changes the prior (see `priors.change_prior`)."""
-    bias = np.log(np.asarray(after, float)) - np.log(np.asarray(before, float))
-    return Calibration(scale=1.0, bias=dict(zip(classes, bias.tolist(), strict=True)))
-
-
 def fit(
     outputs: np.ndarray,
     targets: np.ndarray,
@@ -96,7 +90,8 @@ def fit(
     """Fit scale and biases to images of known class, by penalised log loss.
 
     The penalty is a normal prior of standard deviation 1 on the logarithm of the scale and on the
-    biases, centred at `conversion`: a few images of a class, or none, move them little.
+    biases, centred at what only changes the prior (see `priors.change_prior`): a few images of a
+    class, or none, move them little.
 
     Parameters
     ----------
@@ -122,7 +117,7 @@ def fit(
     frequencies = np.bincount(targets, minlength=len(classes)) / len(targets)
     with np.errstate(divide="ignore"):  # a class without an image has probability 0 here
         shift = np.log(frequencies) - np.log(after)
-    start = np.append(0.0, _values(conversion(before, after, classes).bias))
+    start = np.append(0.0, np.log(after) - np.log(before))
     one_hot = np.eye(len(classes))[targets]
 
     def loss_and_gradient(parameters):

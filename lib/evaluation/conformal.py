@@ -30,4 +30,4 @@ def p_values(outputs: np.ndarray, targets: np.ndarray, new_outputs: np.ndarray) 
 
 def prediction_sets(p: np.ndarray, level: float) -> np.ndarray:
     """Return which classes are in the set of each image, ndarray of bool, shape (n, classes)."""
-    return p > 1 - level
+    return p > round(1 - level, 9)  # 1 - 0.9 is a little less than 0.1

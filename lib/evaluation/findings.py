@@ -5,7 +5,7 @@ Every number in them comes from the file, so they are true for every run.
 
 from lib.evaluation import priors
 from lib.evaluation.bootstrap import format_interval
-from lib.evaluation.score_tables import TARGET, TARGET_TITLE, operating_point
+from lib.evaluation.score_tables import TARGET, TARGET_TITLE
 from lib.evaluation.scores import SCORES
 from lib.models import TRIVIAL
 
@@ -26,8 +26,7 @@ def headline(metrics: dict) -> str:
         f"majority-class baseline has {majority['balanced_accuracy']['value']:.3f}."
     )
     if TARGET_TITLE in metrics.get("operating_points", {}):
-        arguments = metrics["primary"], TARGET_TITLE, "specificity", PRIMARY_SPECIFICITY
-        point = operating_point(metrics, *arguments)
+        point = operating_point(metrics, metrics["primary"], TARGET_TITLE)
         text += (
             f" With a threshold of {PRIMARY_SPECIFICITY:.0%} specificity on these images it finds "
             f"**{_percent(point['roc_sensitivity'])}** of the melanomas; the threshold "
@@ -59,7 +58,7 @@ def rules(metrics: dict) -> str:
 
 def outcome(pair: dict, score: str, confidence: float) -> str:
     """Say how a pair of models differs in a score, after correction for the number of pairs."""
-    if pair[score]["p_holm"] >= 1 - confidence:
+    if pair[score]["p_holm"] >= round(1 - confidence, 9):
         return NOT_DETECTABLE
     return "better than" if pair[score]["value"] > 0 else "worse than"
 
@@ -110,12 +109,18 @@ def most_frequent_error(metrics: dict) -> str:
     return f"{count} of {sum(counts[i])} {actual} images predicted as {predicted}"
 
 
+def operating_point(metrics: dict, model: str, question: str) -> dict:
+    """Return a model's point at the primary specificity, from `operating_points.evaluate`."""
+    key = "specificity", PRIMARY_SPECIFICITY
+    points = metrics["operating_points"][question][model]
+    return next(point for point in points if (point["fixed"], point["level"]) == key)
+
+
 def operating_points(metrics: dict) -> str:
     """Return what the primary model's threshold for the primary specificity does on test images."""
     texts = []
     for question in metrics["operating_points"]:
-        arguments = metrics["primary"], question, "specificity", PRIMARY_SPECIFICITY
-        point = operating_point(metrics, *arguments)
+        point = operating_point(metrics, metrics["primary"], question)
         texts.append(
             f"{question}: sensitivity **{_percent(point['sensitivity'])}**, specificity "
             f"{_percent(point['specificity'])}, number needed to biopsy "

@@ -100,7 +100,8 @@ def evaluate_run(
         _by_model(predictions[predictions["split"] == split], note["titles"])
         for split in ("validation", "test")
     )
-    weights = _weights(test, options["draws"], options["seed"])
+    first = next(iter(test.values()))
+    weights = bootstrap.lesion_weights(first, options["draws"], options["seed"])
     drawn = weights, options["confidence"]
     folds = None
     if cross_validation is not None:
@@ -177,7 +178,7 @@ def evaluate_models(
         from `comparison.compare`.
     """
     parts = _by_model(table, titles)
-    weights = _weights(parts, draws, seed)
+    weights = bootstrap.lesion_weights(next(iter(parts.values())), draws, seed)
     values = {}
     for name, rows in parts.items():
         of_both = probability_draws(rows, classes, weights)
@@ -202,10 +203,6 @@ def _by_model(table: pd.DataFrame, titles: dict[str, str]) -> dict[str, pd.DataF
     """Return the rows of each model, in the order of the titles, its images in the same order."""
     parts = {name: rows.sort_values("image_id") for name, rows in table.groupby("model")}
     return {name: parts[name] for name in titles if name in parts}
-
-
-def _weights(parts: dict[str, pd.DataFrame], draws: int, seed: int) -> np.ndarray:
-    return bootstrap.lesion_weights(next(iter(parts.values())), draws, seed)
 
 
 def _summary(
@@ -256,9 +253,8 @@ def uncalibrated(
     """
     if "calibration" not in manifest:
         return None
-    classes, prior = list(training_prior), list(training_prior.values())
     outputs = calibration.Calibration(**manifest["calibration"]).invert(posteriors)
-    return calibration.conversion(manifest["output_prior"], prior, classes).apply(outputs)
+    return priors.change_prior(outputs, manifest["output_prior"], list(training_prior.values()))
 
 
 def configuration(config: Config) -> dict:

@@ -23,10 +23,10 @@ def questions(classes: list[str], malignant: list[str]) -> dict[str, list[str]]:
     >>> questions(["bcc", "mel", "nv"], malignant=["akiec", "bcc", "mel"])
     {'melanoma': ['mel'], 'malignant': ['bcc', 'mel']}
     """
-    answers = {"melanoma": [name for name in classes if name == "mel"]}
-    if (answer := [name for name in classes if name in malignant]) != answers["melanoma"]:
-        answers["malignant"] = answer
-    return {name: part for name, part in answers.items() if 0 < len(part) < len(classes)}
+    positive = {"melanoma": [name for name in classes if name == "mel"]}
+    if (part := [name for name in classes if name in malignant]) != positive["melanoma"]:
+        positive["malignant"] = part
+    return {name: part for name, part in positive.items() if 0 < len(part) < len(classes)}
 
 
 def binary(table: pd.DataFrame, positive: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -83,8 +83,8 @@ def evaluate(
     list of dict
         For each rate that is fixed (`fixed`) and each `level` the `threshold`; `sensitivity`,
         `specificity` and `number_needed_to_biopsy` (called images per positive one) on the test
-        images, with intervals. For a fixed specificity also `roc_sensitivity`, at exactly this
-        specificity on the test images, which needs no threshold.
+        images, with intervals. For a fixed specificity also `roc_sensitivity`, at a specificity of
+        at least `level` on the test images, which needs no threshold.
     """
     scores, actual = binary(test, positive)
     functions = {str(level): bootstrap.sensitivity_at(level) for level in LEVELS}

@@ -56,8 +56,8 @@ def operating_points(
     points, curves : dict of str to list of dict
         For each question, of one model, from `metrics.json`.
     """
-    size = (figures.PAGE_WIDTH / 2 * max(len(rocs), 1), 7.2)
-    figure, axes = plt.subplots(2, max(len(rocs), 1), figsize=size, squeeze=False)
+    size = (figures.PAGE_WIDTH / 2 * len(rocs), 7.2)
+    figure, axes = plt.subplots(2, len(rocs), figsize=size, squeeze=False)
     for (above, below), (question, roc) in zip(axes.T, rocs.items(), strict=True):
         _line(above, roc, MODEL, label="test images")
         marks = pd.DataFrame(points[question])

@@ -27,12 +27,11 @@ def build(
     groups : DataFrame
         `subgroups.csv`.
     """
-    settings = note["manifest"]["configuration"]["evaluation"]
-    confidence, draws = settings["confidence"], settings["bootstrap_draws"]
-    seed = note["manifest"]["configuration"]["seed"]
+    settings = metrics.settings(note["manifest"]["configuration"])
+    confidence = settings["confidence"]
     primary = predictions[predictions["model"] == note["primary"]].sort_values("image_id")
     validation, test = (primary[primary["split"] == split] for split in ("validation", "test"))
-    weights = bootstrap.lesion_weights(test, draws, seed)
+    weights = bootstrap.lesion_weights(test, settings["draws"], settings["seed"])
     of_primary = probes[probes["model"] == note["primary"]]
     return {
         "run": note["run"],
@@ -43,7 +42,7 @@ def build(
         "subgroups": subgroups.evaluate(test, groups, note["classes"], weights, confidence),
         "hidden": {
             name: {"title": note["titles"][name]}
-            | hidden_parts(rows, test, note, draws, confidence)
+            | hidden_parts(rows, test, note, settings["draws"], confidence)
             for name, rows in probes.groupby("model", sort=False)
         },
         "conformal": sets(note, validation, test, groups),
@@ -79,7 +78,8 @@ def sets(note: dict, validation: pd.DataFrame, test: pd.DataFrame, groups: pd.Da
 
     The validation images decide nothing but the sets: the fitted calibration is undone.
     """
-    classes = note["classes"]
+    classes, settings = note["classes"], metrics.settings(note["manifest"]["configuration"])
+    weights = bootstrap.lesion_weights(test, settings["draws"], settings["seed"])
     manifest, prior = note["manifest"].get(note["primary"], {}), note["training_prior"]
     outputs = []
     for table in (validation, test):
@@ -93,26 +93,25 @@ def sets(note: dict, validation: pd.DataFrame, test: pd.DataFrame, groups: pd.Da
     actual, result = joined["class"].map(classes.index).to_numpy(), {}
     for level in conformal.LEVELS:
         members = conformal.prediction_sets(p, level)
-        covered, size = members[np.arange(len(test)), actual], members.sum(axis=1)
+        table = test.assign(covered=members[np.arange(len(test)), actual], size=members.sum(axis=1))
         result[f"{level:.2f}"] = [
             {"attribute": attribute, "group": group}
-            | _coverage(test.iloc[rows], covered[rows], size[rows], note)
+            | _coverage(table.iloc[rows], weights[:, rows], settings["confidence"])
             for attribute in ("all", "class", *subgroups.ATTRIBUTES)
             for group, rows in joined.groupby(attribute).indices.items()
         ]
     return result
 
 
-def _coverage(table: pd.DataFrame, covered: np.ndarray, size: np.ndarray, note: dict) -> dict:
-    lesions = table["lesion_id"].nunique()
+def _coverage(table: pd.DataFrame, weights: np.ndarray, confidence: float) -> dict:
+    lesions, covered = table["lesion_id"].nunique(), table["covered"].to_numpy()
     if lesions < subgroups.FEWEST:
         return {"lesions": lesions, "coverage": None, "size": None, "single": None}
-    seed = note["manifest"]["configuration"]["seed"]
     return {
         "lesions": lesions,
-        "coverage": bootstrap.mean_interval(covered.astype(float), table, seed),
-        "size": float(size.mean()),
-        "single": float((size == 1).mean()),
+        "coverage": bootstrap.interval(weights @ covered / weights.sum(axis=1), confidence),
+        "size": float(table["size"].mean()),
+        "single": float((table["size"] == 1).mean()),
     }
 
 

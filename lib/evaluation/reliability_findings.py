@@ -14,7 +14,7 @@ def groups(reliability: dict) -> str:
         f" with {format_interval(row['balanced_accuracy'])}"
         for row in scored[:1] + scored[-1:]
     ]
-    return "Balanced accuracy is lowest {} and highest {}; ".format(*ends or "––") + (
+    return "Balanced accuracy is lowest {} and highest {}; ".format(*(ends or ["–", "–"])) + (
         f"{len(rows) - len(scored)} of {len(rows)} subgroups have fewer than {subgroups.FEWEST} "
         "lesions or lack a class."
     )

@@ -98,9 +98,3 @@ def calibration_table(metrics: dict) -> pd.DataFrame:
             for key, part in parts.items()
         }
     return pd.DataFrame(rows).T
-
-
-def operating_point(metrics: dict, model: str, question: str, fixed: str, level: float) -> dict:
-    """Return one of the points that `operating_points.evaluate` has computed."""
-    points = metrics["operating_points"][question][model]
-    return next(p for p in points if (p["fixed"], p["level"]) == (fixed, level))

@@ -75,7 +75,7 @@ def finding(metrics: dict, score: str = "balanced_accuracy") -> str:
     )
 
 
-def format_spread(spread: dict | None, digits: int = 3) -> str:
+def format_spread(spread: dict | None) -> str:
     """Return a mean and its standard deviation as text; a dash if there is none.
 
     >>> format_spread({"mean": 0.8124, "deviation": 0.0061})
@@ -83,4 +83,4 @@ def format_spread(spread: dict | None, digits: int = 3) -> str:
     """
     if spread is None:
         return "–"
-    return f"{spread['mean']:.{digits}f} ± {spread['deviation']:.{digits}f}"
+    return f"{spread['mean']:.3f} ± {spread['deviation']:.3f}"

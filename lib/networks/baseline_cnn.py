@@ -41,8 +41,6 @@ def baseline_cnn(
         From uint8 RGB images, shape (n, image_size, image_size, 3), to probabilities, shape
         (n, n_classes).
     """
-    if output not in ("softmax", "relu"):
-        raise ValueError(f"output is {output!r}; expected 'softmax' or 'relu'")
     smallest = 2 ** len(filters)
     if image_size < smallest:
         raise ValueError(f"image_size is {image_size}; expected at least {smallest} pixels")

@@ -123,18 +123,14 @@ def cache_run(run: "Run", network: keras.Model, settings: Transfer) -> RunFeatur
     arguments = exact, run.images, held_out_rows, folder / "features_held_out"
     (held_out,) = cache_features(*arguments, views=views, augmented=False)
     train = head["train"][: len(rows)]  # the plain views
-    if _number_formats(folder / "features_train.json") != model_graph.number_formats(exact):
+    note = json.loads((folder / "features_train.json").read_text(encoding="utf-8"))
+    # what they were computed in, here or elsewhere
+    if note["key"]["made_with"]["number_formats"] != model_graph.number_formats(exact):
         target = folder / "features_train_float32"
         (train,) = cache_features(exact, run.images, rows, target, views=1)
     plain = np.empty((len(run.index), train.shape[1]), np.float32)
     plain[rows], plain[held_out_rows] = train, held_out[: len(held_out_rows)]
     return RunFeatures(head, inputs, plain, held_out)
-
-
-def _number_formats(note: Path) -> list[str]:
-    """Return the number formats that cached features were computed in, here or elsewhere."""
-    contents = json.loads(note.read_text(encoding="utf-8"))
-    return contents["key"]["made_with"]["number_formats"]
 
 
 def cache_training(run: "Run", network: keras.Model, settings: Transfer) -> tuple:

@@ -16,7 +16,7 @@ from scipy.special import logsumexp, softmax
 from sklearn.covariance import LedoitWolf
 
 from lib import tables
-from lib.data import datasets
+from lib.data import datasets, quality
 from lib.evaluation import refusal
 from lib.evaluation.calibration import Calibration
 from lib.models import Model
@@ -65,7 +65,7 @@ def fit_space(features: np.ndarray, targets: np.ndarray) -> Space:
     return Space(means, spread.precision_)
 
 
-def answers(
+def assess(
     network: keras.Model, images: np.ndarray, space: Space, fitted: Calibration
 ) -> pd.DataFrame:
     """Return what a network says of images, and how strange they are to it.
@@ -108,8 +108,8 @@ def write(run: "Run", model: Model, network: keras.Model) -> pd.DataFrame:
     images, parts = _all_images(run), []
     for batch in iter(lambda: list(itertools.islice(images, BATCH)), []):
         rows, pixels = zip(*batch, strict=True)
-        answered = answers(network, np.stack(pixels), space, fitted)
-        parts.append(pd.concat([pd.DataFrame(rows), answered], axis=1))
+        assessed = assess(network, np.stack(pixels), space, fitted)
+        parts.append(pd.concat([pd.DataFrame(rows), assessed], axis=1))
     table = pd.concat(parts, ignore_index=True).assign(model=model.name)
     table = refusal.probes_schema(run.classes).validate(table)
     tables.write_table(table, folder / "probes.csv")
@@ -123,20 +123,19 @@ def _body(network: keras.Model) -> keras.Model:
 def _all_images(run: "Run") -> Iterator[tuple[dict, np.ndarray]]:
     """Yield every image with its row: `image_id`, `kind`, and `split` and `label` where known."""
     settings = run.config.preprocessing
-    read_mask = datasets.lesion_mask_reader(run.data_folder, run.index, settings)
     for i, row in run.held_out[["image_id", "split", "label"]].iterrows():
         image = array_files.read_rows(run.images, np.array([i]))[0]
         yield {**row, "kind": "held_out"}, image
-        lesion = read_mask(i) if row["split"] == "test" else None
+        lesion = run.read_mask(i) if row["split"] == "test" else None
         for kind, part in ({} if lesion is None else hide(image, lesion)).items():
             yield {**row, "kind": kind}, part
     metadata = datasets.read_metadata(run.data_folder, run.config.names)
-    others = metadata[~metadata["dx"].isin(run.classes)]
-    files = datasets.find_images(run.data_folder, others["image_id"])
-    for image_id, dx in others[["image_id", "dx"]].drop_duplicates("image_id").to_numpy():
-        if image_id in files:
+    others = metadata[~metadata["dx"].isin(run.classes)].set_index("image_id")["dx"]
+    for image_id, path in datasets.find_images(run.data_folder, others.index).items():
+        if not quality.inspect_image(run.data_folder / path)[2]:  # notebook 01 lists the others
+            dx = others[image_id]
             row = {"image_id": image_id, "split": "other", "label": dx, "kind": f"diagnosis {dx}"}
-            yield row, pipeline.prepare(run.data_folder / files[image_id], settings)
+            yield row, pipeline.prepare(run.data_folder / path, settings)
     for kind, draw in NO_LESION.items():
         for i in range(EXAMPLES):
             image = draw(np.random.default_rng(i))
