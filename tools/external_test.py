@@ -32,7 +32,8 @@ def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Pat
     Raises
     ------
     FileNotFoundError, ValueError
-        The network or the folder cannot be used, or no image is left.
+        The network or the folder cannot be used, or no image of a class is left: a score such as
+        balanced accuracy needs them all.
     """
     network, note = predict.open_network(run, model, own)
     metadata = datasets.read_metadata(folder, {*CLASS_NAMES, *note.classes})
@@ -40,6 +41,8 @@ def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Pat
     files = datasets.find_images(folder, images["image_id"])
     left_out["no file"] = int((~images["image_id"].isin(files.index)).sum())
     images = images[images["image_id"].isin(files.index)].reset_index(drop=True)
+    classes = list(note.classes)
+    _require_classes(classes, images, folder, left_out)  # predicting takes long
     start = time.monotonic()
     places = [folder / files[image_id] for image_id in images["image_id"]]
     results = []
@@ -54,13 +57,8 @@ def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Pat
     left_out["cannot be used"] = int((~usable).sum())
     images = images[usable].reset_index(drop=True)
     results = [result for result, is_usable in zip(results, usable, strict=True) if is_usable]
-    classes = list(note.classes)
+    _require_classes(classes, images, folder, left_out)
     is_known = images["dx"].isin(classes).to_numpy()
-    if missing := [name for name in classes if name not in set(images["dx"])]:
-        raise ValueError(
-            f"{folder.name}: no image of {', '.join(missing)} that the run has not seen; left out: "
-            f"{left_out}"
-        )
     target = paths.run_folder(note.run) / FOLDER
     target.mkdir(parents=True, exist_ok=True)
     posteriors = np.stack([result["training_prior"].to_numpy() for result in results])
@@ -95,6 +93,16 @@ def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Pat
     }
     tables.write_json(contents, target / "external.json")
     return target
+
+
+def _require_classes(
+    classes: list[str], images: pd.DataFrame, folder: Path, left_out: dict[str, int]
+) -> None:
+    if missing := [name for name in classes if name not in set(images["dx"])]:
+        raise ValueError(
+            f"{folder.name}: no image of {', '.join(missing)} that the run has not seen; left out: "
+            f"{left_out}"
+        )
 
 
 def _new_images(metadata: pd.DataFrame, run: str, own: bool) -> tuple[pd.DataFrame, dict[str, int]]:
