@@ -63,6 +63,10 @@ ifneq ($(abspath $(CONFIG_FILE)),$(abspath configs/$(RUN).yaml))
 endif
 endif
 
+ifeq ($(RUN),studies)
+  $(error $(CONFIG_FILE): reports/studies holds the side experiments; rename the configuration)
+endif
+
 RUNS        := $(OUTPUT)/runs/$(RUN)/notebooks
 REPORTS     := $(OUTPUT)/reports/$(RUN)
 
@@ -181,7 +185,7 @@ evaluate: ## Execute notebook 05 and what follows again (demo: 1 to 3 minutes)
 data: $(ENV) ## Download HAM10000 (3 GB), a part of it (SAMPLE=500), or use a copy (FROM=<folder or zip>)
 	@$(PY) -m tools.get_dataset $(if $(value FROM),--from="$$ARG_FROM") \
 	  $(if $(value SAMPLE),--sample="$$ARG_SAMPLE") $(if $(value DATASET),--dataset="$$ARG_DATASET") \
-	  $(if $(value CONVERT),--convert) $(if $(value FAULTY),--faulty)
+	  $(if $(filter-out 0 no,$(value CONVERT)),--convert) $(if $(filter-out 0 no,$(value FAULTY)),--faulty)
 
 study: $(ENV) ## Measure a side experiment again: NAME=leakage [FROM=<HAM10000 folder>], NAME=variance or heatmaps CONFIG=<finished run>; not tuning (minutes to hours)
 	@test -n "$(and $(NAME),$(filter $(NAME),$(STUDIES)))" || \
@@ -237,7 +241,7 @@ predict: $(ENV) ## Classify IMAGE=<file or folder> with a published network, MOD
 
 # without a folder, the demonstration draws images as another clinic would photograph them
 ELSEWHERE := "$${ARG_EXTERNAL:-$(if $(filter demo,$(RUN)),data/synthetic_elsewhere)}"
-external-test: $(ENV) ## Test the network of a run on images from elsewhere: CONFIG=ham10000 EXTERNAL=<folder> (notebook 08)
+external-test: $(ENV) $(if $(filter demo,$(RUN)),finished) ## Test the network of a run on images from elsewhere: CONFIG=ham10000 EXTERNAL=<folder> (notebook 08)
 	@test -n $(ELSEWHERE) || { echo "error: EXTERNAL=<folder with images and a table> is missing" >&2; exit 1; }
 	@test -n "$$ARG_EXTERNAL" || test -d $(ELSEWHERE) || \
 	  $(PY) -m tools.synthetic --folder $(ELSEWHERE) --lesions 120 --seed 8 --elsewhere
@@ -290,9 +294,3 @@ clean: | $(CONFIG_FILE) ## Delete the files of a run, CONFIG; data, .venv, other
 	@if [ -d "$(REPORTS)" ]; then \
 	  find "$(REPORTS)" -mindepth 1 -maxdepth 1 ! -name published ! -name external -exec rm -rf {} + ; \
 	  rmdir "$(REPORTS)" 2>/dev/null || true; fi
-
-# commands of earlier versions name their successor
-OLD := leakage ablation preprocessing bench-preprocessing bench-training
-.PHONY: $(OLD)
-$(OLD):
-	@echo "error: make $@ is now make study NAME=$(if $(filter bench%,$@),speed,$(if $(filter leakage,$@),leakage,preprocessing))" >&2; exit 1

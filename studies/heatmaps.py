@@ -51,6 +51,8 @@ LIMITS |= {"deletion": 0.0, "insertion": 0.0, "sticker": 3.0}
 CELLS, PROPORTIONS = 16, (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 #: With fewer images than this, an interval is Student's, not the bootstrap's.
 FEW = 10
+#: What is measured, a file each.
+CHECKS = "shuffled sticker randomised stability validation passes scores".split()
 #: Test images that are also covered at all places; images on which Grad-CAM is timed, and how many
 #: at a time.
 DENSE, TIMED, BATCH = 3, 1000, 16
@@ -331,10 +333,15 @@ class Results:
         keys = set(key(run))
         before = paths.read_note(note, keys, "everything is measured again")
         self.note = before if {k: before.get(k) for k in keys} == key(run) else key(run)
-        self.tables = {}
-        for file in self.folder.glob(f"{run.config.name}_*.csv") if self.note is before else ():
-            check = file.stem.removeprefix(f"{run.config.name}_")
-            self.tables[check] = pd.read_csv(file, dtype={"image_id": str})
+        self.files = {c: self.folder / f"{run.config.name}_{c}.csv" for c in CHECKS}
+        if self.note is not before:  # values of other settings would be taken for measured
+            for file in self.files.values():
+                file.unlink(missing_ok=True)
+        self.tables = {
+            check: pd.read_csv(file, dtype={"image_id": str})
+            for check, file in self.files.items()
+            if file.is_file()
+        }
 
     def of(self, check: str, network: str, method: str) -> pd.DataFrame:
         """Return the values of a check, indexed by image_id; columns without any are left out."""
@@ -355,8 +362,7 @@ class Results:
         new = pd.DataFrame({"network": network, "method": method, "image_id": ids} | names)
         parts = [self.tables[check]] if check in self.tables else []
         self.tables[check] = pd.concat([*parts, new.round(4)], ignore_index=True)
-        file = self.folder / f"{self.run.config.name}_{check}.csv"
-        tables.write_table(self.tables[check], file)
+        tables.write_table(self.tables[check], self.files[check])
         self.write()
         print(f"{network}, {method}: {check} of {len(self.of(check, network, method))}", flush=True)
 
@@ -599,7 +605,7 @@ def measure(file: Path) -> list[Path]:
         measure_scores(results, images, network, (RANDOM, CENTER, *METHODS))
     return [
         summarise(results, images, networks),
-        *sorted(results.folder.glob(f"{file.stem}_*.csv")),
+        *(part for part in results.files.values() if part.is_file()),
     ]
 
 

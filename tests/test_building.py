@@ -257,6 +257,8 @@ def test_a_builder_that_is_added_is_built_published_and_predicted_with(
     calibration = {"scale": 1.0, "bias": {"bcc": 0.0, "mel": 0.0, "nv": 0.0}}
     saving.save(network, own / "small", history, class_balance="sampling", calibration=calibration)
 
+    with pytest.raises(ValueError, match="every network has publish: false"):
+        publish_models.publish(with_model(run, "small", publish=False))
     assert publish_models.published_names(run) == ["small"]
     folder = publish_models.publish(run)
     readme = (folder / "README.md").read_text(encoding="utf-8")

@@ -220,6 +220,18 @@ def ready(run):
     return findings
 
 
+def test_other_trainings_of_the_run_are_not_a_part_of_what_it_needs(ready, monkeypatch, tmp_path):
+    usage = SimpleNamespace(free=0)
+    monkeypatch.setattr(check.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(check, "_run_folder", lambda config: tmp_path)
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(10**11)
+    assert not isinstance(next(check.check_disk(ready)), check.Fault)
+    (tmp_path / "folds").mkdir()
+    (tmp_path / "sparse").rename(tmp_path / "folds" / "sparse")
+    assert isinstance(next(check.check_disk(ready)), check.Fault)
+
+
 def test_a_full_disk_is_a_fault(ready, monkeypatch):
     usage = SimpleNamespace(free=10**6)
     monkeypatch.setattr(check.shutil, "disk_usage", lambda folder: usage)

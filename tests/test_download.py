@@ -423,6 +423,12 @@ def test_an_archive_that_reaches_outside_is_refused_whole(tmp_path, member, reas
     assert files_in(tmp_path) == ["a.zip"]
 
 
+def test_a_colon_in_a_name_is_no_drive(tmp_path):
+    file = write_zip(tmp_path / "a.zip", {"good.jpg": b"good", "notes 10:30.txt": b"late"})
+    unpack(file, tmp_path / "out", ["good.jpg"])
+    assert files_in(tmp_path / "out") == ["good.jpg"]
+
+
 def test_an_encrypted_member_is_refused(tmp_path):
     file = write_zip(tmp_path / "a.zip", {"good.jpg": b"good"})
     data = bytearray(file.read_bytes())

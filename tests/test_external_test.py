@@ -44,8 +44,12 @@ def own_network(finished, tiny_config, monkeypatch):
     """Use the networks of the finished run; return how to test the fine-tuned one on a folder."""
     monkeypatch.setenv("SKIN_OUTPUT", str(finished.output))
     arguments = {"model": "vgg16_fine_tuned", "own": True}
+    manifest = json.loads((finished.run / "vgg16" / "manifest.json").read_text(encoding="utf-8"))
+    scores = finished.run / "metrics.json"
+    tables.write_json({"manifest": {"vgg16_fine_tuned": manifest}}, scores)
     yield lambda folder: external_test.predict_folder(str(tiny_config), folder, **arguments)
     shutil.rmtree(finished.run / "external", ignore_errors=True)
+    scores.unlink()
 
 
 def test_images_from_elsewhere_differ_in_light_and_skin_and_not_in_their_lesions():
@@ -111,6 +115,36 @@ def test_an_image_that_cannot_be_used_is_named_and_counted(
 def test_a_folder_of_the_run_s_own_images_is_one_clear_error(own_network, data_folder):
     with pytest.raises(ValueError, match="no image of bcc, mel, nv that the run has not seen"):
         own_network(data_folder)
+
+
+def test_a_network_whose_scores_are_not_there_is_one_clear_error(
+    own_network, elsewhere, finished, monkeypatch
+):
+    monkeypatch.setattr(external_test.predict, "predict_files", None)  # it says so at once
+    tables.write_json({"manifest": {}}, finished.run / "metrics.json")
+    with pytest.raises(FileNotFoundError, match="no scores of .*vgg16.model.keras in "):
+        own_network(elsewhere)
+
+
+def test_a_folder_that_is_not_there_is_named(own_network, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no HAM10000_metadata.csv there"):
+        own_network(tmp_path / "nowhere")
+
+
+def test_a_test_that_fails_leaves_the_files_of_the_one_before(
+    own_network, elsewhere, tmp_path, monkeypatch
+):
+    target = own_network(elsewhere)
+    before = {file: file.read_bytes() for file in target.iterdir()}
+    copy = tmp_path / "clinic"
+    shutil.copytree(elsewhere, copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(external_test.survey, "measure_all", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            own_network(copy)
+    assert {file: file.read_bytes() for file in target.iterdir()} == before
+    (target / "results.json").write_text("{}")
+    assert not (own_network(copy) / "results.json").exists()
 
 
 def test_a_folder_without_one_of_the_classes_is_one_clear_error(

@@ -587,6 +587,40 @@ def kaggle(part_1=PARTS[0], part_2=PARTS[1]):
     return table | images(IDS[:20], f"{part_1}/") | images(IDS[20:], f"{part_2}/")
 
 
+ALL = {"HAM10000_metadata.csv": CSV} | images(IDS)
+HALF = {"HAM10000_metadata.csv": CSV} | images(IDS[:20])
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"HAM10000_metadata.csv.zip": zipped({"HAM10000_metadata.csv": CSV})} | images(IDS),
+        {"truth.zip": zipped(ALL)},
+        {f"{PARTS[0]}.zip": zipped({f"{PARTS[0]}.zip": zipped(ALL)})},
+        HALF | {f"{PARTS[1]}.zip": zipped(ALL)},
+    ],
+    ids=["table alone", "hidden name", "archive in an archive of its name", "unpacked and packed"],
+)
+def test_archives_are_unpacked_whatever_they_are_called(bring, files):
+    assert bring(files) == 0
+    assert len(read()) == 40
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a.zip": zipped(ALL), "b.zip": zipped({f"{IDS[3]}.jpg": jpeg(99)})},
+        HALF | {f"{PARTS[1]}.zip": zipped(images(IDS[20:]) | {f"{IDS[3]}.jpg": jpeg(99)})},
+        HALF
+        | {f"{PARTS[1]}.zip": zipped(images(IDS[20:]) | {"HAM10000_metadata.csv": CSV + b"\n"})},
+    ],
+    ids=["two archives", "folder and archive", "table"],
+)
+def test_a_file_in_an_archive_that_differs_from_another_is_an_error(bring, files, capsys):
+    assert bring(files) == 1
+    assert "exists twice, and the two differ" in capsys.readouterr().err
+
+
 def test_a_checked_copy_is_linked(bring, tmp_path, capsys):
     write(get_dataset.DATA / ".ham10000.partial", {"left": b"by a run that was killed"})
     assert bring(kaggle() | masks(IDS[:3], "masks/")) == 0

@@ -497,6 +497,14 @@ def test_links_lead_from_the_report(render_page, tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("folder", "there"), [("unpublished", True), ("demo/published", False)])
+def test_a_run_called_unpublished_is_not_a_published_one(render_page, tmp_path, folder, there):
+    for name in ("02_preprocessing", "03_cnn"):
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
+    links = render_page(TITLE, folder=folder).select("header a")
+    assert ("02_preprocessing.html" in [link["href"] for link in links]) == there
+
+
 def test_links_to_side_experiments_and_back_lead_to_their_pages(render_page, tmp_path):
     text = v4.new_markdown_cell("[a](studies/leakage.ipynb#Results)")
     assert render_page(TITLE, text).main.a["href"] == "../studies/leakage.html#Results"

@@ -350,6 +350,18 @@ def test_a_name_that_make_cannot_handle_is_refused_in_one_line(make, tmp_path, n
     assert "SKIN_OUTPUT=" in done.stderr and "handle: space" in done.stderr
 
 
+def test_a_run_that_would_share_the_folders_of_the_studies_is_refused(make, tmp_path):
+    done = make("--dry-run", "clean", f"CONFIG={tmp_path}/studies.yaml", output=tmp_path)
+    assert done.returncode != 0
+    assert "reports/studies holds the side experiments; rename the configuration" in done.stderr
+
+
+def test_an_external_test_of_the_demonstration_needs_its_run(make, tmp_path):
+    done = make("external-test", "CONFIG=demo", output=tmp_path)
+    assert done.returncode != 0
+    assert "run demo is not up to date; make reproduce CONFIG=demo first" in done.stderr
+
+
 #: Stands in for Python: prints its arguments, one a line.
 PRINT = "#!/bin/sh\nprintf '%s\\n' \"$@\"\n"
 
@@ -363,7 +375,8 @@ def test_any_character_of_a_folder_reaches_the_command(tmp_path, target, argumen
     python = tmp_path / "python here"
     python.write_text(PRINT, encoding="utf-8")
     python.chmod(0o755)
-    command = ["make", f"PYTHON={python}", "-o", "check-python", target, f"{argument}={name}"]
+    up_to_date = ["-o", "check-python", "-o", "finished"]
+    command = ["make", f"PYTHON={python}", *up_to_date, target, f"{argument}={name}"]
     done = subprocess.run(command, cwd=paths.ROOT, env=without_make(), capture_output=True)
     lines = done.stdout.decode().splitlines()
     assert name in [line.removeprefix("--from=").removeprefix("--model=") for line in lines]

@@ -197,6 +197,7 @@ def test_what_is_measured_is_read_again_and_only_the_rest_is_missing(small_run):
 def test_results_of_other_settings_are_measured_again(small_run):
     heatmaps.Results(small_run).add("stability", "cnn", "Grad-CAM", np.arange(2), {"x": [1, 2]})
     small_run.index = small_run.index.assign(fold=1)
+    heatmaps.Results(small_run).add("passes", "cnn", "Grad-CAM", np.arange(1), {"x": [1]})
     assert (
         len(heatmaps.Results(small_run).missing("stability", "cnn", "Grad-CAM", np.arange(4))) == 4
     )

@@ -168,7 +168,9 @@ def check_disk(findings: Findings) -> Iterator[str]:
     config = findings.config
     needed = run_costs.disk_bytes(config, findings.networks, _counts(findings))
     folder = _run_folder(config)
-    written = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    others = [folder / name for name in ("folds", "seeds", "external")]  # trainings of their own
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    written = sum(f.stat().st_size for f in files if not any(o in f.parents for o in others))
     disk = next(place for place in [folder, *folder.parents] if place.exists())
     free = shutil.disk_usage(disk).free
     text = (

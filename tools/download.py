@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 
 import pooch
 import requests
@@ -366,8 +366,8 @@ def _faults(infos: list[zipfile.ZipInfo], chosen: list[zipfile.ZipInfo]) -> Iter
     if len(infos) > MAX_MEMBERS:
         yield f"{len(infos)} members; the limit is {MAX_MEMBERS}"
     for info in infos:
-        path, kind = PurePosixPath(slashes(info.filename)), stat.S_IFMT(info.external_attr >> 16)
-        if path.is_absolute() or ".." in path.parts or any(c in info.filename for c in ":\0"):
+        path, kind = PureWindowsPath(info.filename), stat.S_IFMT(info.external_attr >> 16)
+        if path.anchor or ".." in path.parts or "\0" in info.filename:  # knows drives, too
             yield f"member {info.filename!r} would leave the folder"
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             yield f"member {info.filename} is a link or a device"

@@ -1,11 +1,12 @@
 """Test a network on images from elsewhere: `python -m tools.external_test RUN FOLDER`.
 
-The folder is in a layout that `make data FROM=` knows. Nothing is chosen on its images: the
-network, its calibration and the threshold of its refusal are those of the run. Images of the run
-are left out. What notebook 08 reads is written to runs/<run>/external.
+The folder is in HAM10000's layout (`make data FROM=` converts others). Nothing is chosen on its
+images: the network, its calibration and the threshold of its refusal are those of the run. Images
+of the run are left out. What notebook 08 reads is written to runs/<run>/external.
 """
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from lib import paths, tables
 from lib.config import CLASS_NAMES
 from lib.data import datasets, survey
 from lib.evaluation import prediction_files, subgroups
-from tools import download, predict
+from tools import download, predict, published_networks, whole_files
 from tools.command_line import given_path, run_command
 
 FOLDER = "external"
@@ -35,7 +36,13 @@ def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Pat
         The network or the folder cannot be used, or no image of a class is left: a score such as
         balanced accuracy needs them all.
     """
+    if not (folder / datasets.METADATA).is_file():
+        raise FileNotFoundError(
+            f"{folder}: no {datasets.METADATA} there; expected a folder in HAM10000's layout; "
+            "`make data FROM=` converts others"
+        )
     network, note = predict.open_network(run, model, own)
+    scores_folder = _scores_folder(note, model, own)
     metadata = datasets.read_metadata(folder, {*CLASS_NAMES, *note.classes})
     images, left_out = _new_images(metadata, note.run, own)
     files = datasets.find_images(folder, images["image_id"])
@@ -59,31 +66,27 @@ def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Pat
     results = [result for result, is_usable in zip(results, usable, strict=True) if is_usable]
     _require_classes(classes, images, folder, left_out)
     is_known = images["dx"].isin(classes).to_numpy()
-    target = paths.run_folder(note.run) / FOLDER
-    target.mkdir(parents=True, exist_ok=True)
     posteriors = np.stack([result["training_prior"].to_numpy() for result in results])
     rows = images.assign(label=images["dx"], group_id=images["lesion_id"], split="test")
     known = prediction_files.prediction_table(
         model, rows[is_known], posteriors[is_known], classes, note.training_prior
     )
-    tables.write_table(known, target / "predictions.csv")
     strange = images[["image_id", "lesion_id", "dx"]].assign(
         refused=[result.attrs.get("refused", False) for result in results],
     )
     scores = pd.DataFrame([result.attrs.get("strange", {}) for result in results])
     strange = pd.concat([strange, scores], axis=1)
-    tables.write_table(strange, target / "strange.csv")
     seconds = time.monotonic() - start
     masks = datasets.find_masks(folder, images["image_id"])
     measured = survey.measure_all(folder, files[images["image_id"]], masks)
     groups = subgroups.assign(images, measured, list(survey.THRESHOLDS))
-    tables.write_table(groups, target / "subgroups.csv")
     contents = {
         "run": note.run,
         "model": model,
         "title": note.title,
         "network": note.source,
         "weights_sha256": note.weights_sha256,
+        "scores": paths.relative(scores_folder),
         "folder": folder.resolve().name,
         "images": int(is_known.sum()),
         "lesions": int(known["lesion_id"].nunique()),
@@ -91,8 +94,28 @@ def predict_folder(run: str, folder: Path, model: str, own: bool = False) -> Pat
         "left_out": left_out,
         "seconds": round(seconds, 1),
     }
-    tables.write_json(contents, target / "external.json")
+    target = paths.run_folder(note.run) / FOLDER
+    with whole_files.whole_folder(target) as partial:  # what notebook 08 found before goes, too
+        tables.write_table(known, partial / "predictions.csv")
+        tables.write_table(strange, partial / "strange.csv")
+        tables.write_table(groups, partial / "subgroups.csv")
+        tables.write_json(contents, partial / "external.json")
     return target
+
+
+def _scores_folder(note: published_networks.Note, model: str, own: bool) -> Path:
+    """Return the folder with the scores of this network, with which notebook 08 compares."""
+    folders = [paths.run_folder(note.run), paths.ROOT / "reports" / note.run / "published"]
+    for folder in folders if own else reversed(folders):
+        file = folder / "metrics.json"
+        if file.is_file():
+            trained = json.loads(file.read_text(encoding="utf-8"))["manifest"].get(model, {})
+            if trained.get("weights_sha256") == note.weights_sha256:
+                return folder
+    places = " or ".join(paths.relative(folder) for folder in folders)
+    raise FileNotFoundError(
+        f"no scores of {note.source} in {places}; `make reproduce` and `make publish` write them"
+    )
 
 
 def _require_classes(

@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -345,7 +346,7 @@ def _needs_other_formats(table: Path, files: list[Path]) -> bool:
 
 def link(source: Path, target: Path, faulty: bool = False) -> pd.DataFrame:
     """Check a folder in HAM10000's layout and link it as `target`; return counts of each class."""
-    metadata = datasets.read_metadata(source)
+    metadata = datasets.read_metadata(source, _diagnoses())
     pictures = list(filter(_is_known, _walk(source)))
     _describe_matches(_match(metadata["image_id"], pictures), pictures)
     counts = _verify(source, metadata, faulty)
@@ -382,6 +383,8 @@ def _assemble(
         raise ValueError(
             f"{source}: not a layout of {dataset.title}; found: {listed}{columns}; {EXPECTED}"
         )
+    tables.write_table(metadata, partial / datasets.METADATA)
+    datasets.read_metadata(partial, _diagnoses())  # before images are converted, which takes long
     pictures = [file for file in files if _is_picture(file)]
     matched = _match(metadata["image_id"], pictures)
     wanted = {file for part in matched.values() for file in part}
@@ -505,16 +508,17 @@ def _unpack(source: Path, partial: Path, dataset: Dataset) -> tuple[list[Path], 
     files = [file for file in files if _is_wanted(file, dataset) or _is_archive(file, source)]
     files = _unique(files, lambda one, other: filecmp.cmp(one, other, shallow=False), differing)
     archives = [file for file in files if _is_archive(file, source)]
-    for archive in archives:
-        present = {file.name.casefold() for file in files}
+    for i, archive in enumerate(archives):
+        present = [file for file in files if file != archive]
+        folder = partial / f"from_{i}_{archive.stem}"  # hides no file or folder of a layout
         try:
             with zipfile.ZipFile(archive) as opened:
                 names = _members(opened, present, dataset, differing)
-                download.extract(opened, archive.name, partial / archive.stem, names)
+                download.extract(opened, archive.name, folder, names)
         except zipfile.BadZipFile:
             reason = download.kind_of_archive(archive)
             raise download.BadArchive(f"{archive.name}: {reason}") from None
-        new = _walk(partial / archive.stem)
+        new = _walk(folder)
         archives += [file for file in new if file.suffix.lower() == ".zip"]  # archives in archives
         files += new
     return files, differing
@@ -534,16 +538,23 @@ def _parts(source: Path) -> list[Path]:
 
 
 def _members(
-    archive: zipfile.ZipFile, present: set[str], dataset: Dataset, differing: list[tuple]
+    archive: zipfile.ZipFile, present: list[Path], dataset: Dataset, differing: list[tuple]
 ) -> list[str]:
     """Return the members to extract: known files and images that are not present yet."""
     infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
 
-    def same(one: str, other: str) -> bool:
-        return len({(infos[name].CRC, infos[name].file_size) for name in (one, other)}) == 1
+    def content(file: Path | str) -> tuple[int, int]:
+        if isinstance(file, str):
+            return infos[file].CRC, infos[file].file_size
+        data = file.read_bytes()
+        return zlib.crc32(data), len(data)
+
+    def same(one: Path | str, other: str) -> bool:
+        return content(one) == content(other)
 
     wanted = [name for name in infos if _is_wanted(name, dataset)]
-    return [name for name in _unique(wanted, same, differing) if _base(name) not in present]
+    files = _unique([*present, *wanted], same, differing)
+    return [name for name in files if isinstance(name, str)]
 
 
 def _unique(files: Iterable, same: Callable, differing: list[tuple]) -> list:
@@ -604,13 +615,18 @@ def _new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _diagnoses() -> list[str]:
+    """Return the diagnoses that imported images may have."""
+    known = filter(None, source_tables.read_diagnoses().values())
+    return list(dict.fromkeys([*CLASS_NAMES, *known]))
+
+
 def _finish(
     partial: Path, target: Path, metadata: pd.DataFrame, note: dict, faulty: bool = False
 ) -> pd.DataFrame:
     """Check the new folder and rename it; return counts of each class."""
     tables.write_table(metadata, partial / datasets.METADATA)
-    names = {*CLASS_NAMES, *filter(None, source_tables.read_diagnoses().values())}
-    counts = _verify(partial, datasets.read_metadata(partial, names), faulty)
+    counts = _verify(partial, datasets.read_metadata(partial, _diagnoses()), faulty)
     note |= {"images": len(metadata), "made": datetime.date.today().isoformat()}
     paths.write_text(partial / NOTE, json.dumps(note, indent=1) + "\n")
     if target.is_symlink():

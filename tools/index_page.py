@@ -18,10 +18,7 @@ from tools.narrow_tables import label_cells
 from tools.render import BANNER, FOOTER, TEMPLATES
 
 #: The decision rules of `lib.evaluation.priors`, in words.
-RULES = {
-    "training_prior": "Most probable class under the training prior",
-    "equal_priors": "Most probable class under equal priors",
-}
+RULES = {rule: f"Most probable class under {findings.WITH_ARTICLE[rule]}" for rule in priors.RULES}
 
 
 def index(config: str | Config, output: Path, metrics: Path, reports: Iterable[Path]) -> None:

@@ -36,9 +36,11 @@ def publish(config: Config) -> Path:
     ValueError
         Its files do not belong together, or they would be larger than `LARGEST` megabytes.
     """
+    if not (names := published_names(config)):
+        raise ValueError(f"run {config.name}: every network has publish: false; nothing to publish")
     target = published_networks.MODELS / config.name
     with whole_files.whole_folder(target) as partial:
-        trained = {name: finished_run.read_run(config, name) for name in published_names(config)}
+        trained = {name: finished_run.read_run(config, name) for name in names}
         described = {
             name: _write_model(partial / f"{name}.npz", name, network, note)
             for name, (network, note) in trained.items()

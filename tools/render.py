@@ -105,7 +105,7 @@ def _split_digest(run: str) -> str | None:
 
 def _is_published(folder: Path) -> bool:
     """Return whether a folder, or the partial copy of it, holds the reports of a published run."""
-    return "published" in folder.name
+    return folder.name in ("published", paths.temporary(Path("published")).name)
 
 
 def _neighbours(folder: Path, stem: str, config: str | Config | None, is_published: bool) -> dict:

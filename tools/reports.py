@@ -47,9 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     if command is execute and not sys.stderr.isatty():
         print(f"{name}: executing", flush=True)
     start = time.monotonic()
-    status = run_command(
-        lambda: command(**options), (NotebookFailed, ValueError, FileNotFoundError)
-    )
+    status = run_command(lambda: command(**options), (NotebookFailed, ValueError, OSError))
     if status == 0:
         print(f"{name}: {command.__name__} took {time.monotonic() - start:.1f} s", flush=True)
     return status

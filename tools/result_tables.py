@@ -78,11 +78,12 @@ def read_published(reports: Path) -> list[dict]:
 
 def _with_files(run: dict, reports: Path) -> dict:
     folder = reports / run["run"]
-    reliability = [json.loads(f.read_text()) for f in folder.glob("published/reliability.json")]
-    external = [json.loads(f.read_text()) for f in sorted(folder.glob("external/*.json"))]
+    files = [*folder.glob("published/reliability.json"), *sorted(folder.glob("external/*.json"))]
+    contents = {file: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    reliability = contents.pop(folder / "published" / "reliability.json", None)
     return run | {
-        "reliability": next(iter(reliability), None),
-        "external": [results for results in external if is_of_network(results, run)],
+        "reliability": reliability,
+        "external": [part for part in contents.values() if is_of_network(part, run)],
     }
 
 

@@ -100,8 +100,7 @@ def evaluate_run(
         _by_model(predictions[predictions["split"] == split], note["titles"])
         for split in ("validation", "test")
     )
-    first = next(iter(test.values()))
-    weights = bootstrap.lesion_weights(first, options["draws"], options["seed"])
+    weights = bootstrap.lesion_weights(next(iter(test.values())), options["draws"], options["seed"])
     drawn = weights, options["confidence"]
     folds = None
     if cross_validation is not None:

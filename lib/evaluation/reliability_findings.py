@@ -24,6 +24,8 @@ def histopathology(reliability: dict) -> str:
     """Return the scores of the lesions whose diagnosis histopathology has confirmed."""
     rows = {(row["attribute"], row["group"]): row for row in reliability["subgroups"]}
     row, other = (rows.get(("diagnosis", k), {"lesions": 0}) for k in ("histopathology", "other"))
+    if not row["lesions"] + other["lesions"]:
+        return "How the diagnoses were made is not recorded."
     return (
         f"Of the test lesions {row['lesions']} are confirmed by histopathology; on these accuracy "
         f"under equal priors is **{format_interval(row.get('accuracy'))}**, on the others "

@@ -44,8 +44,7 @@ def difference_table(metrics: dict, rule: str = priors.PRIMARY_RULE) -> pd.DataF
             row[label] = format_difference(pair[name])
             row[f"p ({label})"] = format_p(pair[name]["p_holm"])
         row["p (McNemar)"] = format_p(pair["mcnemar"]["p"])
-        titles = (metrics["models"][pair[side]]["title"] for side in ("model", "less"))
-        rows[tuple(titles)] = row
+        rows[tuple(metrics["models"][pair[side]]["title"] for side in ("model", "less"))] = row
     return pd.DataFrame(rows).T.rename_axis(["model", "minus"])
 
 
