@@ -353,7 +353,7 @@ def test_a_kill_while_files_get_their_names_leaves_no_array_that_could_be_opened
         patch.setattr(os, "replace", replace_until_killed)
         with pytest.raises(Killed):
             image_array.write_images(index, folder, plain)
-    with pytest.raises(FileNotFoundError, match=r"images\.(npy|json): no such file; run notebook 02"):
+    with pytest.raises(FileNotFoundError, match=r"images\.(npy|json): no such file; run notebook"):
         image_array.open_images(index, plain)
     image_array.write_images(index, folder, plain)
     image_array.open_images(index, plain)
